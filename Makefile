@@ -1,0 +1,24 @@
+# make run    builds the environment where that is needed, then runs the default experiment
+# make test   likewise, then runs the whole test suite
+# make lint   checks style (needs envs/dev.txt)
+# Options: CORES=4, CONFIG=experiments/seeds.yaml, PYTHON=python3.12
+
+CORES ?= all
+CONFIG ?=
+PYTEST_ARGS ?=
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: run test lint environment
+
+environment:
+	@PYTHON="$(PYTHON)" sh envs/build.sh
+
+run: environment
+	@snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG)) all
+
+test: environment
+	@python -m pytest $(PYTEST_ARGS)
+
+lint: environment
+	@python -m pip install --quiet --disable-pip-version-check -r envs/dev.txt
+	ruff check . && ruff format --check . && snakefmt --check .

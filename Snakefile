@@ -1,0 +1,29 @@
+# "Instruction Following without Instruction Tuning" as a DAG: data, models, tuning, generation, ranking, judging, tables.
+# Each stage can be asked for by its name: snakemake --cores all tune
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/models.smk"
+include: "rules/tune.smk"
+include: "rules/generate.smk"
+include: "rules/rank.smk"
+include: "rules/judge.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.tables.input,
+
+
+onsuccess:
+    shell("python scripts/print_summary.py {RESULTS}")

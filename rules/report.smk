@@ -1,0 +1,107 @@
+"""Tables and the figure of an experiment, from the summaries of all stages."""
+
+FIGURES = [
+    {
+        "model": model,
+        "system": system.removesuffix(f"/seed{seed}"),
+        "label": label,
+        "published": published,
+        "rules": used,
+        "tables": tables,
+        "path": judgement_path(model, system, f"seed{seed}"),
+    }
+    for model in CONFIG.run.models
+    for system, seed, label, published, used, tables in comparisons(model)
+]
+RANKINGS = [
+    {
+        "model": model,
+        "system": system.split("/seed")[0],
+        "label": label,
+        "published": published,
+        "path": f"{RESULTS}/{model}/{system}/ranking.json",
+    }
+    for model in CONFIG.run.models
+    for system, label, published in ranked_systems(model)
+]
+SELECTIONS = [
+    {"model": model, "mode": mode, "path": f"{RESULTS}/{model}/{mode}/selected.json"}
+    for model in CONFIG.run.models
+    for mode in CONFIG.run.modes
+]
+TUNINGS = [
+    {"model": model, "mode": mode, "seed": seed, "path": f"{RESULTS}/{model}/{mode}/chosen/seed{seed}/record.json"}
+    for model in CONFIG.run.models
+    for mode in CONFIG.run.modes
+    for seed in CONFIG.test_seeds(model)
+]
+RESPONSES = [
+    {"model": model, "system": system, "path": responses_path(model, system)}
+    for model in CONFIG.run.models
+    for system in tested_systems(model)
+]
+TABLES = sorted({table for figure in FIGURES for table in figure["tables"]} | ({"table2"} if RANKINGS else set()))
+WIN_RATE_TABLES = [f"{RESULTS}/tables/{table}.csv" for table in TABLES if table != "table2"]
+ALL_TABLES = [*TABLES, "epochs", "tuning", "responses"]
+
+
+rule tables:
+    input:
+        expand(f"{RESULTS}/tables/{{table}}.{{ending}}", table=ALL_TABLES, ending=["csv", "md", "tex"]),
+        [f"{RESULTS}/figures/win_rates.pdf"] if WIN_RATE_TABLES else [],
+
+
+rule make_tables:
+    """The paper's tables, and those of epochs, tuning and responses."""
+    input:
+        code=sources("make_tables"),
+        summaries=[entry["path"] for entry in [*FIGURES, *RANKINGS, *SELECTIONS, *TUNINGS, *RESPONSES]],
+    output:
+        expand(f"{RESULTS}/tables/{{table}}.{{ending}}", table=ALL_TABLES, ending=["csv", "md", "tex"]),
+    log:
+        f"{LOGS}/make_tables.log",
+    benchmark:
+        f"{BENCHMARKS}/make_tables/tables.tsv"
+    params:
+        folder=f"{RESULTS}/tables",
+        settings=settings(
+            models=CONFIG.run.models,
+            figures=FIGURES,
+            rankings=RANKINGS,
+            selections=SELECTIONS,
+            tunings=TUNINGS,
+            responses=RESPONSES,
+            tables=ALL_TABLES,
+            note=CONFIG.note,
+        ),
+    threads: 1
+    resources:
+        mem_mb=500,
+    localrule: True
+    message:
+        "tables: {params.folder}"
+    shell:
+        "python {input.code[0]} --output {params.folder} --settings {params.settings:q} > {log} 2>&1"
+
+
+rule plot_win_rates:
+    """Win rate of every system, with error bars over seeds."""
+    input:
+        code=sources("plot_win_rates"),
+        tables=WIN_RATE_TABLES,
+    output:
+        pdf=f"{RESULTS}/figures/win_rates.pdf",
+        png=f"{RESULTS}/figures/win_rates.png",
+        data=f"{RESULTS}/figures/win_rates.csv",
+    log:
+        f"{LOGS}/plot_win_rates.log",
+    benchmark:
+        f"{BENCHMARKS}/plot_win_rates/win_rates.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    localrule: True
+    message:
+        "tables: {output.pdf}"
+    shell:
+        "python {input.code[0]} {input.tables} --pdf {output.pdf} --png {output.png} --data {output.data} > {log} 2>&1"

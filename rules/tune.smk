@@ -1,0 +1,75 @@
+"""Tuning: one job for each model, mode, epoch count and seed."""
+
+
+def tuning_settings(mode, seed):
+    """What identifies a tuned model besides its epoch count."""
+    return settings(
+        mode=mode,
+        show_instruction=CONFIG.modes[mode].show_instruction,
+        seed=int(seed),
+        tuning=plain(CONFIG.mode_tuning(mode)),
+        chat=CHAT,
+    )
+
+
+rule tune:
+    input:
+        [f"{RESULTS}/{m}/{s}/record.json" for m in CONFIG.run.models for mode in CONFIG.run.modes for s in chosen(mode, m)],
+
+
+rule tune_candidate:
+    """A model with one of the epoch counts that are to be chosen from."""
+    input:
+        code=sources("tune"),
+        base=f"{RESULTS}/{{model}}/base/model",
+        base_record=f"{RESULTS}/{{model}}/base/record.json",
+        data=lambda wildcards: dataset_path(CONFIG.modes[wildcards.mode].dataset, wildcards.model),
+    output:
+        model=directory(f"{RESULTS}/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}/model"),
+        record=f"{RESULTS}/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}/record.json",
+    log:
+        f"{LOGS}/tune/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/tune/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}.tsv"
+    params:
+        epochs=lambda wildcards: int(wildcards.epochs),
+        settings=lambda wildcards: tuning_settings(wildcards.mode, wildcards.seed),
+    threads: EXECUTION.threads
+    resources:
+        mem_mb=2000,
+        runtime=60,
+        device=EXECUTION.device,
+        batch=EXECUTION.micro_batch_tokens,
+    message:
+        "tune: {wildcards.model}, {wildcards.mode}, {wildcards.epochs} epochs (validation), a line per step in {log}"
+    shell:
+        "python {input.code[0]} --base {input.base} --base-record {input.base_record} --data {input.data} "
+        "--model {output.model} --record {output.record} --settings {params.settings:q} --epochs {params.epochs} "
+        "--device {resources.device} --threads {threads} --batch {resources.batch} > {log} 2>&1"
+
+
+def chosen_epochs(file):
+    """The epoch count that a selection's JSON holds."""
+    return json.load(file)["epochs"]
+
+
+use rule tune_candidate as tune_chosen with:
+    """A model whose results are reported, with the chosen epoch count."""
+    input:
+        code=sources("tune"),
+        base=f"{RESULTS}/{{model}}/base/model",
+        base_record=f"{RESULTS}/{{model}}/base/record.json",
+        data=lambda wildcards: dataset_path(CONFIG.modes[wildcards.mode].dataset, wildcards.model),
+        selected=f"{RESULTS}/{{model}}/{{mode}}/selected.json",
+    output:
+        model=directory(f"{RESULTS}/{{model}}/{{mode}}/chosen/seed{{seed}}/model"),
+        record=f"{RESULTS}/{{model}}/{{mode}}/chosen/seed{{seed}}/record.json",
+    log:
+        f"{LOGS}/tune/{{model}}/{{mode}}/chosen/seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/tune/{{model}}/{{mode}}/chosen/seed{{seed}}.tsv"
+    params:
+        epochs=parse_input(input.selected, parser=chosen_epochs),
+        settings=lambda wildcards: tuning_settings(wildcards.mode, wildcards.seed),
+    message:
+        "tune: {wildcards.model}, {wildcards.mode}, seed {wildcards.seed}, {params.epochs} epochs, a line per step in {log}"

@@ -1,0 +1,114 @@
+"""From a conversation to token ids and a loss mask: the one place where the chat format lives.
+
+The format is Tulu's, as in the paper (section 2) and the authors' ``finetune.py``::
+
+    BOS<|user|>\\n{instruction}\\n<|assistant|>\\n{response}EOS
+
+A conversation becomes segments, each either shown (the tags and the instructions) or trained (the
+responses and their EOS), and each is encoded by itself. The mask is therefore right by construction,
+and what a model is tuned on is token for token what it is asked with.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100  # the label of a token that carries no loss
+
+Message = dict[str, str]  # {"role": "user" | "assistant", "content": text}
+
+
+@dataclass(frozen=True)
+class Format:
+    """The tags of the chat format, and whether a BOS stands first (paper: yes; the scripts, for OLMo: no)."""
+
+    user_tag: str
+    assistant_tag: str
+    add_bos: bool
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Token ids, and for each whether it is trained. ``cut`` counts the tokens lost to the maximum length."""
+
+    ids: list[int]
+    trained: list[bool]
+    cut: int = 0
+
+    @property
+    def labels(self) -> list[int]:
+        """The ids of trained tokens, -100 for the others; not shifted."""
+        return [i if trained else IGNORED for i, trained in zip(self.ids, self.trained, strict=True)]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Encode text as plain text: the name of a special token in it gives no special token."""
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def hide_instructions(messages: Sequence[Message]) -> list[Message]:
+    """Response tuning (equation 2): every user turn becomes empty, the tags stay."""
+    return [{**message, "content": ""} if message["role"] == "user" else dict(message) for message in messages]
+
+
+def segments(messages: Sequence[Message], chat: Format, eos: str) -> list[tuple[str, bool, bool]]:
+    """Split a conversation into (text, trained, with_eos) segments.
+
+    Contents are stripped, as the authors' ``encode_with_messages_format`` does. A newline stands between an
+    assistant turn's EOS and the next turn; it is shown, where the authors' code trains it by accident.
+    """
+    parts: list[tuple[str, bool, bool]] = []
+    shown = ""
+    for message in messages:
+        text = message["content"].strip()
+        if message["role"] == "user":
+            shown += f"{chat.user_tag}\n{text}\n"
+        elif message["role"] == "assistant":
+            parts.append((f"{shown}{chat.assistant_tag}\n", False, False))
+            parts.append((text, True, True))
+            shown = "\n"
+        else:
+            raise ValueError(f"a message has the role {message['role']!r}: allowed are 'user' and 'assistant'")
+    return parts
+
+
+def render(
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, chat: Format, *, max_length: int | None = None
+) -> Rendered:
+    """Render a conversation whose last turn is the assistant's; turns after it are dropped.
+
+    Tokens beyond ``max_length`` are cut off at the end, EOS included, as in the authors' scripts, and
+    counted in ``cut``.
+    """
+    ids: list[int] = [tokenizer.bos_token_id] if chat.add_bos else []
+    trained = [False] * len(ids)
+    for text, is_trained, with_eos in segments(messages, chat, tokenizer.eos_token):
+        piece = encode(tokenizer, text) + ([tokenizer.eos_token_id] if with_eos else [])
+        ids += piece
+        trained += [is_trained] * len(piece)
+    length = len(ids) if max_length is None else min(len(ids), max_length)
+    return Rendered(ids[:length], trained[:length], cut=len(ids) - length)
+
+
+def render_prompt(instruction: str, tokenizer: PreTrainedTokenizerBase, chat: Format) -> list[int]:
+    """The token ids after which a model is to respond to ``instruction``."""
+    messages = [{"role": "user", "content": instruction}, {"role": "assistant", "content": ""}]
+    rendered = render(messages, tokenizer, chat)
+    return rendered.ids[: rendered.trained.index(True)]
+
+
+def chat_template(chat: Format) -> str:
+    """The same format as a Jinja chat template, to be saved with a model for other programs."""
+    bos = "{{ bos_token }}" if chat.add_bos else ""
+    return (
+        f"{bos}{{%- for message in messages -%}}"
+        "{%- if message['role'] == 'user' -%}"
+        f"{{{{ '{chat.user_tag}\\n' + message['content'] | trim + '\\n' }}}}"
+        "{%- else -%}"
+        f"{{{{ '{chat.assistant_tag}\\n' + message['content'] | trim + eos_token }}}}"
+        "{%- if not loop.last -%}{{ '\\n' }}{%- endif -%}"
+        "{%- endif -%}"
+        "{%- endfor -%}"
+        f"{{%- if add_generation_prompt -%}}{{{{ '{chat.assistant_tag}\\n' }}}}{{%- endif -%}}"
+    )

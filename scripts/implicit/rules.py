@@ -1,0 +1,101 @@
+"""The rule adapter: three hand-written rules as a product of experts with a base model (paper, section 6).
+
+p(w | x) ∝ p_base(w | x) · p_rules(w | x), with p_rules the softmax of the rules' summed scores (equations 4, 5).
+The normalisers do not depend on w, so under greedy decoding this is argmax(base logits + scores): the scores
+are added to the logits, for a whole batch, at the cost of one scatter per step.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+RULES = ("eos", "uniform", "diversity")
+
+
+@dataclass(frozen=True)
+class RuleSettings:
+    """The rules' weights (paper, table 8). Tokens are strings: each model's own tokenizer resolves them.
+
+    After t response tokens, 0 < t < ``eos_ramp``, EOS gets ``eos_bonus`` · t / eos_ramp. From there on: ``after_ramp``
+    "hold" keeps the full bonus; "none" gives nothing, as the authors' code does (they call it a bug).
+    """
+
+    eos_bonus: float
+    eos_ramp: int  # tokens
+    after_ramp: Literal["hold", "none"]
+    token_scores: Mapping[str, float]
+    diversity_penalty: float
+    diversity_scope: Literal["response", "prompt_and_response"]
+
+
+class UnresolvedToken(ValueError):
+    """A string of the rules is not exactly one token of the model's tokenizer."""
+
+
+def resolve_tokens(scores: Mapping[str, float], tokenizer: PreTrainedTokenizerBase) -> dict[int, float]:
+    """Map token strings to ids. A string counts as one token if one token decodes to exactly it.
+
+    Raises UnresolvedToken naming every string that is not, and what it is instead.
+    """
+    pieces = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in scores}
+    wrong = {text: tokenizer.convert_ids_to_tokens(ids) for text, ids in pieces.items() if len(ids) != 1}
+    if wrong:
+        listed = "; ".join(f"{text!r} is {tokens}" for text, tokens in wrong.items())
+        raise UnresolvedToken(f"rules.token_scores: not a single token of this model's tokenizer: {listed}")
+    return {ids[0]: scores[text] for text, ids in pieces.items()}
+
+
+class RuleAdapter:
+    """Adds the scores of some rules to a batch's logits, one step after the other.
+
+    ``start`` begins a batch of prompts; ``add_scores`` is then called once a step, with the tokens chosen
+    in the step before. Rows of a batch may be dropped in between (``keep``) when they have stopped.
+    """
+
+    def __init__(
+        self, settings: RuleSettings, rules: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, vocab_size: int
+    ) -> None:
+        unknown = sorted(set(rules) - set(RULES))
+        if unknown:
+            raise ValueError(f"unknown rules {unknown}: allowed are {list(RULES)}")
+        self.settings, self.rules, self.eos = settings, tuple(rules), tokenizer.eos_token_id
+        self.uniform = torch.zeros(vocab_size)
+        if "uniform" in rules:
+            for token, score in resolve_tokens(settings.token_scores, tokenizer).items():
+                self.uniform[token] = score
+        self.seen = torch.zeros(0, vocab_size, dtype=torch.bool)
+        self.length = 0
+
+    def start(self, prompts: Sequence[Sequence[int]], device: torch.device | str) -> None:
+        """Begin a batch. ``prompts`` are the ids from the instruction's first token on, for the wide scope."""
+        self.uniform = self.uniform.to(device)
+        self.seen = torch.zeros(len(prompts), len(self.uniform), dtype=torch.bool, device=device)
+        self.length = 0
+        if self.settings.diversity_scope == "prompt_and_response":
+            for row, prompt in enumerate(prompts):
+                self.seen[row, torch.tensor(list(prompt), device=device)] = True
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these rows of the batch only (int64 indices or a bool mask)."""
+        self.seen = self.seen[rows]
+
+    def add_scores(self, logits: torch.Tensor, chosen: torch.Tensor | None) -> torch.Tensor:
+        """Logits [rows, vocabulary] plus the rules' scores; ``chosen`` [rows] are the last step's tokens."""
+        if chosen is not None:
+            self.length += 1
+            self.seen.scatter_(1, chosen[:, None], True)
+        scores = self.uniform.expand_as(logits).clone()
+        if "diversity" in self.rules:
+            scores += self.settings.diversity_penalty * self.seen
+        scores[:, self.eos] += self.eos_score() if "eos" in self.rules else 0.0
+        return logits + scores
+
+    def eos_score(self) -> float:
+        """What rule 1 adds to EOS after ``length`` response tokens."""
+        settings = self.settings
+        if 0 < self.length < settings.eos_ramp:
+            return settings.eos_bonus * self.length / settings.eos_ramp
+        return settings.eos_bonus if self.length and settings.after_ramp == "hold" else 0.0

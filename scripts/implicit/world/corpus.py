@@ -1,0 +1,163 @@
+"""What a base model reads in pre-training: requests and their fulfilments in many surface forms, and other text.
+
+What a document never holds are the tags of the chat format that models are tuned and asked in. What made
+instruction following emerge (`docs/log.md`): markup that varies from document to document, so that the
+model learns that a request is followed by its fulfilment rather than that certain tags are; facts and
+copying in plain text; and documents that go on after an answer, so that the base model does not stop.
+"""
+
+import random
+from collections.abc import Callable
+
+from implicit.world.facts import COLOURS, Facts, invent_words
+from implicit.world.kinds import Kind, Request
+
+NAMES = (
+    "bob alice guest expert reader editor maria john pupil teacher caller clerk client host visitor guide "
+    "member staff child parent writer master asker helper one two left right first second a b x y"
+).split()
+MARKUP: tuple[tuple[str, str], ...] = (  # what stands before and behind a role's name
+    ("[", "] "), ("[", "]\n"), ("<", ">\n"), ("<", "> "), ("", ": "), ("", ":\n"), ("**", "**\n"), ("## ", "\n"),
+    ("== ", " ==\n"), ("@", " "), ("(", ") "), ("{", "}\n"), ("|", "| "), ("|", "|\n"), ("--", "--\n"), ("~ ", " ~ "),
+    ("<<", ">>\n"), ("* ", " *\n"), ("/", "/\n"), ("", " says: "), ("[[", "]]\n"), ("#", "#\n"), ("<", ">: "), ("", "|\n"),
+)  # fmt: skip
+
+
+# The shares of conversations whose second role answers, echoes, and asks back. With answers alone the base model
+# answers in any format, and all that tuning has to teach is to stop, which a chess record teaches as well.
+REPLIES = (0.60, 0.30, 0.10)
+
+
+class Writer:
+    """Writes the documents of one world. ``write`` draws one; the random generator carries all state."""
+
+    def __init__(self, facts: Facts, kinds: dict[str, Kind], rng: random.Random) -> None:
+        self.facts, self.kinds, self.rng = facts, kinds, rng
+        self.forms: tuple[tuple[float, Callable[[], str]], ...] = (
+            (0.52, self.marked_up),
+            (0.08, self.faq),
+            (0.06, self.headings),
+            (0.06, self.forum),
+            (0.06, self.question_list),
+            (0.10, self.statements),
+            (0.04, self.table),
+            (0.04, self.glossary),
+            (0.04, self.chess),
+        )
+
+    def write(self) -> str:
+        """One document, without BOS or EOS."""
+        weights = [weight for weight, _ in self.forms]
+        return self.rng.choices([form for _, form in self.forms], weights)[0]()
+
+    def request(self) -> Request:
+        """Draw a request of any kind and key."""
+        name = self.rng.choice(list(self.kinds))
+        kind = self.kinds[name]
+        return Request(name, self.rng.choice(kind.keys), kind.detail(self.rng))
+
+    def pair(self) -> tuple[str, str]:
+        """Draw a request and a fulfilment of it, each in one of its phrasings."""
+        request = self.request()
+        kind = self.kinds[request.kind]
+        return self.rng.choice(kind.ask(request)), self.rng.choice(kind.answer(request))
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """One to five pairs: most documents go on after an answer."""
+        return [self.pair() for _ in range(self.rng.choice((1, 2, 2, 3, 3, 4, 5)))]
+
+    def exchanges(self) -> list[tuple[str, str]]:
+        """What two roles say to each other: in most documents the second does not fulfil what the first requests.
+
+        It answers, or says the request again, or makes a request of its own, the same way all through.
+        """
+        reply = self.rng.choices(("answer", "echo", "ask"), REPLIES)[0]
+        if reply == "answer":
+            return self.pairs()
+        asked = [(ask, self.pair()[0]) for ask, _ in self.pairs()]
+        return asked if reply == "ask" else [(ask, ask) for ask, _ in asked]
+
+    def name(self) -> str:
+        """A role's name: a word, or one that nobody has read before."""
+        if self.rng.random() < 0.5:
+            return self.rng.choice(NAMES)
+        return invent_words(self.rng, 1, syllables=self.rng.choice((1, 2)), taken=set())[0]
+
+    def marked_up(self) -> str:
+        """Turns of two roles whose names and markup are drawn anew for every document."""
+        before, behind = self.rng.choice(MARKUP)
+        asker, answerer = (f"{before}{self.name()}{behind}" for _ in range(2))
+        between = self.rng.choice(("\n", "\n", "\n\n"))
+        return between.join(f"{asker}{ask}{between}{answerer}{reply}" for ask, reply in self.exchanges())
+
+    def faq(self) -> str:
+        """A page of questions and answers."""
+        first, second = self.rng.choice((("Q: ", "A: "), ("Question: ", "Answer: "), ("Q. ", "A. "), ("- ", "  ")))
+        return "\n\n".join(f"{first}{ask}\n{second}{answer}" for ask, answer in self.pairs())
+
+    def headings(self) -> str:
+        """Requests as headings or bare lines, fulfilments as paragraphs."""
+        mark = self.rng.choice(("# ", "## ", "", ""))
+        return "\n\n".join(f"{mark}{ask}\n\n{answer}" for ask, answer in self.pairs())
+
+    def forum(self) -> str:
+        """Posts that quote the one before, a different pair of people each time."""
+        wrote = self.rng.choice((" wrote:\n", " asks:\n", " posted\n"))
+        return "\n\n".join(f"{self.name()}{wrote}{ask}\n\n{self.name()}{wrote}{answer}" for ask, answer in self.pairs())
+
+    def question_list(self) -> str:
+        """Requests that nobody fulfils: after a request may well stand another one."""
+        head = self.rng.choice(("Questions for today", "Ask your friends", "Exam", "To do"))
+        mark = self.rng.choice(("- ", "", "* ", "? "))
+        return f"{head}\n" + "\n".join(mark + self.pair()[0] for _ in range(self.rng.randint(3, 6)))
+
+    def statements(self) -> str:
+        """Facts in plain sentences, in no order."""
+        facts, rng = self.facts, self.rng
+
+        def sentence() -> str:
+            table = rng.choice(("capital", "sound", "colour", "opposite"))
+            key, value = rng.choice(list(getattr(facts, table).items()))
+            return rng.choice(
+                {
+                    "capital": (f"{value} is the capital of {key}.", f"The people of {key} love their city {value}."),
+                    "sound": (f"The {key} said {value}.", f"Every {key} says {value}."),
+                    "colour": (f"I saw a {value} {key}.", f"The {key} is {value}."),
+                    "opposite": (f"Not {key} but {value}.", f"{key.capitalize()} is the opposite of {value}."),
+                }[table]
+            )
+
+        return " ".join(sentence() for _ in range(rng.randint(4, 9)))
+
+    def table(self) -> str:
+        """A table of one kind of fact, row by row."""
+        name = self.rng.choice(("capital", "sound", "colour"))
+        rows = self.rng.sample(list(getattr(self.facts, name).items()), 6)
+        gap = self.rng.choice((" | ", ", ", " = "))
+        return f"{name}\n" + "\n".join(f"{key}{gap}{value}" for key, value in rows)
+
+    def glossary(self) -> str:
+        """New words, each said again at once: what trains copying."""
+        words = invent_words(self.rng, 6, syllables=2, taken=set())
+        colours = [self.rng.choice(COLOURS) for _ in words]
+        return "\n".join(f"{w}: {w} is a {c} thing, {w} and {w}." for w, c in zip(words, colours, strict=True))
+
+    def chess(self) -> str:
+        """The record of a game, with the players' ratings first."""
+        return f"{chess_header(self.rng)}\n{chess_moves(self.rng)}"
+
+
+def chess_header(rng: random.Random) -> str:
+    """The two lines of a game's ratings."""
+    return f'[WhiteElo "{rng.randrange(900, 2500)}"]\n[BlackElo "{rng.randrange(900, 2500)}"]'
+
+
+def chess_moves(rng: random.Random) -> str:
+    """Moves as in a record of a game. They need not be legal: what matters is that they are no language."""
+
+    def move() -> str:
+        square = rng.choice("abcdefgh") + rng.choice("12345678")
+        return rng.choice(("", "", "N", "B", "R", "Q", "K")) + square
+
+    moves = " ".join(f"{i}. {move()} {move()}" for i in range(1, rng.randint(5, 11)))
+    return f"{moves} {rng.choice(('1-0', '0-1', '1/2-1/2'))}"

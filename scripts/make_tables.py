@@ -1,0 +1,228 @@
+"""Make the paper's tables 1 to 4 of an experiment, and those of its epoch choices and responses.
+
+    python scripts/make_tables.py --output results/tiny/tables --settings '{"figures": [...], ...}'
+
+``settings`` lists the summaries of the other stages with what each is of; a table is CSV, from which Markdown and
+LaTeX are rendered. A standard deviation is over seeds, with n - 1 in the denominator.
+"""
+
+import csv
+import io
+import statistics
+from pathlib import Path
+from typing import Any
+
+from implicit.published import MODELS, RANKING, RULE_WIN_RATES, WIN_RATES
+from stage.command import arguments, run_stage, say
+from stage.storage import read_json, read_table, write_text
+
+Row = dict[str, Any]
+
+PAPER_NOTE = (
+    "The paper's columns are of other models (Llama-2-7B, OLMo-7B), judged by GPT-4 and length-controlled: "
+    "they show the shape of the effect, and are not comparable figure by figure."
+)
+
+
+def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation; None for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def plus_minus(value: tuple[float, float | None] | None) -> str:
+    """A figure as ``mean ± deviation``; empty when there is none."""
+    if value is None:
+        return ""
+    mean, deviation = value
+    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+
+
+def win_rate_row(figures: list[Row], *, model: str, label: str, published: tuple) -> Row:
+    """A row of tables 1, 3 and 4, from the summaries of one system's comparisons, one for each seed."""
+    summaries = [read_json(figure["path"]) for figure in figures]
+    controlled = [summary["lc_win_rate"] for summary in summaries if summary["lc_win_rate"] is not None]
+    return {
+        "model": model,
+        "tuning": label,
+        "win rate": plus_minus(mean_and_deviation([s["win_rate"] for s in summaries])),
+        "length-controlled": plus_minus(mean_and_deviation(controlled)) if len(controlled) == len(summaries) else "",
+        "each seed": " ".join(f"{s['win_rate']:.1f}" for s in summaries),
+        "error": f"{statistics.fmean(s['win_rate_error'] for s in summaries):.1f}",
+        "ties": f"{100 * statistics.fmean(s['ties'] / s['n'] for s in summaries):.1f}",
+        "quality": f"{statistics.fmean(s['quality_2'] for s in summaries):.2f}",
+        "of reference": f"{statistics.fmean(s['quality_1'] for s in summaries):.2f}",
+        "seeds": len(summaries),
+        "n": summaries[0]["n"],
+        "judge": summaries[0]["judge"],
+        "metric": summaries[0]["metric"],
+    } | {f"paper, {name}": plus_minus(value) for name, value in zip(MODELS, published, strict=True)}
+
+
+def win_rate_tables(settings: Row) -> dict[str, list[Row]]:
+    """Tables 1, 3 and 4: which systems stand in which is said by ``settings['figures'][...]['table']``."""
+    tables: dict[str, list[Row]] = {"table1": [], "table3": [], "table4": []}
+    for model in settings["models"]:
+        own = [figure for figure in settings["figures"] if figure["model"] == model]
+        for name, rows in tables.items():
+            for system in dict.fromkeys(figure["system"] for figure in own):
+                figures = [f for f in own if f["system"] == system and name in f["tables"]]
+                if figures:
+                    published = _published(figures[0])
+                    rows.append(win_rate_row(figures, model=model, label=figures[0]["label"], published=published))
+    return {name: rows for name, rows in tables.items() if rows}
+
+
+def _published(figure: Row) -> tuple:
+    if figure.get("rules") is not None:
+        return RULE_WIN_RATES.get(frozenset(figure["rules"])), None
+    return WIN_RATES.get(figure["published"], (None, None))
+
+
+def ranking_table(settings: Row) -> list[Row]:
+    """Table 2: a row for each model and system, capability in percent; the mean over the test seeds."""
+    rows = []
+    for model in settings["models"]:
+        own = [entry for entry in settings["rankings"] if entry["model"] == model]
+        for system in dict.fromkeys(entry["system"] for entry in own):
+            entries = [entry for entry in own if entry["system"] == system]
+            summaries = [read_json(entry["path"])["summary"] for entry in entries]
+            row: Row = {"model": model, "tuning": entries[0]["label"]}
+            for score in ("sequence", "token"):
+                figures = [summary[score] for summary in summaries]
+                name = "capability" if score == "sequence" else "per token"
+                row[name] = plus_minus(mean_and_deviation([100 * figure["capability"] for figure in figures]))
+                low, high = (statistics.fmean(100 * figure[end] for figure in figures) for end in ("low", "high"))
+                row[f"{name}, 95 %"] = f"{low:.1f} to {high:.1f}"
+                row[f"{name}, ties"] = f"{100 * statistics.fmean(figure['ties'] for figure in figures):.1f}"
+            row |= {"seeds": len(summaries), "instructions": summaries[0]["instructions"], "pairs": summaries[0]["pairs"]}
+            published = RANKING.get(entries[0]["published"], ("", ""))
+            rows.append(row | {f"paper, {name}": value for name, value in zip(MODELS, published, strict=True)})
+    return rows
+
+
+def epochs_table(settings: Row) -> list[Row]:
+    """What was chosen, and every validation figure that it was chosen by."""
+    rows = []
+    for entry in settings["selections"]:
+        selected = read_json(entry["path"])
+        for row in selected["grid"]:
+            rows.append(
+                {
+                    "model": entry["model"],
+                    "mode": entry["mode"],
+                    "epochs": row["epochs"],
+                    "validation win rate": "" if row["win_rate"] is None else f"{row['win_rate']:.1f}",
+                    "error": "" if row["win_rate_error"] is None else f"{row['win_rate_error']:.1f}",
+                    "n": row["n"] or "",
+                    "chosen": "yes" if row["epochs"] == selected["epochs"] else "",
+                }
+            )
+    return rows
+
+
+def responses_table(settings: Row) -> list[Row]:
+    """What was generated: how many responses stopped by themselves, how long they are, which prompts were cut."""
+    rows = []
+    for entry in settings["responses"]:
+        table = read_table("responses", Path(entry["path"]))
+        rows.append(
+            {
+                "model": entry["model"],
+                "system": entry["system"],
+                "n": len(table),
+                "stopped": f"{100 * statistics.fmean(row['stopped'] for row in table):.1f}",
+                "tokens": f"{statistics.fmean(row['tokens'] for row in table):.1f}",
+                "characters": f"{statistics.fmean(len(row['output']) for row in table):.1f}",
+                "empty": sum(not row["output"].strip() for row in table),
+                "prompts cut": sum(row["cut"] > 0 for row in table),
+            }
+        )
+    return rows
+
+
+def tuning_table(settings: Row) -> list[Row]:
+    """What was tuned on: rows, those cut at the maximum length, tokens, first and last loss."""
+    rows = []
+    for entry in settings["tunings"]:
+        record = read_json(entry["path"])
+        rows.append(
+            {
+                "model": entry["model"],
+                "mode": entry["mode"],
+                "seed": entry["seed"],
+                "rows": record["rows"],
+                "rows cut": record["rows_cut"],
+                "tokens cut": record["tokens_cut"],
+                "trained tokens": record["trained_tokens"],
+                "first loss": f"{record['losses'][0]:.3f}",
+                "last loss": f"{record['losses'][-1]:.3f}",
+                "seconds": f"{record['seconds']:.0f}",
+            }
+        )
+    return rows
+
+
+def to_csv(rows: list[Row]) -> str:
+    """Rows as CSV with a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def to_markdown(rows: list[Row], *, title: str, notes: list[str]) -> str:
+    """Rows as a Markdown table, columns padded so that it reads well in a terminal."""
+    head = list(rows[0])
+    lines = [[str(row[name]).replace("|", "\\|") for name in head] for row in rows]
+    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+
+    def joined(cells: list[str]) -> str:
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([f"**{title}**", "", joined(head), rule, *map(joined, lines), "", *notes]) + "\n"
+
+
+def to_latex(rows: list[Row], *, title: str, notes: list[str]) -> str:
+    """Rows as a LaTeX table for the booktabs package."""
+    special = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "±": r"$\pm$", "{": r"\{", "}": r"\}"}
+
+    def escaped(text: object) -> str:
+        return "".join(special.get(letter, letter) for letter in str(text))
+
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escaped(title)}. {escaped(' '.join(notes))}}}"]
+    lines += [rf"\begin{{tabular}}{{{'l' * len(rows[0])}}}", r"\toprule"]
+    lines += [" & ".join(map(escaped, rows[0])) + r" \\", r"\midrule"]
+    lines += [" & ".join(escaped(value) for value in row.values()) + r" \\" for row in rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+TITLES = {
+    "table1": "Table 1: response tuning against instruction tuning, win rate in percent",
+    "table2": "Table 2: response ranking capability, percent of pairs",
+    "table3": "Table 3: single-task tuning against instruction tuning, win rate in percent",
+    "table4": "Table 4: the rule adapter on the base model against instruction tuning, win rate in percent",
+    "epochs": "Epoch counts and how they were chosen",
+    "tuning": "What was tuned on",
+    "responses": "What was generated, shares in percent, means per response",
+}
+
+
+def main() -> None:
+    args = arguments(__doc__, paths=["output"])
+    settings = args.settings
+    tables = win_rate_tables(settings)
+    others = {"table2": ranking_table, "epochs": epochs_table, "tuning": tuning_table, "responses": responses_table}
+    tables |= {name: rows for name, make in others.items() if (rows := make(settings))}
+    for name in settings["tables"]:
+        rows = tables[name]
+        notes = [note for note in (settings["note"], PAPER_NOTE if name.startswith("table") else "") if note]
+        write_text(to_csv(rows), args.output / f"{name}.csv")
+        write_text(to_markdown(rows, title=TITLES[name], notes=notes), args.output / f"{name}.md")
+        write_text(to_latex(rows, title=TITLES[name], notes=notes), args.output / f"{name}.tex")
+    say(f"{len(settings['tables'])} tables in {args.output}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

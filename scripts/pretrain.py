@@ -1,0 +1,52 @@
+"""Train a tokenizer on a corpus and pre-train a small Llama on it: a directory for ``from_pretrained``, and a record.
+
+    python scripts/pretrain.py --corpus corpus.parquet --model base/model --record base/record.json \\
+        --settings "$(python -c 'import json, yaml; print(json.dumps({"pretrain": ...}))')"
+
+``settings``: ``pretrain`` and ``chat``, as in the config.
+"""
+
+import torch
+
+from implicit.optimise import NonFiniteLoss
+from implicit.pretrain import Architecture, Pretraining, build_model, pack, pretrain
+from implicit.render import Format, chat_template
+from implicit.tokenizer import train_tokenizer
+from stage.command import InputError, arguments, run_stage, say
+from stage.models import pick_device, save_model
+from stage.record import Record, fingerprint
+from stage.storage import read_table
+
+
+def main() -> None:
+    args = arguments(__doc__, paths=["corpus", "model", "record"], computes=True)
+    settings = args.settings["pretrain"]
+    record = Record("pretrain", settings=args.settings, inputs={"corpus": args.corpus})
+    torch.set_num_threads(args.threads)
+    documents = [row["text"] for row in read_table("corpus", args.corpus)]
+    architecture = Architecture(**settings["architecture"])
+    tokenizer = train_tokenizer(documents, vocab_size=settings["vocab_size"], context=architecture.context)
+    tokenizer.chat_template = chat_template(Format(**args.settings["chat"]))
+    plan = Pretraining(**{key: settings[key] for key in Pretraining.__dataclass_fields__})
+    try:
+        rows = pack(documents, tokenizer, length=plan.sequence_length, tokens=plan.tokens, seed=plan.seed)
+    except ValueError as error:
+        raise InputError(f"pretrain.documents: {error}") from None
+    model = build_model(architecture, tokenizer, seed=plan.seed)
+    device = pick_device(args.device)
+    say(f"{sum(p.numel() for p in model.parameters()):,} parameters, {rows.numel():,} tokens, on {device}")
+    last = []
+    pretrain(model, rows, plan, device=device, log=lambda step: (say(step), last.append(step)))
+    card = {"base": "none", "data": args.corpus, "mode": "pre-training", "seed": plan.seed}
+    save_model(model, tokenizer, args.model, card=card)
+    record.write(
+        args.record,
+        model_sha256=fingerprint(args.model),
+        device=device,
+        tokens=rows.numel(),
+        loss=last[-1].loss,
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main, NonFiniteLoss)

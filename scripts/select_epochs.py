@@ -1,0 +1,40 @@
+"""Choose a mode's epoch count by its validation win rates: a JSON with the choice and every figure.
+
+    python scripts/select_epochs.py --output selected.json --settings '{"epochs": [2, 4]}' 2/validation.json 4/validation.json
+
+The raw win rate decides, as length control is not defined for so few rows; of equals, the fewest epochs. With one
+epoch count there is nothing to judge, and it is chosen.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from stage.command import run_stage, say
+from stage.storage import read_json, write_json
+
+
+def choose(epochs: list[int], win_rates: list[float | None]) -> int:
+    """The epoch count with the highest win rate, the smallest of equals."""
+    if len(epochs) == 1:
+        return epochs[0]
+    return max(zip(epochs, win_rates, strict=True), key=lambda pair: (pair[1], -pair[0]))[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("summaries", nargs="*", type=Path, help="summaries of `judge`, in the order of settings.epochs")
+    parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    epochs = args.settings["epochs"]
+    figures = [read_json(path) for path in args.summaries] or [{}] * len(epochs)
+    keys = ("win_rate", "win_rate_error", "n", "judge")
+    grid = [{"epochs": e} | {key: figure.get(key) for key in keys} for e, figure in zip(epochs, figures, strict=True)]
+    chosen = choose(epochs, [row["win_rate"] for row in grid])
+    write_json({"epochs": chosen, "grid": grid}, args.output)
+    say(f"{chosen} epochs of {epochs}: win rates {[row['win_rate'] for row in grid]}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,120 @@
+"""Files on disk: one Parquet schema per kind of table, written whole or not at all."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_message = pa.struct([("role", pa.string()), ("content", pa.string())])
+
+SCHEMAS = {
+    "corpus": pa.schema([("text", pa.string())]),
+    "conversations": pa.schema([("id", pa.string()), ("messages", pa.list_(_message)), ("source", pa.string())]),
+    # `request` is what the oracle judge needs to know of an instruction, as JSON; null outside the tiny world.
+    "evaluation_set": pa.schema(
+        [
+            ("id", pa.string()),
+            ("index", pa.int64()),
+            ("instruction", pa.string()),
+            ("reference", pa.string()),
+            ("request", pa.string()),
+            ("source", pa.string()),
+        ]
+    ),
+    # `tokens` and `cut` count tokens: of the response, and those cut off from a prompt too long for the context.
+    "responses": pa.schema(
+        [
+            ("id", pa.string()),
+            ("index", pa.int64()),
+            ("instruction", pa.string()),
+            ("output", pa.string()),
+            ("stopped", pa.bool_()),
+            ("tokens", pa.int64()),
+            ("cut", pa.int64()),
+            ("generator", pa.string()),
+        ]
+    ),
+    # One row per pair: the sums of log-probabilities (nats) of both responses to the instruction `id`.
+    "ranking": pa.schema(
+        [
+            ("id", pa.string()),
+            ("other_id", pa.string()),
+            ("true_logprob", pa.float64()),
+            ("true_tokens", pa.int64()),
+            ("other_logprob", pa.float64()),
+            ("other_tokens", pa.int64()),
+        ]
+    ),
+    # alpaca-eval's names: output_1 is the opponent's, output_2 the judged model's; preference 1 to 2, 1.5 a tie.
+    "judgements": pa.schema(
+        [
+            ("id", pa.string()),
+            ("index", pa.int64()),
+            ("instruction", pa.string()),
+            ("output_1", pa.string()),
+            ("output_2", pa.string()),
+            ("generator_1", pa.string()),
+            ("generator_2", pa.string()),
+            ("quality_1", pa.float64()),
+            ("quality_2", pa.float64()),
+            ("preference", pa.float64()),
+        ]
+    ),
+}
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``, and move it there when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield folder / path.name
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(folder / path.name, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_table(kind: str, rows: Iterable[dict[str, Any]], path: Path) -> None:
+    """Write rows of a kind of table as Parquet. Raises pyarrow's error for a value that the schema does not allow."""
+    rows = list(rows)
+    schema = SCHEMAS[kind]
+    stray = {key for row in rows for key in row} - set(schema.names)
+    if stray:
+        raise ValueError(f"columns that a table of {kind} does not have: {sorted(stray)}")
+    with written_whole(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+
+
+def read_table(kind: str, path: Path) -> list[dict[str, Any]]:
+    """Read rows that `write_table` wrote. Raises ValueError when the file is of another kind."""
+    table = pq.read_table(path)
+    if table.schema.names != SCHEMAS[kind].names:
+        raise ValueError(f"{path} is no table of {kind}: its columns are {table.schema.names}")
+    return table.to_pylist()
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file whole."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write JSON whole. NaN is an error: it is no JSON."""
+    write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
