@@ -101,9 +101,8 @@ def annotate(
         annotator = alpaca_eval.annotators.PairwiseAnnotator(
             annotators_config=name,
             base_dir=folder,
-            caching_path=None,
+            caching_path=Path(folder) / "cache.json",  
             seed=seed,
-            is_store_missing_annotations=False,
             fn_completions=complete,
             fn_completion_parser=parse,
         )
