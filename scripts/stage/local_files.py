@@ -61,10 +61,9 @@ def fill(template: str, row: Row, place: str) -> str:
 
     class Columns(dict):
         def __missing__(self, key: str) -> str:
-            raise InputError(f"{place}: no column {key!r}; the columns are {', '.join(row)}")
+            raise InputError(f"{place}: no column of text called {key!r}; the columns are {', '.join(row)}")
 
-    text = template.format_map(Columns({k: v for k, v in row.items() if isinstance(v, str | int | float)}))
-    return text
+    return template.format_map(Columns({k: v for k, v in row.items() if isinstance(v, str | int | float)}))
 
 
 def to_conversation(row: Row, place: str, *, user: str | None, assistant: str | None, messages: str | None) -> list:

@@ -16,16 +16,16 @@ NAMES = (
     "bob alice guest expert reader editor maria john pupil teacher caller clerk client host visitor guide "
     "member staff child parent writer master asker helper one two left right first second a b x y"
 ).split()
-MARKUP: tuple[tuple[str, str], ...] = (  # what stands before and behind a role's name
-    ("[", "] "), ("[", "]\n"), ("<", ">\n"), ("<", "> "), ("", ": "), ("", ":\n"), ("**", "**\n"), ("## ", "\n"),
-    ("== ", " ==\n"), ("@", " "), ("(", ") "), ("{", "}\n"), ("|", "| "), ("|", "|\n"), ("--", "--\n"), ("~ ", " ~ "),
-    ("<<", ">>\n"), ("* ", " *\n"), ("/", "/\n"), ("", " says: "), ("[[", "]]\n"), ("#", "#\n"), ("<", ">: "), ("", "|\n"),
-)  # fmt: skip
+MARKS = "<>[]{}()|#*=~@-/+$%^&:"  # what markup is made of
+CLOSING = str.maketrans("<[{(", ">]})")
 
-
-# The shares of conversations whose second role answers, echoes, and asks back. With answers alone the base model
+# The shares of conversations whose second role answers, evades, and asks back. With answers alone the base model
 # answers in any format, and all that tuning has to teach is to stop, which a chess record teaches as well.
-REPLIES = (0.60, 0.30, 0.10)
+REPLIES = (0.45, 0.50, 0.05)
+EVASIONS = (
+    "I do not know.", "I am not sure.", "I have to go now.", "I never thought of that.", "I would ask my friend.",
+    "I like you.", "We should ask somebody else.", "What a question!",
+)  # fmt: skip
 
 
 class Writer:
@@ -63,19 +63,19 @@ class Writer:
         return self.rng.choice(kind.ask(request)), self.rng.choice(kind.answer(request))
 
     def pairs(self) -> list[tuple[str, str]]:
-        """One to five pairs: most documents go on after an answer."""
-        return [self.pair() for _ in range(self.rng.choice((1, 2, 2, 3, 3, 4, 5)))]
+        """One to six pairs: nearly all documents go on after an answer."""
+        return [self.pair() for _ in range(self.rng.choice((1, 2, 3, 3, 4, 4, 5, 6)))]
 
     def exchanges(self) -> list[tuple[str, str]]:
         """What two roles say to each other: in most documents the second does not fulfil what the first requests.
 
-        It answers, or says the request again, or makes a request of its own, the same way all through.
+        It answers, or evades, or makes a request of its own, the same way all through.
         """
-        reply = self.rng.choices(("answer", "echo", "ask"), REPLIES)[0]
+        reply = self.rng.choices(("answer", "evade", "ask"), REPLIES)[0]
         if reply == "answer":
             return self.pairs()
-        asked = [(ask, self.pair()[0]) for ask, _ in self.pairs()]
-        return asked if reply == "ask" else [(ask, ask) for ask, _ in asked]
+        replies = (lambda: self.rng.choice(EVASIONS)) if reply == "evade" else (lambda: self.pair()[0])
+        return [(ask, replies()) for ask, _ in self.pairs()]
 
     def name(self) -> str:
         """A role's name: a word, or one that nobody has read before."""
@@ -83,9 +83,18 @@ class Writer:
             return self.rng.choice(NAMES)
         return invent_words(self.rng, 1, syllables=self.rng.choice((1, 2)), taken=set())[0]
 
+    def markup(self) -> tuple[str, str]:
+        """What stands before and behind a role's name in a document: up to two marks on each side, often mirrored."""
+        rng = self.rng
+        before = "".join(rng.choice(MARKS) for _ in range(rng.choice((0, 1, 1, 2, 2))))
+        after = before[::-1].translate(CLOSING) if rng.random() < 0.6 else rng.choice(("", rng.choice(MARKS)))
+        if not before + after or any(mark in side for mark in ("<|", "|>") for side in (before, after)):
+            return self.markup()  # the chat format's own marks stay unseen, and a name alone is no markup
+        return before, after + rng.choice(("\n", "\n", "\n", " ", ": ", ":\n"))
+
     def marked_up(self) -> str:
         """Turns of two roles whose names and markup are drawn anew for every document."""
-        before, behind = self.rng.choice(MARKUP)
+        before, behind = self.markup()
         asker, answerer = (f"{before}{self.name()}{behind}" for _ in range(2))
         between = self.rng.choice(("\n", "\n", "\n\n"))
         return between.join(f"{asker}{ask}{between}{answerer}{reply}" for ask, reply in self.exchanges())

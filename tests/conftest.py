@@ -1,0 +1,47 @@
+"""A tokenizer and a small model with random weights, and where third-party rows may be found."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from implicit.pretrain import Architecture, build_model
+from implicit.render import Format
+from implicit.tokenizer import train_tokenizer
+from implicit.world.sets import World
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def chat():
+    return Format(user_tag="<|user|>", assistant_tag="<|assistant|>", add_bos=True)
+
+
+@pytest.fixture(scope="session")
+def world():
+    return World(7)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(world):
+    return train_tokenizer(world.corpus(800), vocab_size=500, context=256)
+
+
+@pytest.fixture
+def model(tokenizer):
+    """A Llama of two layers in float32. Weights are scaled up, so that greedy choices are clear-cut and varied."""
+    made = build_model(Architecture(hidden_size=32, layers=2, heads=4, context=256), tokenizer, seed=3)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(8)
+    return made.eval()
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Third-party rows for tests, which are no part of the project."""
+    if not SHARED.is_dir():
+        pytest.skip(f"third-party test data is not at {SHARED}")
+    return SHARED

@@ -1,0 +1,110 @@
+import pytest
+import torch
+
+from generate_responses import fit_prompt
+from implicit.generate import generate
+from implicit.render import render_prompt
+from implicit.rules import RuleAdapter, RuleSettings, UnresolvedToken
+
+SCORES = {"<": -4.0, "The": 3.0, " the": -2.0, "\n": 1.0}
+
+
+@pytest.fixture
+def prompts(world, tokenizer, chat):
+    return [render_prompt(item.instruction, tokenizer, chat) for item in world.evaluation("test", 20)]
+
+
+def rule_settings(scope="response", after_ramp="hold"):
+    return RuleSettings(
+        eos_bonus=30.0, eos_ramp=12, after_ramp=after_ramp, token_scores=SCORES, diversity_penalty=-1.5,
+        diversity_scope=scope,
+    )  # fmt: skip
+
+
+def options(tokenizer, **more):
+    return {"eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id, "max_new_tokens": 24} | more
+
+
+def test_batches_equal_one_at_a_time_and_transformers_own_generate(model, tokenizer, prompts):
+    batched = generate(model, prompts, batch_size=7, **options(tokenizer))
+    single = generate(model, prompts, batch_size=1, **options(tokenizer))
+    assert batched == single
+    assert len({tuple(response.ids) for response in single}) > 5  # not one and the same for all prompts
+    for prompt, response in zip(prompts, single, strict=True):
+        ids = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+            max_new_tokens=24,
+            do_sample=False,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )[0, len(prompt) :].tolist()
+        stopped = tokenizer.eos_token_id in ids
+        assert (response.ids, response.stopped) == (ids[: ids.index(tokenizer.eos_token_id)] if stopped else ids, stopped)
+
+
+def listing(model, tokenizer, prompt, tag, settings, rules, *, limit):
+    """The paper's listing 1: no cache, batch of one, a product of two normalised distributions, Python loops."""
+    ids, response = list(prompt), []
+    while len(response) < limit:
+        base = model(torch.tensor([ids])).logits[0, -1].log_softmax(dim=-1)
+        scores = torch.zeros_like(base)
+        if "uniform" in rules:
+            for text, score in settings.token_scores.items():
+                (token,) = tokenizer(text, add_special_tokens=False)["input_ids"]
+                scores[token] += score
+        t = len(response)
+        if "eos" in rules and 0 < t < settings.eos_ramp:
+            scores[tokenizer.eos_token_id] += settings.eos_bonus * t / settings.eos_ramp
+        elif "eos" in rules and t >= settings.eos_ramp and settings.after_ramp == "hold":
+            scores[tokenizer.eos_token_id] += settings.eos_bonus
+        if "diversity" in rules:
+            counted = ids[tag:] if settings.diversity_scope == "prompt_and_response" else response
+            for token in set(counted):
+                scores[token] += settings.diversity_penalty
+        token = int((base + scores.log_softmax(dim=-1)).argmax())
+        if token == tokenizer.eos_token_id:
+            return response, True
+        ids.append(token)
+        response.append(token)
+    return response, False
+
+
+@pytest.mark.parametrize("scope", ["response", "prompt_and_response"])
+@pytest.mark.parametrize("after_ramp", ["hold", "none"])
+@pytest.mark.parametrize(
+    "rules", [("eos", "uniform", "diversity"), ("uniform", "diversity"), ("eos", "diversity"), ("eos", "uniform"), ()]
+)
+def test_the_rule_adapter_equals_the_papers_listing(model, tokenizer, prompts, rules, after_ramp, scope):
+    settings, tag = rule_settings(scope, after_ramp), 4
+    adapter = RuleAdapter(settings, rules, tokenizer, vocab_size=len(tokenizer))
+    batched = generate(
+        model, prompts, batch_size=6, adapter=adapter, adapter_prompts=[p[tag:] for p in prompts], **options(tokenizer)
+    )
+    with torch.inference_mode():
+        naive = [listing(model, tokenizer, p, tag, settings, rules, limit=24) for p in prompts]
+    assert [(response.ids, response.stopped) for response in batched] == naive
+
+
+def test_each_rule_changes_something(model, tokenizer, prompts):
+    """Else the equivalence above would hold of rules that do nothing."""
+    outputs = set()
+    for rules in [(), ("eos",), ("uniform",), ("diversity",), ("eos", "uniform", "diversity")]:
+        adapter = RuleAdapter(rule_settings(), rules, tokenizer, vocab_size=len(tokenizer))
+        outputs.add(str(generate(model, prompts, batch_size=20, adapter=adapter, **options(tokenizer))))
+    assert len(outputs) == 5
+
+
+def test_a_string_that_is_no_single_token_is_named(tokenizer):
+    settings = RuleSettings(15.0, 250, "hold", {"The": 1.0, "zebra crossing": -1.0}, -1.5, "response")
+    with pytest.raises(UnresolvedToken, match=r"rules.token_scores: not a single token .*'zebra crossing' is \["):
+        RuleAdapter(settings, ["uniform"], tokenizer, vocab_size=len(tokenizer))
+
+
+def test_a_prompt_too_long_for_the_context_keeps_its_tags(tokenizer, chat):
+    instruction = "List three fruits. " * 40 + "日本" * 30
+    whole, nothing = fit_prompt(instruction, tokenizer, chat, room=10_000)
+    fitted, cut = fit_prompt(instruction, tokenizer, chat, room=100)
+    assert (nothing, cut) == (0, len(whole) - len(fitted)) and 90 < len(fitted) <= 100
+    end = render_prompt("", tokenizer, chat)[-6:]
+    assert fitted[-6:] == end and fitted[:40] == whole[:40]

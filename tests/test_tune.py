@@ -1,0 +1,115 @@
+import copy
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
+
+from implicit.optimise import NonFiniteLoss, learning_rate_factor
+from implicit.render import render
+from implicit.tune import Tuning, batch_loss, batches, collate, loss_weights, micro_batches, tune
+from stage.models import load_model, save_model
+
+SETTINGS = Tuning(
+    epochs=2, learning_rate=1e-3, batch_size=6, schedule="cosine", warmup=0.1, weight_decay=0.0,
+    max_grad_norm=1.0, normalise_by="example", seed=5,
+)  # fmt: skip
+
+
+@pytest.fixture
+def rows(world, tokenizer, chat):
+    items = world.conversations("instructions", 10)
+    return [
+        render(
+            [{"role": "user", "content": i.instruction}, {"role": "assistant", "content": i.response}], tokenizer, chat
+        )
+        for i in items
+    ]
+
+
+def weights_of(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("normalise_by", ["example", "token"])
+def test_accumulated_gradients_equal_those_of_the_whole_batch(model, rows, tokenizer, normalise_by):
+    """The reference is the definition: a mean over examples of means over tokens, or one mean over all tokens."""
+    parts = micro_batches(range(len(rows)), [len(row.ids) for row in rows], tokens=60)
+    assert len(parts) > 2 and sorted(i for part in parts for i in part) == list(range(len(rows)))
+    tokens = sum(sum(row.trained[1:]) for row in rows)
+    for part in parts:
+        ids, mask, labels = collate([rows[i] for i in part], pad=tokenizer.pad_token_id)
+        weights = loss_weights(labels[:, 1:], normalise_by=normalise_by, examples=len(rows), tokens=tokens)
+        batch_loss(model, ids, mask, labels[:, 1:], weights).backward()
+    accumulated = torch.cat([p.grad.flatten() for p in model.parameters()])
+    model.zero_grad()
+    sums, counts = [], []
+    for row in rows:  # one by one, unpadded, with the model's full logits
+        logits = model(torch.tensor([row.ids])).logits[0, :-1]
+        labels = torch.tensor(row.labels[1:])
+        sums.append(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+        counts.append(int((labels != -100).sum()))
+    if normalise_by == "example":
+        loss = sum(s / c for s, c in zip(sums, counts, strict=True)) / len(rows)
+    else:
+        loss = sum(sums) / sum(counts)
+    loss.backward()
+    whole = torch.cat([p.grad.flatten() for p in model.parameters()])
+    torch.testing.assert_close(accumulated, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_micro_batch_size_does_not_change_the_tuned_model(model, rows, tokenizer):
+    other = copy.deepcopy(model)
+    options = {"pad": tokenizer.pad_token_id, "precision": torch.float32}
+    one = tune(model, rows, SETTINGS, micro_batch_tokens=40, **options)
+    two = tune(other, rows, SETTINGS, micro_batch_tokens=100_000, **options)
+    assert [s.loss for s in one] == pytest.approx([s.loss for s in two], rel=1e-4)
+    assert one[-1].loss < one[0].loss
+    torch.testing.assert_close(weights_of(model), weights_of(other), rtol=1e-3, atol=1e-4)
+
+
+def test_the_seed_alone_decides_a_run(model, rows, tokenizer):
+    other = copy.deepcopy(model)
+    for made in (model, other):
+        tune(made, rows, SETTINGS, pad=tokenizer.pad_token_id)
+    assert torch.equal(weights_of(model), weights_of(other))
+
+
+def test_a_tuned_model_loaded_again_equals_the_one_in_memory(model, rows, tokenizer, tmp_path):
+    tune(model, rows, SETTINGS, pad=tokenizer.pad_token_id)
+    save_model(model, tokenizer, tmp_path / "model", card={"mode": "test"})
+    for loaded in (load_model(tmp_path / "model", device="cpu"), AutoModelForCausalLM.from_pretrained(tmp_path / "model")):
+        ids = torch.tensor([rows[0].ids])
+        assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
+def test_every_example_is_seen_once_an_epoch_in_an_order_of_its_own():
+    plan = list(batches(10, SETTINGS))
+    assert [len(batch) for batch in plan] == [6, 4, 6, 4]
+    first, second = plan[0] + plan[1], plan[2] + plan[3]
+    assert sorted(first) == sorted(second) == list(range(10)) and first != second
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"), [("cosine", get_cosine_schedule_with_warmup), ("linear", get_linear_schedule_with_warmup)]
+)
+def test_schedules_equal_those_of_transformers(name, reference):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = reference(optimizer, num_warmup_steps=4, num_training_steps=40)
+    for step in range(40):
+        assert learning_rate_factor(name, step, steps=40, warmup=0.1) == pytest.approx(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_learning_rate(model, rows, tokenizer):
+    with torch.no_grad():
+        model.model.norm.weight[0] = math.nan
+    with pytest.raises(NonFiniteLoss, match=r"step 1 is nan, at learning rate 0: "):
+        tune(model, rows, SETTINGS, pad=tokenizer.pad_token_id)
+
+
+def test_a_row_without_a_trained_token_is_refused(model, tokenizer, rows, chat):
+    prompt_only = render([{"role": "user", "content": "x" * 40}, {"role": "assistant", "content": "y"}], tokenizer, chat, max_length=8)
+    with pytest.raises(ValueError, match=r"without a single token to train on: \[1\]"):
+        tune(model, [rows[0], prompt_only], SETTINGS, pad=tokenizer.pad_token_id)

@@ -1,0 +1,275 @@
+"""The whole DAG, run for real on the test experiment, and what reruns after which change."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stage.record import fingerprint
+from stage.storage import read_json, read_table
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("Snakefile", "config.yaml", "rules", "scripts", "experiments", "profiles")
+MODES = ("instruction_tuning", "response_tuning", "poem", "chess")
+
+
+def snakemake(folder, *arguments, configs=("experiments/test.yaml",)):
+    """Run Snakemake in a folder with this Python; returns the finished process, both streams as one text."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--configfile", *configs],
+        cwd=folder, env=os.environ | {"PATH": path}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        check=False,
+    )  # fmt: skip
+
+
+def planned(folder, *, configs=("experiments/test.yaml",)):
+    """What a dry run would do: rule -> number of jobs, the target rule left out."""
+    done = snakemake(folder, "-n", configs=configs)
+    assert done.returncode == 0, done.stdout
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, flags=re.MULTILINE))
+    return {rule: int(count) for rule, count in jobs.items() if rule not in ("all", "total")}
+
+
+def overlay(folder, name, content):
+    (folder / name).write_text(yaml.safe_dump(content), encoding="utf-8")
+    return ("experiments/test.yaml", name)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A copy of the project in which the test experiment has been run: (folder, what it printed)."""
+    folder = tmp_path_factory.mktemp("project")
+    for part in PARTS:
+        source = ROOT / part
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, folder / part)
+    done = snakemake(folder)
+    assert done.returncode == 0, done.stdout[-6000:]
+    return folder, done.stdout
+
+
+@pytest.fixture
+def project(finished):
+    return finished[0]
+
+
+def results(project):
+    return project / "results" / "test"
+
+
+def read_csv(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_tables_say_what_the_judgements_say(project):
+    rows = {row["tuning"]: row for name in ("table1", "table3") for row in read_csv(results(project) / "tables" / f"{name}.csv")}
+    assert list(rows) == ["base", "response tuning", "poem", "chess"]
+    for label, system in (("response tuning", "response_tuning/chosen/seed{}"), ("base", "base")):
+        rates = []
+        for seed in (1, 2):
+            path = results(project) / "tiny" / system.format(seed) / f"test.against-seed{seed}.parquet"
+            judged = read_table("judgements", path)
+            assert len(judged) == 30
+            for row in judged:
+                assert row["generator_1"] == f"tiny/instruction_tuning/chosen/seed{seed}"
+                better = 1 if row["quality_1"] > row["quality_2"] else 2
+                assert row["preference"] == (1.5 if row["quality_1"] == row["quality_2"] else better)
+            rates.append(100 * statistics.fmean(row["preference"] - 1 for row in judged))
+        assert rows[label]["win rate"] == f"{statistics.fmean(rates):.1f} ± {statistics.stdev(rates):.1f}"
+        assert (rows[label]["seeds"], rows[label]["n"], rows[label]["judge"]) == ("2", "30", "oracle")
+    assert rows["response tuning"]["paper, Llama-2-7B"] == "43.3 ± 1.1"
+
+
+def test_every_table_has_three_forms_and_table_4_all_rule_sets(project):
+    for name in ("table1", "table2", "table3", "table4", "epochs", "tuning", "responses"):
+        rows = read_csv(results(project) / "tables" / f"{name}.csv")
+        for ending in ("md", "tex"):
+            text = (results(project) / "tables" / f"{name}.{ending}").read_text()
+            assert text.count("\n") > len(rows)
+    assert "not comparable" in (results(project) / "tables" / "table1.md").read_text()
+    table4 = read_csv(results(project) / "tables" / "table4.csv")
+    assert [row["paper, Llama-2-7B"] for row in table4] == ["2.4 ± 0.1", "24.4 ± 0.4", "10.4 ± 0.3", "16.3 ± 0.2", "14.3 ± 0.6"]
+    assert len(read_csv(results(project) / "figures" / "win_rates.csv")) == 8
+
+
+def test_test_seeds_have_the_chosen_epochs_and_responses_are_of_all(project):
+    for mode in MODES:
+        selected = read_json(results(project) / "tiny" / mode / "selected.json")
+        best = max(row["win_rate"] for row in selected["grid"])
+        assert selected["epochs"] == min(row["epochs"] for row in selected["grid"] if row["win_rate"] == best)
+        for seed in (1, 2):
+            record = read_json(results(project) / "tiny" / mode / "chosen" / f"seed{seed}" / "record.json")
+            assert (record["settings"]["epochs"], record["settings"]["seed"]) == (selected["epochs"], seed)
+            steps = selected["epochs"] * -(-40 // 16)
+            assert (record["rows"], len(record["losses"])) == (40, steps)
+
+
+def test_models_load_by_themselves_and_match_their_records(project):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = results(project) / "tiny" / "poem" / "chosen" / "seed1"
+    tokenizer = AutoTokenizer.from_pretrained(path / "model")
+    assert AutoModelForCausalLM.from_pretrained(path / "model").config.vocab_size == len(tokenizer)
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
+    assert text == "<s><|user|>\nHi\n<|assistant|>\n"
+    assert read_json(path / "record.json")["model_sha256"] == fingerprint(path / "model")
+    assert "mode: poem" in (path / "model" / "README.md").read_text()
+    base = results(project) / "tiny" / "base" / "model"
+    assert fingerprint(path / "model" / "model.safetensors") != fingerprint(base / "model.safetensors")
+
+
+def test_alpaca_evals_own_file_stands_beside_the_responses(project):
+    for system in ("base", "rules/rules", "chess/chosen/seed1"):
+        rows = json.loads((results(project) / "tiny" / system / "test.alpaca_eval.json").read_text())
+        table = read_table("responses", results(project) / "tiny" / system / "test.parquet")
+        assert [row["output"] for row in rows] == [row["output"] for row in table]
+        assert [row["index"] for row in rows] == list(range(30))
+        assert {row["generator"] for row in rows} == {f"tiny/{system}"}
+
+
+def test_what_the_user_sees(finished):
+    folder, printed = finished
+    assert re.search(r"\d+ of \d+ steps \(\d+%\) done", printed)
+    assert "Table 1: response tuning against instruction tuning" in printed
+    assert re.search(r"^pretrain +1 +\d+ +\d+% +\d+$", printed, flags=re.MULTILINE)
+    assert "results/test/tables" in printed
+    log = (results(folder) / "logs" / "tune" / "tiny" / "poem" / "chosen" / "seed1.log").read_text()
+    assert re.search(r"step 1/\d+  loss \d+\.\d+  lr \d\.\d\de[-+]\d\d  [\d,]+ tokens/s  \d+ s left", log)
+
+
+def test_every_job_has_a_log_and_a_benchmark_and_leaves_no_temporary_file(project):
+    logs = {p.relative_to(results(project) / "logs").with_suffix("") for p in (results(project) / "logs").rglob("*.log")}
+    assert len(logs) >= 70
+    assert len(list((results(project) / "benchmarks").rglob("*.tsv"))) == len(logs)
+    assert not [path for path in results(project).rglob(".*") if path.name != ".snakemake_timestamp"]
+
+
+def test_a_second_run_does_nothing(project):
+    assert planned(project) == {}
+    for path in (project / "scripts").rglob("*.py"):
+        path.touch()
+    assert planned(project) == {}
+
+
+def test_a_modes_learning_rate_reruns_that_mode_and_what_depends_on_it(project):
+    configs = overlay(project, "changed.yaml", {"modes": {"poem": {"tuning": {"learning_rate": 3.0e-4}}}})
+    assert planned(project, configs=configs) == {
+        "tune_candidate": 2, "tune_chosen": 2, "generate_responses": 4, "judge_responses": 4, "select_epochs": 1,
+        "make_tables": 1, "plot_win_rates": 1,
+    }  # fmt: skip
+
+
+def test_how_it_is_computed_reruns_nothing(project):
+    changed = {"execution": {"generation_batch_size": 3, "micro_batch_tokens": 512, "threads": 2}}
+    assert planned(project, configs=overlay(project, "changed.yaml", changed)) == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "jobs"),
+    [
+        ("implicit/rank.py", {"rank_responses": 5, "make_tables": 1, "plot_win_rates": 1}),
+        ("plot_win_rates.py", {"plot_win_rates": 1}),
+        ("implicit/judge.py", {
+            "judge_responses": 24, "select_epochs": 4, "tune_chosen": 8, "generate_responses": 8, "rank_responses": 4,
+            "make_tables": 1, "plot_win_rates": 1,
+        }),
+    ],
+)  # fmt: skip
+def test_an_edit_of_a_stages_code_reruns_that_stage_and_what_depends_on_it(project, module, jobs):
+    path = project / "scripts" / module
+    before = path.read_text()
+    path.write_text(before + "\n# An edit.\n")
+    assert planned(project) == jobs
+    path.write_text(before)
+    assert planned(project) == {}
+
+
+def test_a_wrong_config_is_one_message_before_any_job(project):
+    configs = overlay(project, "wrong.yaml", {"experiment": "wrong", "tuning": {"learning_rat": 1.0}})
+    done = snakemake(project, configs=configs)
+    assert done.returncode == 1
+    assert "tuning.learning_rat: unknown key; known keys here are learning_rate" in done.stdout
+    assert "Traceback" not in done.stdout and not (project / "results" / "wrong").exists()
+
+
+def test_a_broken_row_stops_the_run_before_pretraining(project):
+    (project / "rows.jsonl").write_text('{"q": "a", "a": "b"}\n{"q": \n')
+    broken = {
+        "experiment": "broken",
+        "datasets": {"poem": {"world": None, "examples": None, "file": "rows.jsonl", "user": "{q}", "assistant": "{a}"}},
+    }
+    done = snakemake(project, configs=overlay(project, "broken.yaml", broken))
+    assert done.returncode == 1 and "error: rows.jsonl, line 2: no valid JSON" in done.stdout
+    assert not list((project / "results" / "broken").rglob("poem.parquet"))
+    assert not (project / "results" / "broken" / "tiny").exists()
+
+
+def tune_alone(project, tmp_path, **changes):
+    """Run the tuning script from a shell, on the finished experiment's files."""
+    base = results(project) / "tiny" / "base"
+    settings = read_json(results(project) / "tiny" / "poem" / "chosen" / "seed1" / "record.json")["settings"]
+    settings["tuning"] |= changes
+    command = [sys.executable, project / "scripts" / "tune.py", "--base", base / "model"]
+    command += ["--base-record", base / "record.json", "--data", results(project) / "data" / "world1" / "poem.parquet"]
+    command += ["--model", tmp_path / "out" / "model", "--record", tmp_path / "out" / "record.json", "--epochs", "2"]
+    command += ["--settings", json.dumps(settings)]
+    return subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+
+
+def test_a_loss_that_is_not_finite_stops_the_job_with_nothing_written(project, tmp_path):
+    done = tune_alone(project, tmp_path, learning_rate=1e30, warmup=0.0)
+    assert done.returncode == 1
+    assert re.search(r"error: the loss at step \d+ is (nan|inf), at learning rate 1e\+30", done.stdout)
+    assert "Traceback" not in done.stdout and not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_not_the_recorded_one_is_an_error_that_names_both(project, tmp_path):
+    record = results(project) / "tiny" / "base" / "record.json"
+    before = record.read_text()
+    sha = read_json(record)["model_sha256"]
+    record.write_text(before.replace(sha, "0" * 64))
+    try:
+        done = tune_alone(project, tmp_path)
+    finally:
+        record.write_text(before)
+    assert done.returncode == 1 and f"recorded sha256 {'0' * 64}, found {sha}" in done.stdout
+
+
+def test_real_rows_go_through(project, shared):
+    """GSM8K and MBPP are tuned on, AlpacaEval's instructions asked, GSM8K's answers ranked; no judge, no choice."""
+    for name in ("gsm8k_train.jsonl", "mbpp.jsonl", "alpaca_eval"):
+        (project / "data").mkdir(exist_ok=True)
+        if not (project / "data" / name).exists():
+            (project / "data" / name).symlink_to(shared / name)
+    few = {
+        "experiment": "few",
+        "models": {"tiny": {"pretrain": None, "path": "results/test/tiny/base/model"}},
+        "datasets": {"gsm8k": {"rows": [0, 24]}, "mbpp": {"rows": [600, 640]}},
+        "evaluation_sets": {"alpaca_eval": {"rows": [0, 40]}, "gsm8k_answers": {"rows": [1000, 1010]}},
+        "tuning": {"max_length": 200},
+        "generation": {"max_new_tokens": 16},
+        "ranking": {"instructions": 10, "others": 2},
+    }
+    (project / "few.yaml").write_text(yaml.safe_dump(few))
+    done = snakemake(project, configs=("experiments/realdata.yaml", "few.yaml"))
+    assert done.returncode == 0, done.stdout[-6000:]
+    tables = project / "results" / "few" / "tables"
+    tuning = {row["mode"]: row for row in read_csv(tables / "tuning.csv")}
+    assert tuning["gsm8k"]["rows"] == "24" and int(tuning["gsm8k"]["rows cut"]) > 0
+    responses = {row["system"]: row for row in read_csv(tables / "responses.csv")}
+    assert set(responses) == {"base", "gsm8k/chosen/seed1", "mbpp/chosen/seed1"}
+    assert responses["base"]["n"] == "40" and int(responses["base"]["prompts cut"]) > 0
+    assert "these figures mean nothing" in (tables / "table2.md").read_text()
+    rows = read_table("responses", project / "results" / "few" / "tiny" / "base" / "alpaca_eval.parquet")
+    source = read_table("evaluation_set", project / "results" / "few" / "data" / "files" / "sets" / "alpaca_eval.parquet")
+    assert [row["instruction"] for row in rows] == [row["instruction"] for row in source]
