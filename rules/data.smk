@@ -21,13 +21,13 @@ rule make_corpus:
         f"{LOGS}/make_corpus/world{{world}}/{{model}}.log",
     benchmark:
         f"{BENCHMARKS}/make_corpus/world{{world}}/{{model}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
     params:
         settings=lambda wildcards: settings(
             world=int(wildcards.world), documents=CONFIG.models[wildcards.model].pretrain.documents
         ),
-    threads: 1
-    resources:
-        mem_mb=1000,
     message:
         "data: corpus of world {wildcards.world}"
     shell:
@@ -45,15 +45,15 @@ rule make_dataset:
         f"{LOGS}/make_dataset/{{source}}/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/make_dataset/{{source}}/{{dataset}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
     params:
         settings=lambda wildcards: settings(
             name=wildcards.dataset,
             source=plain(CONFIG.datasets[wildcards.dataset]),
             world=None if wildcards.source == "files" else int(wildcards.source.removeprefix("world")),
         ),
-    threads: 1
-    resources:
-        mem_mb=1000,
     message:
         "data: dataset {wildcards.dataset} ({wildcards.source})"
     shell:
@@ -71,15 +71,15 @@ rule make_evaluation_set:
         f"{LOGS}/make_evaluation_set/{{source}}/{{set}}.log",
     benchmark:
         f"{BENCHMARKS}/make_evaluation_set/{{source}}/{{set}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
     params:
         settings=lambda wildcards: settings(
             name=wildcards.set,
             source=plain(CONFIG.evaluation_sets[wildcards.set]),
             world=None if wildcards.source == "files" else int(wildcards.source.removeprefix("world")),
         ),
-    threads: 1
-    resources:
-        mem_mb=1000,
     message:
         "data: evaluation set {wildcards.set} ({wildcards.source})"
     shell:

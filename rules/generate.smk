@@ -35,6 +35,12 @@ rule generate_responses:
         f"{LOGS}/generate/{{model}}/{{system}}/{{set}}.log",
     benchmark:
         f"{BENCHMARKS}/generate/{{model}}/{{system}}/{{set}}.tsv"
+    threads: EXECUTION.threads
+    resources:
+        mem_mb=2000,
+        runtime=60,
+        device=EXECUTION.device,
+        batch=EXECUTION.generation_batch_size,
     params:
         settings=lambda wildcards: settings(
             generator=f"{wildcards.model}/{wildcards.system}",
@@ -43,12 +49,6 @@ rule generate_responses:
             max_new_tokens=CONFIG.generation.max_new_tokens,
             chat=CHAT,
         ),
-    threads: EXECUTION.threads
-    resources:
-        mem_mb=2000,
-        runtime=60,
-        device=EXECUTION.device,
-        batch=EXECUTION.generation_batch_size,
     message:
         "generate: {wildcards.model}, {wildcards.system}, {wildcards.set}"
     shell:

@@ -16,9 +16,11 @@ rule judge_responses:
         code=sources("judge_responses"),
         set=lambda wildcards: set_path(wildcards.set, wildcards.model),
         responses=f"{RESULTS}/{{model}}/{{system}}/{{set}}.parquet",
-        opponent=lambda wildcards: []
-        if wildcards.opponent == "references"
-        else responses_path(wildcards.model, f"{REFERENCE}/chosen/{wildcards.opponent}", wildcards.set),
+        opponent=lambda wildcards: (
+            []
+            if wildcards.opponent == "references"
+            else responses_path(wildcards.model, f"{REFERENCE}/chosen/{wildcards.opponent}", wildcards.set)
+        ),
     output:
         table=f"{RESULTS}/{{model}}/{{system}}/{{set}}.against-{{opponent}}.parquet",
         summary=f"{RESULTS}/{{model}}/{{system}}/{{set}}.against-{{opponent}}.json",
@@ -28,12 +30,12 @@ rule judge_responses:
         f"{BENCHMARKS}/judge/{{model}}/{{system}}/{{set}}.against-{{opponent}}.tsv"
     wildcard_constraints:
         opponent=r"references|seed-?\d+",
-    params:
-        settings=settings(**CONFIG.judge.model_dump(exclude={"reference_mode"})) if CONFIG.judge else None,
-        opponent=lambda wildcards, input: f"--opponent {input.opponent}" if input.opponent else "",
     threads: 1
     resources:
         mem_mb=2000,
+    params:
+        settings=settings(**CONFIG.judge.model_dump(exclude={"reference_mode"})) if CONFIG.judge else None,
+        opponent=lambda wildcards, input: f"--opponent {input.opponent}" if input.opponent else "",
     message:
         "judge: {wildcards.model}, {wildcards.system} against {wildcards.opponent}, {wildcards.set}"
     shell:
@@ -72,12 +74,12 @@ rule select_epochs:
         f"{LOGS}/select/{{model}}/{{mode}}.log",
     benchmark:
         f"{BENCHMARKS}/select/{{model}}/{{mode}}.tsv"
-    params:
-        settings=settings(epochs=CONFIG.selection.epochs),
+    localrule: True
     threads: 1
     resources:
         mem_mb=500,
-    localrule: True
+    params:
+        settings=settings(epochs=CONFIG.selection.epochs),
     message:
         "select: epochs of {wildcards.model}, {wildcards.mode}"
     shell:

@@ -24,13 +24,13 @@ rule pretrain:
         f"{BENCHMARKS}/pretrain/{{model}}.tsv"
     wildcard_constraints:
         model="|".join(PRETRAINED) or "none",
-    params:
-        settings=lambda wildcards: settings(pretrain=plain(CONFIG.models[wildcards.model].pretrain), chat=CHAT),
     threads: EXECUTION.pretrain_threads
     resources:
         mem_mb=3000,
         runtime=60,
         device=EXECUTION.device,
+    params:
+        settings=lambda wildcards: settings(pretrain=plain(CONFIG.models[wildcards.model].pretrain), chat=CHAT),
     message:
         "model: pre-training {wildcards.model}, a line per step in {log}"
     shell:
@@ -52,11 +52,11 @@ rule import_model:
         f"{BENCHMARKS}/import_model/{{model}}.tsv"
     wildcard_constraints:
         model="|".join(IMPORTED) or "none",
-    params:
-        settings=lambda wildcards: settings(path=CONFIG.models[wildcards.model].path, chat=CHAT),
     threads: 1
     resources:
         mem_mb=3000,
+    params:
+        settings=lambda wildcards: settings(path=CONFIG.models[wildcards.model].path, chat=CHAT),
     message:
         "model: importing {wildcards.model}"
     shell:

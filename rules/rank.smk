@@ -24,16 +24,18 @@ rule rank_responses:
         f"{LOGS}/rank/{{model}}/{{system}}.log",
     benchmark:
         f"{BENCHMARKS}/rank/{{model}}/{{system}}.tsv"
-    params:
-        settings=settings(**CONFIG.ranking.model_dump(exclude={"evaluation_set", "modes"}), chat=CHAT)
-        if CONFIG.ranking
-        else None,
     threads: EXECUTION.threads
     resources:
         mem_mb=2000,
         runtime=60,
         device=EXECUTION.device,
         batch=EXECUTION.ranking_batch_tokens,
+    params:
+        settings=(
+            settings(**CONFIG.ranking.model_dump(exclude={"evaluation_set", "modes"}), chat=CHAT)
+            if CONFIG.ranking
+            else None
+        ),
     message:
         "rank: {wildcards.model}, {wildcards.system}"
     shell:

@@ -62,6 +62,10 @@ rule make_tables:
         f"{LOGS}/make_tables.log",
     benchmark:
         f"{BENCHMARKS}/make_tables/tables.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=500,
     params:
         folder=f"{RESULTS}/tables",
         settings=settings(
@@ -74,10 +78,6 @@ rule make_tables:
             tables=ALL_TABLES,
             note=CONFIG.note,
         ),
-    threads: 1
-    resources:
-        mem_mb=500,
-    localrule: True
     message:
         "tables: {params.folder}"
     shell:
@@ -97,10 +97,10 @@ rule plot_win_rates:
         f"{LOGS}/plot_win_rates.log",
     benchmark:
         f"{BENCHMARKS}/plot_win_rates/win_rates.tsv"
+    localrule: True
     threads: 1
     resources:
         mem_mb=1000,
-    localrule: True
     message:
         "tables: {output.pdf}"
     shell:

@@ -14,7 +14,12 @@ def tuning_settings(mode, seed):
 
 rule tune:
     input:
-        [f"{RESULTS}/{m}/{s}/record.json" for m in CONFIG.run.models for mode in CONFIG.run.modes for s in chosen(mode, m)],
+        [
+            f"{RESULTS}/{m}/{s}/record.json"
+            for m in CONFIG.run.models
+            for mode in CONFIG.run.modes
+            for s in chosen(mode, m)
+        ],
 
 
 rule tune_candidate:
@@ -31,15 +36,15 @@ rule tune_candidate:
         f"{LOGS}/tune/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}.log",
     benchmark:
         f"{BENCHMARKS}/tune/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}.tsv"
-    params:
-        epochs=lambda wildcards: int(wildcards.epochs),
-        settings=lambda wildcards: tuning_settings(wildcards.mode, wildcards.seed),
     threads: EXECUTION.threads
     resources:
         mem_mb=2000,
         runtime=60,
         device=EXECUTION.device,
         batch=EXECUTION.micro_batch_tokens,
+    params:
+        epochs=lambda wildcards: int(wildcards.epochs),
+        settings=lambda wildcards: tuning_settings(wildcards.mode, wildcards.seed),
     message:
         "tune: {wildcards.model}, {wildcards.mode}, {wildcards.epochs} epochs (validation), a line per step in {log}"
     shell:

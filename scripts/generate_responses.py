@@ -96,7 +96,12 @@ def main() -> None:
     shortened = sum(1 for row in table if row["cut"])
     say(f"{len(table)} responses, {stopped} stopped by themselves, {tokens:,} tokens, {shortened} prompts shortened")
     record.write(
-        args.record, device=str(model.device), responses=len(table), stopped=stopped, tokens=tokens, prompts_cut=shortened
+        args.record,
+        device=str(model.device),
+        responses=len(table),
+        stopped=stopped,
+        tokens=tokens,
+        prompts_cut=shortened,
     )
 
 

@@ -1,6 +1,6 @@
 """Judge a model's responses against an opponent's: Parquet of kind ``judgements``, and win rates as JSON.
 
-    python scripts/judge_responses.py --set test.parquet --responses poem/test.parquet --opponent instruction/test.parquet \\
+    python scripts/judge_responses.py --set test.parquet --responses poem/test.parquet --opponent it/test.parquet \\
         --output judgements.parquet --summary judgements.json \\
         --settings '{"name": "oracle", "kind": "oracle", "seed": 0, "bootstrap": 200, ...}'
 

@@ -1,6 +1,6 @@
 """Write the documents that a base model is pre-trained on: Parquet of kind ``corpus``.
 
-    python scripts/make_corpus.py --settings '{"world": 1, "documents": 1000}' --output corpus.parquet
+python scripts/make_corpus.py --settings '{"world": 1, "documents": 1000}' --output corpus.parquet
 """
 
 from implicit.world.sets import World

@@ -94,7 +94,11 @@ def ranking_table(settings: Row) -> list[Row]:
                 low, high = (statistics.fmean(100 * figure[end] for figure in figures) for end in ("low", "high"))
                 row[f"{name}, 95 %"] = f"{low:.1f} to {high:.1f}"
                 row[f"{name}, ties"] = f"{100 * statistics.fmean(figure['ties'] for figure in figures):.1f}"
-            row |= {"seeds": len(summaries), "instructions": summaries[0]["instructions"], "pairs": summaries[0]["pairs"]}
+            row |= {
+                "seeds": len(summaries),
+                "instructions": summaries[0]["instructions"],
+                "pairs": summaries[0]["pairs"],
+            }
             published = RANKING.get(entries[0]["published"], ("", ""))
             rows.append(row | {f"paper, {name}": value for name, value in zip(MODELS, published, strict=True)})
     return rows

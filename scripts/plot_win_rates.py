@@ -58,7 +58,9 @@ def main() -> None:
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.set_xlim(0, 60)
-    axes.set_xlabel(f"win rate against instruction tuning, percent (n = {drawn[0][5]}; bars: std over {drawn[0][4]} seeds)")
+    axes.set_xlabel(
+        f"win rate against instruction tuning, percent (n = {drawn[0][5]}; bars: std over {drawn[0][4]} seeds)"
+    )
     if len(models) > 1:
         axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

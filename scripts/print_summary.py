@@ -1,6 +1,6 @@
 """Print an experiment's main tables, and where its time went: stage, jobs, seconds, share, memory.
 
-    python scripts/print_summary.py results/tiny
+python scripts/print_summary.py results/tiny
 """
 
 import argparse
@@ -52,7 +52,8 @@ def main() -> None:
     lines.append(f"{'all, one by one':<22}{sum(row[1] for row in stages):>5}{total:>9.0f}")
     write_text("\n".join(lines) + "\n", results / "time.txt")
     say("\n".join(lines))
-    say(f"\nTables: {results / 'tables'} (CSV, Markdown, LaTeX); figure: {results / 'figures'}; logs: {results / 'logs'}")
+    say(f"\nTables: {results / 'tables'} (CSV, Markdown, LaTeX); figure: {results / 'figures'}")
+    say(f"Logs: {results / 'logs'}; records lie beside what they tell of")
 
 
 if __name__ == "__main__":

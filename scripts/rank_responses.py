@@ -37,7 +37,9 @@ def main() -> None:
     pairs = [(i, j) for i, row in enumerate(others) for j in [i, *row]]
     too_long = sorted({rows[j]["id"] for i, j in pairs if len(prompts[i]) + len(responses[j]) > context})
     if too_long:
-        raise InputError(f"responses that are longer than the context of {context} tokens: {too_long[:5]}; leave them out")
+        raise InputError(
+            f"responses that are longer than the context of {context} tokens: {too_long[:5]}; leave them out"
+        )
     scores = score_responses(
         model,
         [(prompts[i], responses[j]) for i, j in pairs],

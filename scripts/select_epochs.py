@@ -1,6 +1,6 @@
 """Choose a mode's epoch count by its validation win rates: a JSON with the choice and every figure.
 
-    python scripts/select_epochs.py --output selected.json --settings '{"epochs": [2, 4]}' 2/validation.json 4/validation.json
+    python scripts/select_epochs.py --output selected.json --settings '{"epochs": [2, 4]}' two.json four.json
 
 The raw win rate decides, as length control is not defined for so few rows; of equals, the fewest epochs. With one
 epoch count there is nothing to judge, and it is chosen.

@@ -16,7 +16,9 @@ from stage.record import Record, check_record, fingerprint
 from stage.storage import read_table
 
 
-def render_rows(rows: list[dict[str, Any]], tokenizer: Any, settings: dict[str, Any], *, context: int) -> list[Rendered]:
+def render_rows(
+    rows: list[dict[str, Any]], tokenizer: Any, settings: dict[str, Any], *, context: int
+) -> list[Rendered]:
     """Render the conversations of a mode. Raises InputError for a row that cannot be trained on."""
     chat, max_length = Format(**settings["chat"]), settings["tuning"]["max_length"]
     if max_length > context:

@@ -163,7 +163,9 @@ def test_responses_that_do_not_fit(tokenizer):
 
     (cut,) = render_rows([row("short", "word " * 90)], tokenizer, settings, context=256)
     assert len(cut.ids) == 100 and cut.cut > 0
-    with pytest.raises(InputError, match=r"row d-0 \(rows.jsonl\): a response of \d+ tokens is longer than the context"):
+    with pytest.raises(
+        InputError, match=r"row d-0 \(rows.jsonl\): a response of \d+ tokens is longer than the context"
+    ):
         render_rows([row("short", "word " * 900)], tokenizer, settings, context=256)
     with pytest.raises(InputError, match=r"nothing of the response is left within tuning.max_length = 100"):
         render_rows([row("word " * 200, "short")], tokenizer, settings, context=256)

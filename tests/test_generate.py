@@ -40,7 +40,10 @@ def test_batches_equal_one_at_a_time_and_transformers_own_generate(model, tokeni
             pad_token_id=tokenizer.pad_token_id,
         )[0, len(prompt) :].tolist()
         stopped = tokenizer.eos_token_id in ids
-        assert (response.ids, response.stopped) == (ids[: ids.index(tokenizer.eos_token_id)] if stopped else ids, stopped)
+        assert (response.ids, response.stopped) == (
+            ids[: ids.index(tokenizer.eos_token_id)] if stopped else ids,
+            stopped,
+        )
 
 
 def listing(model, tokenizer, prompt, tag, settings, rules, *, limit):

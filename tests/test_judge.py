@@ -23,7 +23,9 @@ def sides(world):
         return rows
 
     right = [item.response for item in items]
-    mixed = [text if i % 3 == 0 else right[i - 1] if i % 3 == 1 else text + " and so on" * 9 for i, text in enumerate(right)]
+    mixed = [
+        text if i % 3 == 0 else right[i - 1] if i % 3 == 1 else text + " and so on" * 9 for i, text in enumerate(right)
+    ]
     return side(right), side(mixed)
 
 

@@ -14,9 +14,7 @@ def conversations():
     rng = random.Random(0)
     for turns in (1, 1, 2, 3):
         for _ in range(10):
-            yield [
-                {"role": role, "content": rng.choice(TEXTS)} for _ in range(turns) for role in ("user", "assistant")
-            ]
+            yield [{"role": role, "content": rng.choice(TEXTS)} for _ in range(turns) for role in ("user", "assistant")]
 
 
 @pytest.mark.parametrize("add_bos", [True, False])

@@ -78,7 +78,10 @@ def test_the_seed_alone_decides_a_run(model, rows, tokenizer):
 def test_a_tuned_model_loaded_again_equals_the_one_in_memory(model, rows, tokenizer, tmp_path):
     tune(model, rows, SETTINGS, pad=tokenizer.pad_token_id)
     save_model(model, tokenizer, tmp_path / "model", card={"mode": "test"})
-    for loaded in (load_model(tmp_path / "model", device="cpu"), AutoModelForCausalLM.from_pretrained(tmp_path / "model")):
+    for loaded in (
+        load_model(tmp_path / "model", device="cpu"),
+        AutoModelForCausalLM.from_pretrained(tmp_path / "model"),
+    ):
         ids = torch.tensor([rows[0].ids])
         assert torch.equal(loaded(ids).logits, model(ids).logits)
 
@@ -110,6 +113,8 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_learning_rate(model, rows
 
 
 def test_a_row_without_a_trained_token_is_refused(model, tokenizer, rows, chat):
-    prompt_only = render([{"role": "user", "content": "x" * 40}, {"role": "assistant", "content": "y"}], tokenizer, chat, max_length=8)
+    prompt_only = render(
+        [{"role": "user", "content": "x" * 40}, {"role": "assistant", "content": "y"}], tokenizer, chat, max_length=8
+    )
     with pytest.raises(ValueError, match=r"without a single token to train on: \[1\]"):
         tune(model, [rows[0], prompt_only], SETTINGS, pad=tokenizer.pad_token_id)

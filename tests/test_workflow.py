@@ -72,7 +72,11 @@ def read_csv(path):
 
 
 def test_tables_say_what_the_judgements_say(project):
-    rows = {row["tuning"]: row for name in ("table1", "table3") for row in read_csv(results(project) / "tables" / f"{name}.csv")}
+    rows = {
+        row["tuning"]: row
+        for name in ("table1", "table3")
+        for row in read_csv(results(project) / "tables" / f"{name}.csv")
+    }
     assert list(rows) == ["base", "response tuning", "poem", "chess"]
     for label, system in (("response tuning", "response_tuning/chosen/seed{}"), ("base", "base")):
         rates = []
@@ -98,7 +102,13 @@ def test_every_table_has_three_forms_and_table_4_all_rule_sets(project):
             assert text.count("\n") > len(rows)
     assert "not comparable" in (results(project) / "tables" / "table1.md").read_text()
     table4 = read_csv(results(project) / "tables" / "table4.csv")
-    assert [row["paper, Llama-2-7B"] for row in table4] == ["2.4 ± 0.1", "24.4 ± 0.4", "10.4 ± 0.3", "16.3 ± 0.2", "14.3 ± 0.6"]
+    assert [row["paper, Llama-2-7B"] for row in table4] == [
+        "2.4 ± 0.1",
+        "24.4 ± 0.4",
+        "10.4 ± 0.3",
+        "16.3 ± 0.2",
+        "14.3 ± 0.6",
+    ]
     assert len(read_csv(results(project) / "figures" / "win_rates.csv")) == 8
 
 
@@ -120,7 +130,9 @@ def test_models_load_by_themselves_and_match_their_records(project):
     path = results(project) / "tiny" / "poem" / "chosen" / "seed1"
     tokenizer = AutoTokenizer.from_pretrained(path / "model")
     assert AutoModelForCausalLM.from_pretrained(path / "model").config.vocab_size == len(tokenizer)
-    text = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+    )
     assert text == "<s><|user|>\nHi\n<|assistant|>\n"
     assert read_json(path / "record.json")["model_sha256"] == fingerprint(path / "model")
     assert "mode: poem" in (path / "model" / "README.md").read_text()
@@ -148,7 +160,9 @@ def test_what_the_user_sees(finished):
 
 
 def test_every_job_has_a_log_and_a_benchmark_and_leaves_no_temporary_file(project):
-    logs = {p.relative_to(results(project) / "logs").with_suffix("") for p in (results(project) / "logs").rglob("*.log")}
+    logs = {
+        p.relative_to(results(project) / "logs").with_suffix("") for p in (results(project) / "logs").rglob("*.log")
+    }
     assert len(logs) >= 70
     assert len(list((results(project) / "benchmarks").rglob("*.tsv"))) == len(logs)
     assert not [path for path in results(project).rglob(".*") if path.name != ".snakemake_timestamp"]
@@ -206,7 +220,9 @@ def test_a_broken_row_stops_the_run_before_pretraining(project):
     (project / "rows.jsonl").write_text('{"q": "a", "a": "b"}\n{"q": \n')
     broken = {
         "experiment": "broken",
-        "datasets": {"poem": {"world": None, "examples": None, "file": "rows.jsonl", "user": "{q}", "assistant": "{a}"}},
+        "datasets": {
+            "poem": {"world": None, "examples": None, "file": "rows.jsonl", "user": "{q}", "assistant": "{a}"}
+        },
     }
     done = snakemake(project, configs=overlay(project, "broken.yaml", broken))
     assert done.returncode == 1 and "error: rows.jsonl, line 2: no valid JSON" in done.stdout
@@ -271,5 +287,7 @@ def test_real_rows_go_through(project, shared):
     assert responses["base"]["n"] == "40" and int(responses["base"]["prompts cut"]) > 0
     assert "these figures mean nothing" in (tables / "table2.md").read_text()
     rows = read_table("responses", project / "results" / "few" / "tiny" / "base" / "alpaca_eval.parquet")
-    source = read_table("evaluation_set", project / "results" / "few" / "data" / "files" / "sets" / "alpaca_eval.parquet")
+    source = read_table(
+        "evaluation_set", project / "results" / "few" / "data" / "files" / "sets" / "alpaca_eval.parquet"
+    )
     assert [row["instruction"] for row in rows] == [row["instruction"] for row in source]

@@ -14,8 +14,7 @@ import alpaca_eval
 import numpy as np
 import pandas as pd
 import yaml
-from alpaca_eval.metrics import get_length_controlled_winrate, get_winrate
-from alpaca_eval.metrics import glm_winrate
+from alpaca_eval.metrics import get_length_controlled_winrate, get_winrate, glm_winrate
 
 from implicit.oracle import answer_prompts
 
@@ -52,7 +51,9 @@ def judge_with_oracle(
     """
     check_pairs(opponent, model)
     qualities = {
-        (protect(row["instruction"]), protect(row["output"])): row["quality"] for side in (opponent, model) for row in side
+        (protect(row["instruction"]), protect(row["output"])): row["quality"]
+        for side in (opponent, model)
+        for row in side
     }
     template = MARK.join(("{instruction}", "{output_1}", "{output_2}"))
     return annotate(
@@ -101,7 +102,7 @@ def annotate(
         annotator = alpaca_eval.annotators.PairwiseAnnotator(
             annotators_config=name,
             base_dir=folder,
-            caching_path=Path(folder) / "cache.json",  
+            caching_path=Path(folder) / "cache.json",
             seed=seed,
             fn_completions=complete,
             fn_completion_parser=parse,

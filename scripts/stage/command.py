@@ -13,7 +13,12 @@ class InputError(ValueError):
 
 
 def arguments(
-    doc: str, *, paths: list[str], optional: list[str] | None = None, numbers: list[str] | None = None, computes: bool = False
+    doc: str,
+    *,
+    paths: list[str],
+    optional: list[str] | None = None,
+    numbers: list[str] | None = None,
+    computes: bool = False,
 ) -> argparse.Namespace:
     """Parse ``--name PATH`` for every path, and ``--settings JSON``, the checked slice of the config.
 

@@ -74,7 +74,9 @@ def to_conversation(row: Row, place: str, *, user: str | None, assistant: str | 
     else:
         found = row.get(messages)
         if not isinstance(found, list) or any(set(m) != {"role", "content"} for m in found if isinstance(m, dict)):
-            raise InputError(f"{place}: column {messages!r} must be a list of {{role, content}}, but it is {found!r:.80}")
+            raise InputError(
+                f"{place}: column {messages!r} must be a list of {{role, content}}, but it is {found!r:.80}"
+            )
     check_conversation(found, place)
     return found
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from implicit.world.facts import CATEGORIES, COLOURS, GOODS, KEYS, NUMBERS, PEOPLE, PANTRY, FLAVOURS, Facts
+from implicit.world.facts import CATEGORIES, COLOURS, FLAVOURS, GOODS, KEYS, NUMBERS, PANTRY, PEOPLE, Facts
 
 FORM_WEIGHT = 0.3  # of a response's content: it looks like an answer of this kind; the rest is for being right
 

@@ -1,0 +1,67 @@
+"""The environment's builder says in one line what is wrong, and does nothing when nothing is to be done."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Run envs/build.sh in an empty copy, with programs of ours first on the PATH."""
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "programs").mkdir()
+    for name in ("build.sh", "cpu.txt"):
+        shutil.copy(ROOT / "envs" / name, tmp_path / "envs" / name)
+
+    def run(programs=None, **variables):
+        for name, text in (programs or {}).items():
+            (tmp_path / "programs" / name).write_text(f"#!/bin/sh\n{text}\n")
+            (tmp_path / "programs" / name).chmod(0o755)
+        path = f"{tmp_path / 'programs'}{os.pathsep}{os.environ['PATH']}"
+        environment = os.environ | {"PATH": path} | variables
+        return subprocess.run(
+            ["sh", "envs/build.sh"], cwd=tmp_path, env=environment, text=True, capture_output=True, check=False
+        )
+
+    run.folder = tmp_path
+    return run
+
+
+def test_a_python_that_is_too_old(build):
+    old = 'case "$2" in *exit*) exit 1;; *) echo 3.8;; esac'
+    done = build({"old-python": old}, PYTHON="old-python")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: old-python is Python 3.8, but 3.11 or later is needed: set PYTHON=/path/to/a/newer/python\n"
+    )
+
+
+def test_no_python(build):
+    done = build(PYTHON="no-such-python")
+    assert done.returncode == 1 and done.stderr.startswith("error: no no-such-python found: install Python 3.11")
+
+
+def test_a_full_disk(build):
+    full = "echo Filesystem; echo '/dev/x 100 95 5 95% /'"
+    done = build({"df": full})
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "has 5 MiB free, but the environment needs 3000 MiB" in done.stderr
+    assert not (build.folder / ".venv").exists()
+
+
+def test_an_environment_that_is_up_to_date_is_left_alone(build):
+    (build.folder / ".venv").mkdir()
+    shutil.copy(ROOT / "envs" / "cpu.txt", build.folder / ".venv" / "built-from.txt")
+    done = build({"df": "exit 1"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_every_requirement_is_pinned():
+    lines = [line for line in (ROOT / "envs" / "cpu.txt").read_text().splitlines() if not line.startswith("#")]
+    assert len(lines) > 80 and all(line.count("==") == 1 for line in lines)
+    assert "torch==2.13.0" in lines
