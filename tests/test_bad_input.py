@@ -48,7 +48,7 @@ def test_the_default_config_is_right():
         ("run.test_seeds", [], "run.test_seeds: List should have at least 1 item after validation, not 0, but it is []"),
         ("run.test_seeds", [1, 1], "run.test_seeds: [1, 1] holds a value twice"),
         ("selection.epochs", [0, 2], "selection.epochs.0: Input should be greater than or equal to 1, but it is 0"),
-        ("judge", None, "selection.epochs: [2, 4] cannot be chosen from without a judge"),
+        ("judge", None, "selection.epochs: [1, 3] cannot be chosen from without a judge"),
         ("models.tiny.pretrain", None, "models.tiny: give either 'pretrain' or 'path'"),
         ("datasets.poem", {"file": "no/such.jsonl", "user": "{a}", "assistant": "{b}"}, "file no/such.jsonl: not found"),
         ("datasets.poem", {"file": "rows.txt", "user": "{a}", "assistant": "{b}"}, "must end in one of .json, .jsonl"),
