@@ -14,7 +14,7 @@ environment:
 	@PYTHON="$(PYTHON)" sh envs/build.sh
 
 run: environment
-	@snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG)) all
+	@snakemake all --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG))
 
 test: environment
 	@python -m pytest $(PYTEST_ARGS)

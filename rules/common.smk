@@ -62,14 +62,17 @@ def set_path(name, model):
     return f"{RESULTS}/data/{origin(CONFIG.evaluation_sets[name], model)}/sets/{name}.parquet"
 
 
-def all_data(model):
-    """Every file of data that a model's branch of the DAG reads."""
-    names = [CONFIG.modes[mode].dataset for mode in CONFIG.run.modes]
-    sets = [CONFIG.generation.evaluation_set]
-    sets += [CONFIG.ranking.evaluation_set] if CONFIG.ranking else []
-    sets += [CONFIG.selection.evaluation_set] if len(CONFIG.selection.epochs) > 1 else []
-    paths = [dataset_path(name, model) for name in names] + [set_path(name, model) for name in sets]
-    return list(dict.fromkeys(paths))
+def all_datasets(model):
+    """Every dataset that a model is tuned on."""
+    return list(dict.fromkeys(dataset_path(CONFIG.modes[mode].dataset, model) for mode in CONFIG.run.modes))
+
+
+def all_sets(model):
+    """Every evaluation set that a model is asked."""
+    names = [CONFIG.generation.evaluation_set]
+    names += [CONFIG.ranking.evaluation_set] if CONFIG.ranking else []
+    names += [CONFIG.selection.evaluation_set] if len(CONFIG.selection.epochs) > 1 else []
+    return list(dict.fromkeys(set_path(name, model) for name in names))
 
 
 def chosen(mode, model):

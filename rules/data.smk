@@ -3,7 +3,7 @@
 
 rule data:
     input:
-        [path for model in CONFIG.run.models for path in all_data(model)],
+        [path for model in CONFIG.run.models for path in all_datasets(model) + all_sets(model)],
         [
             f"{RESULTS}/data/world{CONFIG.models[model].world}/corpus/{model}.parquet"
             for model in CONFIG.run.models

@@ -14,7 +14,8 @@ rule pretrain:
     input:
         code=sources("pretrain"),
         corpus=lambda wildcards: f"{RESULTS}/data/world{CONFIG.models[wildcards.model].world}/corpus/{wildcards.model}.parquet",
-        checked=lambda wildcards: ancient(all_data(wildcards.model)),
+        conversations=lambda wildcards: ancient(all_datasets(wildcards.model)),
+        sets=lambda wildcards: ancient(all_sets(wildcards.model)),
     output:
         model=directory(f"{RESULTS}/{{model}}/base/model"),
         record=f"{RESULTS}/{{model}}/base/record.json",
@@ -35,14 +36,15 @@ rule pretrain:
         "model: pre-training {wildcards.model}, a line per step in {log}"
     shell:
         "python {input.code[0]} --corpus {input.corpus} --model {output.model} --record {output.record} "
-        "--settings {params.settings:q} --device {resources.device} --threads {threads} > {log} 2>&1"
+        "--conversations {input.conversations} --settings {params.settings:q} --device {resources.device} --threads {threads} > {log} 2>&1"
 
 
 rule import_model:
     """A model that exists already, with the pad token and the chat template that the other stages need."""
     input:
         code=sources("import_model"),
-        checked=lambda wildcards: ancient(all_data(wildcards.model)),
+        conversations=lambda wildcards: ancient(all_datasets(wildcards.model)),
+        sets=lambda wildcards: ancient(all_sets(wildcards.model)),
     output:
         model=directory(f"{RESULTS}/{{model}}/base/model"),
         record=f"{RESULTS}/{{model}}/base/record.json",
@@ -61,4 +63,4 @@ rule import_model:
         "model: importing {wildcards.model}"
     shell:
         "python {input.code[0]} --model {output.model} --record {output.record} "
-        "--settings {params.settings:q} > {log} 2>&1"
+        "--conversations {input.conversations} --settings {params.settings:q} > {log} 2>&1"

@@ -9,6 +9,7 @@ script: with EOS as the pad token, a trained EOS could be masked by mistake.
 
 from implicit.render import Format, chat_template
 from stage.command import InputError, arguments, run_stage, say
+from stage.fit import check_datasets
 from stage.models import load_model, save_model
 from stage.record import Record, fingerprint
 
@@ -16,7 +17,7 @@ from stage.record import Record, fingerprint
 def main() -> None:
     from transformers import AutoTokenizer
 
-    args = arguments(__doc__, paths=["model", "record"])
+    args = arguments(__doc__, paths=["model", "record"], lists=["conversations"])
     source = args.settings["path"]
     record = Record("import_model", settings=args.settings, inputs={})
     try:
@@ -34,6 +35,7 @@ def main() -> None:
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer))
         say("added the pad token '<pad>'")
+    check_datasets(args.conversations, tokenizer, context=model.config.max_position_embeddings)
     tokenizer.chat_template = chat_template(Format(**args.settings["chat"]))
     save_model(model, tokenizer, args.model, card={"base": source, "data": "none", "mode": "none", "seed": "none"})
     record.write(args.record, model_sha256=fingerprint(args.model), device="cpu")

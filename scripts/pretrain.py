@@ -3,7 +3,8 @@
     python scripts/pretrain.py --corpus corpus.parquet --model base/model --record base/record.json \\
         --settings "$(python -c 'import json, yaml; print(json.dumps({"pretrain": ...}))')"
 
-``settings``: ``pretrain`` and ``chat``, as in the config.
+``settings``: ``pretrain`` and ``chat``, as in the config. ``--conversations`` are the datasets that the model is to be
+tuned on: they are checked with the new tokenizer before the hours of training, not after.
 """
 
 import torch
@@ -13,13 +14,14 @@ from implicit.pretrain import Architecture, Pretraining, build_model, pack, pret
 from implicit.render import Format, chat_template
 from implicit.tokenizer import train_tokenizer
 from stage.command import InputError, arguments, run_stage, say
+from stage.fit import check_datasets
 from stage.models import pick_device, save_model
 from stage.record import Record, fingerprint
 from stage.storage import read_table
 
 
 def main() -> None:
-    args = arguments(__doc__, paths=["corpus", "model", "record"], computes=True)
+    args = arguments(__doc__, paths=["corpus", "model", "record"], lists=["conversations"], computes=True)
     settings = args.settings["pretrain"]
     record = Record("pretrain", settings=args.settings, inputs={"corpus": args.corpus})
     torch.set_num_threads(args.threads)
@@ -27,6 +29,7 @@ def main() -> None:
     architecture = Architecture(**settings["architecture"])
     tokenizer = train_tokenizer(documents, vocab_size=settings["vocab_size"], context=architecture.context)
     tokenizer.chat_template = chat_template(Format(**args.settings["chat"]))
+    check_datasets(args.conversations, tokenizer, context=architecture.context)
     plan = Pretraining(**{key: settings[key] for key in Pretraining.__dataclass_fields__})
     try:
         rows = pack(documents, tokenizer, length=plan.sequence_length, tokens=plan.tokens, seed=plan.seed)

@@ -11,6 +11,7 @@ from typing import Any
 
 from implicit.render import Format, Rendered, hide_instructions, render
 from stage.command import InputError, arguments, run_stage, say
+from stage.fit import check_responses
 from stage.models import load_model, load_tokenizer, pick_device, save_model
 from stage.record import Record, check_record, fingerprint
 from stage.storage import read_table
@@ -23,16 +24,10 @@ def render_rows(
     chat, max_length = Format(**settings["chat"]), settings["tuning"]["max_length"]
     if max_length > context:
         raise InputError(f"tuning.max_length: {max_length} tokens, but the context of the model is {context}")
+    check_responses(rows, tokenizer, context=context)
     rendered = []
     for row in rows:
         messages = row["messages"] if settings["show_instruction"] else hide_instructions(row["messages"])
-        whole = render(messages, tokenizer, chat)
-        response = max(_runs(whole.trained), default=0)
-        if response > context:
-            raise InputError(
-                f"row {row['id']} ({row['source']}): a response of {response} tokens is longer than the context of "
-                f"the model, {context}: shorten or leave out the row"
-            )
         cut = render(messages, tokenizer, chat, max_length=max_length)
         if not any(cut.trained):
             raise InputError(
@@ -41,18 +36,6 @@ def render_rows(
             )
         rendered.append(cut)
     return rendered
-
-
-def _runs(flags: list[bool]) -> list[int]:
-    """The lengths of the runs of True."""
-    runs, length = [], 0
-    for flag in [*flags, False]:
-        if flag:
-            length += 1
-        elif length:
-            runs.append(length)
-            length = 0
-    return runs
 
 
 def main() -> None:

@@ -230,6 +230,21 @@ def test_a_broken_row_stops_the_run_before_pretraining(project):
     assert not (project / "results" / "broken" / "tiny").exists()
 
 
+def test_a_response_longer_than_the_context_stops_before_pretraining(project):
+    (project / "long.jsonl").write_text(json.dumps({"q": "a", "a": "word " * 3000}) + "\n")
+    long = {
+        "experiment": "long",
+        "run": {"modes": ["instruction_tuning", "poem"]},
+        "datasets": {
+            "poem": {"world": None, "examples": None, "file": "long.jsonl", "user": "{q}", "assistant": "{a}"}
+        },
+    }
+    done = snakemake(project, configs=overlay(project, "long.yaml", long))
+    assert done.returncode == 1
+    assert re.search(r"error: row poem-0 \(long.jsonl\): a response of \d+ tokens is longer than .* 512", done.stdout)
+    assert "step 1/" not in done.stdout and not (project / "results" / "long" / "tiny" / "base").exists()
+
+
 def tune_alone(project, tmp_path, **changes):
     """Run the tuning script from a shell, on the finished experiment's files."""
     base = results(project) / "tiny" / "base"

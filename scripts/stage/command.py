@@ -17,10 +17,13 @@ def arguments(
     *,
     paths: list[str],
     optional: list[str] | None = None,
+    lists: list[str] | None = None,
     numbers: list[str] | None = None,
     computes: bool = False,
 ) -> argparse.Namespace:
     """Parse ``--name PATH`` for every path, and ``--settings JSON``, the checked slice of the config.
+
+    ``optional`` names paths that may be left out, ``lists`` options of any number of paths, ``numbers`` integers.
 
     A stage that ``computes`` with a model also takes how: ``--device``, ``--threads`` and ``--batch``.
     """
@@ -29,6 +32,8 @@ def arguments(
         parser.add_argument(f"--{name}", type=Path, required=True)
     for name in optional or []:
         parser.add_argument(f"--{name}", type=Path)
+    for name in lists or []:
+        parser.add_argument(f"--{name}", type=Path, nargs="*", default=[])
     for name in numbers or []:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--settings", type=json.loads, default={}, help="the stage's slice of the config, as JSON")
