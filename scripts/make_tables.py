@@ -22,6 +22,10 @@ PAPER_NOTE = (
     "The paper's columns are of other models (Llama-2-7B, OLMo-7B), judged by GPT-4 and length-controlled: "
     "they show the shape of the effect, and are not comparable figure by figure."
 )
+CONTROL_NOTE = (
+    "Win rates are raw; length-controlled ones (length_controlled_minimal) are left out where the length model is not "
+    "defined for every seed: alpaca-eval would say exactly 50 there, whatever the outcomes."
+)
 
 
 def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
@@ -221,7 +225,10 @@ def main() -> None:
     tables |= {name: rows for name, make in others.items() if (rows := make(settings))}
     for name in settings["tables"]:
         rows = tables[name]
-        notes = [note for note in (settings["note"], PAPER_NOTE if name.startswith("table") else "") if note]
+        notes = [settings["note"] or ""]
+        notes += [CONTROL_NOTE] if name in ("table1", "table3", "table4") else []
+        notes += [PAPER_NOTE] if name.startswith("table") else []
+        notes = [note for note in notes if note]
         write_text(to_csv(rows), args.output / f"{name}.csv")
         write_text(to_markdown(rows, title=TITLES[name], notes=notes), args.output / f"{name}.md")
         write_text(to_latex(rows, title=TITLES[name], notes=notes), args.output / f"{name}.tex")

@@ -99,6 +99,8 @@ def test_length_control_is_left_out_where_it_is_not_defined(sides):
     assert rates["lc_win_rate"] is None and "same length" in rates["lc_note"]
     rates = win_rates(table(*sides, [1.5] * 40)[:6], bootstrap=5, seed=0)
     assert rates["lc_win_rate"] is None and "too few" in rates["lc_note"]
+    rates = win_rates(table(*sides, [1.0] * 40), bootstrap=5, seed=0)  # all lost: alpaca-eval says 50
+    assert rates["win_rate"] == 0 and rates["lc_win_rate"] is None and "says 50" in rates["lc_note"]
 
 
 @pytest.mark.parametrize("name", ["claude-2.1", "gpt4_gamed"])

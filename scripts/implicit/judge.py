@@ -156,6 +156,10 @@ def _length_controlled(frame: pd.DataFrame, draws: np.ndarray) -> dict[str, Any]
         features, neutral, _ = glm_winrate._get_featurized_data(
             rows, formula=glm_winrate.GLM_INFO[METRIC]["formula"], regularize_to_baseline_lambda=None
         )
+    controlled = float(measured["length_controlled_winrate"])
+    if abs(controlled - 50) < 1e-9 and abs(measured["win_rate"] - 50) > 1e-9:
+        note = "the length model's L1 penalty has set its intercept to 0, and it says 50 whatever the outcomes"
+        return {"lc_win_rate": None, "lc_win_rate_error": None, "lc_note": f"not defined: {note}"}
     refits = []
     for draw in draws:
         fitted = glm_winrate.fit_LogisticRegressionCV(
@@ -163,7 +167,7 @@ def _length_controlled(frame: pd.DataFrame, draws: np.ndarray) -> dict[str, Any]
         )
         refits.append(fitted.predict_proba(neutral.iloc[:1])[0, 1] * 100)
     return {
-        "lc_win_rate": float(measured["length_controlled_winrate"]),
+        "lc_win_rate": controlled,
         "lc_win_rate_error": float(np.std(refits, ddof=1)),
         "lc_note": None,
     }
