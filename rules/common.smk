@@ -23,7 +23,7 @@ BENCHMARKS = f"{RESULTS}/benchmarks"
 CHAT = CONFIG.chat.model_dump()
 EXECUTION = CONFIG.execution
 REFERENCE = CONFIG.judge.reference_mode if CONFIG.judge else None
-RULE_VARIANTS = dict(CONFIG.rules.variants) if CONFIG.rules else {}
+RULE_VARIANTS = {name: used for name, used in CONFIG.rules.variants.items() if used is not None} if CONFIG.rules else {}
 
 
 wildcard_constraints:

@@ -18,7 +18,7 @@ from stage.storage import read_json, read_table
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "config.yaml", "rules", "scripts", "experiments", "profiles")
-MODES = ("instruction_tuning", "response_tuning", "poem", "chess")
+MODES = ("instruction_tuning", "response_tuning", "poem")
 
 
 def snakemake(folder, *arguments, configs=("experiments/test.yaml",)):
@@ -77,7 +77,7 @@ def test_tables_say_what_the_judgements_say(project):
         for name in ("table1", "table3")
         for row in read_csv(results(project) / "tables" / f"{name}.csv")
     }
-    assert list(rows) == ["base", "response tuning", "poem", "chess"]
+    assert list(rows) == ["base", "response tuning", "poem"]
     for label, system in (("response tuning", "response_tuning/chosen/seed{}"), ("base", "base")):
         rates = []
         for seed in (1, 2):
@@ -102,14 +102,8 @@ def test_every_table_has_three_forms_and_table_4_all_rule_sets(project):
             assert text.count("\n") > len(rows)
     assert "not comparable" in (results(project) / "tables" / "table1.md").read_text()
     table4 = read_csv(results(project) / "tables" / "table4.csv")
-    assert [row["paper, Llama-2-7B"] for row in table4] == [
-        "2.4 ± 0.1",
-        "24.4 ± 0.4",
-        "10.4 ± 0.3",
-        "16.3 ± 0.2",
-        "14.3 ± 0.6",
-    ]
-    assert len(read_csv(results(project) / "figures" / "win_rates.csv")) == 8
+    assert [row["paper, Llama-2-7B"] for row in table4] == ["2.4 ± 0.1", "24.4 ± 0.4", "10.4 ± 0.3"]
+    assert len(read_csv(results(project) / "figures" / "win_rates.csv")) == 5
 
 
 def test_test_seeds_have_the_chosen_epochs_and_responses_are_of_all(project):
@@ -141,7 +135,7 @@ def test_models_load_by_themselves_and_match_their_records(project):
 
 
 def test_alpaca_evals_own_file_stands_beside_the_responses(project):
-    for system in ("base", "rules/rules", "chess/chosen/seed1"):
+    for system in ("base", "rules/rules", "poem/chosen/seed1"):
         rows = json.loads((results(project) / "tiny" / system / "test.alpaca_eval.json").read_text())
         table = read_table("responses", results(project) / "tiny" / system / "test.parquet")
         assert [row["output"] for row in rows] == [row["output"] for row in table]
@@ -163,7 +157,7 @@ def test_every_job_has_a_log_and_a_benchmark_and_leaves_no_temporary_file(projec
     logs = {
         p.relative_to(results(project) / "logs").with_suffix("") for p in (results(project) / "logs").rglob("*.log")
     }
-    assert len(logs) >= 70
+    assert len(logs) == 60
     assert len(list((results(project) / "benchmarks").rglob("*.tsv"))) == len(logs)
     assert not [path for path in results(project).rglob(".*") if path.name != ".snakemake_timestamp"]
 
@@ -194,7 +188,7 @@ def test_how_it_is_computed_reruns_nothing(project):
         ("implicit/rank.py", {"rank_responses": 5, "make_tables": 1, "plot_win_rates": 1}),
         ("plot_win_rates.py", {"plot_win_rates": 1}),
         ("implicit/judge.py", {
-            "judge_responses": 24, "select_epochs": 4, "tune_chosen": 8, "generate_responses": 8, "rank_responses": 4,
+            "judge_responses": 16, "select_epochs": 3, "tune_chosen": 6, "generate_responses": 6, "rank_responses": 4,
             "make_tables": 1, "plot_win_rates": 1,
         }),
     ],
@@ -260,7 +254,7 @@ def tune_alone(project, tmp_path, **changes):
 def test_a_loss_that_is_not_finite_stops_the_job_with_nothing_written(project, tmp_path):
     done = tune_alone(project, tmp_path, learning_rate=1e30, warmup=0.0)
     assert done.returncode == 1
-    assert re.search(r"error: the loss at step \d+ is (nan|inf), at learning rate 1e\+30", done.stdout)
+    assert re.search(r"error: the loss at step \d+ is (nan|inf), at learning rate [\d.]+e\+\d+", done.stdout)
     assert "Traceback" not in done.stdout and not (tmp_path / "out").exists()
 
 

@@ -159,7 +159,7 @@ class Rules(Section):
     token_scores: dict[str, float]
     diversity_penalty: float
     diversity_scope: Literal["response", "prompt_and_response"]
-    variants: dict[Name, list[Literal["eos", "uniform", "diversity"]]]
+    variants: dict[Name, list[Literal["eos", "uniform", "diversity"]] | None]
 
 
 class Ranking(Section):
