@@ -92,7 +92,8 @@ def comparisons(model):
                 table = "table3" if shape.show_instruction else "table1"
                 tested.append((f"{mode}/chosen/seed{seed}", seed, shape.label, shape.published, None, [table]))
         for variant, used in RULE_VARIANTS.items():
-            label = "base + " + " + ".join(used) + (" rules" if len(used) > 1 else " rule")
+            left_out = [rule for rule in ("eos", "uniform", "diversity") if rule not in used]
+            label = "base + rules" + (f" without {' and '.join(left_out)}" if left_out else "")
             tested.append((f"rules/{variant}", seed, label, None, used, ["table4"]))
     return tested
 

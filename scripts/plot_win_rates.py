@@ -59,7 +59,7 @@ def main() -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 60)
     axes.set_xlabel(
-        f"win rate against instruction tuning, percent (n = {drawn[0][5]}; bars: std over {drawn[0][4]} seeds)"
+        f"win rate against instruction tuning, percent\n(n = {drawn[0][5]}, bars: std over {drawn[0][4]} seeds)"
     )
     if len(models) > 1:
         axes.legend(frameon=False)
