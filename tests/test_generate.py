@@ -79,14 +79,26 @@ def listing(model, tokenizer, prompt, tag, settings, rules, *, limit):
     "rules", [("eos", "uniform", "diversity"), ("uniform", "diversity"), ("eos", "diversity"), ("eos", "uniform"), ()]
 )
 def test_the_rule_adapter_equals_the_papers_listing(model, tokenizer, prompts, rules, after_ramp, scope):
-    settings, tag = rule_settings(scope, after_ramp), 4
+    settings, tag, prompts = rule_settings(scope, after_ramp), 4, prompts[:8]
     adapter = RuleAdapter(settings, rules, tokenizer, vocab_size=len(tokenizer))
     batched = generate(
-        model, prompts, batch_size=6, adapter=adapter, adapter_prompts=[p[tag:] for p in prompts], **options(tokenizer)
+        model, prompts, batch_size=3, adapter=adapter, adapter_prompts=[p[tag:] for p in prompts], **options(tokenizer)
     )
     with torch.inference_mode():
         naive = [listing(model, tokenizer, p, tag, settings, rules, limit=24) for p in prompts]
     assert [(response.ids, response.stopped) for response in batched] == naive
+
+
+def test_the_ramp_of_the_eos_rule(tokenizer):
+    """15 t / 250 for 0 < t < 250 (paper, listing 1); at 250 and beyond as configured."""
+    for after_ramp, beyond in (("hold", 15.0), ("none", 0.0)):
+        settings = RuleSettings(15.0, 250, after_ramp, {}, 0.0, "response")
+        adapter = RuleAdapter(settings, ["eos"], tokenizer, vocab_size=len(tokenizer))
+        scores = {}
+        for adapter.length in (0, 1, 100, 249, 250, 251, 2000):
+            scores[adapter.length] = adapter.eos_score()
+        expected = {0: 0.0, 1: 0.06, 100: 6.0, 249: 14.94, 250: beyond, 251: beyond, 2000: beyond}
+        assert scores == pytest.approx(expected)
 
 
 def test_each_rule_changes_something(model, tokenizer, prompts):
