@@ -280,9 +280,9 @@ def test_real_rows_go_through(project, shared):
         "experiment": "few",
         "models": {"tiny": {"pretrain": None, "path": "results/test/tiny/base/model"}},
         "datasets": {"gsm8k": {"rows": [0, 24]}, "mbpp": {"rows": [600, 640]}},
-        "evaluation_sets": {"alpaca_eval": {"rows": [0, 20]}, "gsm8k_answers": {"rows": [1000, 1010]}},
-        "tuning": {"max_length": 200},
-        "generation": {"max_new_tokens": 880},  # leaves 144 tokens for a prompt: some are longer
+        "evaluation_sets": {"alpaca_eval": {"rows": [0, 12]}, "gsm8k_answers": {"rows": [1000, 1010]}},
+        "tuning": {"max_length": 500},
+        "generation": {"max_new_tokens": 960},  # leaves 64 tokens for a prompt: some are longer
         "ranking": {"instructions": 10, "others": 2},
     }
     (project / "few.yaml").write_text(yaml.safe_dump(few))
@@ -293,7 +293,7 @@ def test_real_rows_go_through(project, shared):
     assert tuning["gsm8k"]["rows"] == "24" and int(tuning["gsm8k"]["rows cut"]) > 0
     responses = {row["system"]: row for row in read_csv(tables / "responses.csv")}
     assert set(responses) == {"base", "gsm8k/chosen/seed1", "mbpp/chosen/seed1"}
-    assert responses["base"]["n"] == "20" and int(responses["base"]["prompts cut"]) > 0
+    assert responses["base"]["n"] == "12" and int(responses["base"]["prompts cut"]) > 0
     assert "these figures mean nothing" in (tables / "table2.md").read_text()
     rows = read_table("responses", project / "results" / "few" / "tiny" / "base" / "alpaca_eval.parquet")
     source = read_table(
