@@ -10,7 +10,8 @@ from pathlib import Path
 from stage.command import run_stage, say
 from stage.storage import write_text
 
-SHOWN = ("table1", "table2", "table3", "table4", "epochs", "tuning")
+JUDGED = ("table1", "table2", "table3", "table4", "epochs")  # what is shown of an experiment with a judge
+UNJUDGED = ("table2", "tuning", "responses")  # and of one without
 HIDDEN = ("each seed", "judge", "metric", "error", "of reference")  # columns that a terminal has no room for
 
 
@@ -41,9 +42,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
     results = parser.parse_args().results
-    for name in SHOWN:
+    for name in JUDGED if (results / "tables" / "table1.csv").is_file() else UNJUDGED:
         path = results / "tables" / f"{name}.csv"
-        if path.is_file() and not (name == "tuning" and (results / "tables" / "table1.csv").is_file()):
+        if path.is_file():
             say(narrow(path))
     stages = sorted(time_by_stage(results / "benchmarks"), key=lambda row: -row[2])
     total = sum(row[2] for row in stages) or 1.0
