@@ -1,20 +1,24 @@
 # make run    builds the environment where that is needed, then runs the default experiment
+# make plan   says what that will cost: jobs, tokens, GPU hours, calls of the judge, price
 # make test   likewise, then runs the whole test suite
 # make lint   checks style (needs envs/dev.txt)
-# Options: CORES=4, CONFIG=experiments/seeds.yaml, PYTHON=python3.12
+# Options: CORES=4, CONFIG=experiments/seeds.yaml (or several, in quotes), PYTHON=python3.12
 
 CORES ?= all
 CONFIG ?=
 PYTEST_ARGS ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test lint environment
+.PHONY: run plan test lint environment
 
 environment:
 	@PYTHON="$(PYTHON)" sh envs/build.sh
 
 run: environment
 	@snakemake all --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG))
+
+plan: environment
+	@snakemake plan --cores 1 --quiet all $(if $(CONFIG),--configfile $(CONFIG))
 
 test: environment
 	@python -m pytest $(PYTEST_ARGS)

@@ -17,6 +17,7 @@ include: "rules/generate.smk"
 include: "rules/rank.smk"
 include: "rules/judge.smk"
 include: "rules/report.smk"
+include: "rules/plan.smk"
 
 
 rule all:

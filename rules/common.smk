@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from stage.config import ConfigError, check_config
+from stage.config import GPUS, ConfigError, check_config, is_hub_id, is_url
 from stage.sources import sources
 
 try:
@@ -20,10 +20,17 @@ RESULTS = f"results/{CONFIG.experiment}"
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 
-CHAT = CONFIG.chat.model_dump()
 EXECUTION = CONFIG.execution
 REFERENCE = CONFIG.judge.reference_mode if CONFIG.judge else None
 RULE_VARIANTS = {name: used for name, used in CONFIG.rules.variants.items() if used is not None} if CONFIG.rules else {}
+REWRITTEN = [name for name, dataset in CONFIG.datasets.items() if dataset.origin == "rewrite"]
+
+# How, not what: global names reach the shell commands without being parameters, so that a change reruns nothing.
+MACHINE = dict(zip(("tflops", "bandwidth"), GPUS[CONFIG.plan.gpu])) | {"utilisation": CONFIG.plan.utilisation}
+BUDGET = json.dumps({"folder": f"{RESULTS}/ledger", "ceilings": CONFIG.ceilings.model_dump(), "machine": MACHINE})
+TUNING_OPTIONS = f"--processes {EXECUTION.processes} --checkpoint-steps {EXECUTION.checkpoint_steps}"
+TUNING_OPTIONS += " --gradient-checkpointing" if EXECUTION.gradient_checkpointing else ""
+REQUESTS = f"--requests {EXECUTION.requests} --timeout {EXECUTION.timeout} --attempts {EXECUTION.attempts}"
 
 
 wildcard_constraints:
@@ -50,8 +57,10 @@ def plain(section):
 
 
 def origin(source, model):
-    """Where a dataset or an evaluation set lies: with the model's world, or with what comes from files."""
-    return "files" if source.file else f"world{CONFIG.models[model].world}"
+    """Where a dataset or an evaluation set lies: with the model's world, or with what comes from elsewhere."""
+    if source.origin == "rewrite":
+        return origin(CONFIG.datasets[source.rewrite], model)
+    return f"world{CONFIG.models[model].world}" if source.origin == "world" else "files"
 
 
 def dataset_path(name, model):
@@ -62,17 +71,77 @@ def set_path(name, model):
     return f"{RESULTS}/data/{origin(CONFIG.evaluation_sets[name], model)}/sets/{name}.parquet"
 
 
+def used_datasets():
+    """The names of all datasets that are tuned on, or compared with."""
+    names = [CONFIG.modes[mode].dataset for mode in CONFIG.run.modes]
+    return list(dict.fromkeys([*names, *([CONFIG.similarity.baseline] if CONFIG.similarity else [])]))
+
+
+def used_sets():
+    """The names of all evaluation sets that are asked."""
+    names = [CONFIG.generation.evaluation_set]
+    names += [CONFIG.ranking.evaluation_set] if CONFIG.ranking else []
+    names += [CONFIG.selection.evaluation_set] if CONFIG.selects() else []
+    return list(dict.fromkeys(names))
+
+
 def all_datasets(model):
-    """Every dataset that a model is tuned on."""
-    return list(dict.fromkeys(dataset_path(CONFIG.modes[mode].dataset, model) for mode in CONFIG.run.modes))
+    """Every dataset that a model is tuned on, or compared with."""
+    return [dataset_path(name, model) for name in used_datasets()]
 
 
 def all_sets(model):
     """Every evaluation set that a model is asked."""
-    names = [CONFIG.generation.evaluation_set]
-    names += [CONFIG.ranking.evaluation_set] if CONFIG.ranking else []
-    names += [CONFIG.selection.evaluation_set] if len(CONFIG.selection.epochs) > 1 else []
-    return list(dict.fromkeys(set_path(name, model) for name in names))
+    return [set_path(name, model) for name in used_sets()]
+
+
+def on_hub():
+    """Everything that is taken from a hub, for the question whether it can be had."""
+    own = {name: CONFIG.datasets[name] for name in [*used_datasets(), *REWRITTEN]}
+    own |= {source.rewrite: CONFIG.datasets[source.rewrite] for source in own.values() if source.origin == "rewrite"}
+    own |= {name: CONFIG.evaluation_sets[name] for name in used_sets()}
+    found = [
+        {"name": name, "type": "dataset", "id": s.hub.id, "revision": s.hub.revision, "gated": s.hub.gated}
+        for name, s in own.items()
+        if s.origin == "hub"
+    ]
+    models = {name: CONFIG.models[name] for name in CONFIG.run.models}
+    found += [
+        {"name": name, "type": "model", "id": m.path, "revision": m.revision, "gated": m.gated}
+        for name, m in models.items()
+        if m.path and is_hub_id(m.path)
+    ]
+    if CONFIG.similarity and is_hub_id(CONFIG.similarity.encoder):
+        encoder = CONFIG.similarity
+        found.append(
+            {"name": "encoder", "type": "model", "id": encoder.encoder, "revision": encoder.revision, "gated": False}
+        )
+    return found
+
+
+def chat(model):
+    """The chat format of a model, as plain values."""
+    return CONFIG.model_chat(model).model_dump()
+
+
+def memory(model, copies=1):
+    """MiB of main memory that a job needs which loads a model ``copies`` times in float32."""
+    return 2000 + round(4.2 * 1024 * copies * (CONFIG.models[model].parameters or 0))
+
+
+def gpus(count=1):
+    """GPUs of a job, for clusters and for --resources gpu=N."""
+    return 0 if EXECUTION.device == "cpu" else count
+
+
+def resolved_rules(model):
+    """What must be there before a model is tuned: the tokens of its rules, where it has any."""
+    return ancient(f"{RESULTS}/{model}/rules/tokens.json") if rule_variants(model) else []
+
+
+def rule_variants(model):
+    """The sets of rules that are applied to a model."""
+    return RULE_VARIANTS if CONFIG.models[model].rules else {}
 
 
 def chosen(mode, model):
@@ -84,17 +153,17 @@ def comparisons(model):
     """What is judged on the test set: (system, seed of the opponent, label, published row, rules, tables)."""
     tested = []
     for seed in CONFIG.test_seeds(model) if CONFIG.judge else []:
-        tables = ["table1", "table3", "table4"] if RULE_VARIANTS else ["table1", "table3"]
+        tables = ["table1", "table3", "table4"] if rule_variants(model) else ["table1", "table3"]
         tested.append(("base", seed, "base", "base", None, tables))
         for mode in CONFIG.run.modes:
             if mode != REFERENCE:
                 shape = CONFIG.modes[mode]
                 table = "table3" if shape.show_instruction else "table1"
                 tested.append((f"{mode}/chosen/seed{seed}", seed, shape.label, shape.published, None, [table]))
-        for variant, used in RULE_VARIANTS.items():
-            left_out = [rule for rule in ("eos", "uniform", "diversity") if rule not in used]
+        for name, variant in rule_variants(model).items():
+            left_out = [rule for rule in ("eos", "uniform", "diversity") if rule not in variant.use]
             label = "base + rules" + (f" without {' and '.join(left_out)}" if left_out else "")
-            tested.append((f"rules/{variant}", seed, label, None, used, ["table4"]))
+            tested.append((f"rules/{name}", seed, label, None, variant.use, ["table4"]))
     return tested
 
 
@@ -110,7 +179,7 @@ def judgement_path(model, system, opponent, name=None):
 def tested_systems(model):
     """Every system that responds to the test set."""
     tuned = [system for mode in CONFIG.run.modes for system in chosen(mode, model)]
-    return ["base", *(f"rules/{variant}" for variant in RULE_VARIANTS), *tuned]
+    return ["base", *(f"rules/{variant}" for variant in rule_variants(model)), *tuned]
 
 
 def ranked_systems(model):

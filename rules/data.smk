@@ -34,17 +34,52 @@ rule make_corpus:
         "python {input.code[0]} --settings {params.settings:q} --output {output} > {log} 2>&1"
 
 
+def local(file):
+    """A file as an input, where it is one: a URL is not."""
+    return file if file and not is_url(file) else []
+
+
+def access(source):
+    """What must be known before a hub is read."""
+    return ancient(f"{RESULTS}/data/access.json") if source.origin == "hub" else []
+
+
+rule check_access:
+    """Can everything that is taken from a hub be had, and which commit is it? Asked before anything else."""
+    input:
+        code=sources("check_access"),
+    output:
+        f"{RESULTS}/data/access.json",
+    log:
+        f"{LOGS}/check_access.log",
+    benchmark:
+        f"{BENCHMARKS}/check_access/access.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=500,
+    params:
+        settings=settings(sources=on_hub()),
+    message:
+        "data: access to the hub"
+    shell:
+        "python {input.code[0]} --settings {params.settings:q} --output {output} > {log} 2>&1"
+
+
 rule make_dataset:
-    """Conversations to tune on, from the world or from a file."""
+    """Conversations to tune on, from the world, a file or a hub."""
     input:
         code=sources("make_dataset"),
-        file=lambda wildcards: CONFIG.datasets[wildcards.dataset].file or [],
+        file=lambda wildcards: local(CONFIG.datasets[wildcards.dataset].file),
+        access=lambda wildcards: access(CONFIG.datasets[wildcards.dataset]),
     output:
         f"{RESULTS}/data/{{source}}/{{dataset}}.parquet",
     log:
         f"{LOGS}/make_dataset/{{source}}/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/make_dataset/{{source}}/{{dataset}}.tsv"
+    wildcard_constraints:
+        dataset="|".join(name for name in CONFIG.datasets if name not in REWRITTEN),
     threads: 1
     resources:
         mem_mb=1000,
@@ -61,10 +96,12 @@ rule make_dataset:
 
 
 rule make_evaluation_set:
-    """Instructions to respond to, from the world or from a file."""
+    """Instructions to respond to, from the world, a file or a hub."""
     input:
         code=sources("make_evaluation_set"),
-        file=lambda wildcards: CONFIG.evaluation_sets[wildcards.set].file or [],
+        file=lambda wildcards: local(CONFIG.evaluation_sets[wildcards.set].file),
+        templates=lambda wildcards: local(CONFIG.evaluation_sets[wildcards.set].templates),
+        access=lambda wildcards: access(CONFIG.evaluation_sets[wildcards.set]),
     output:
         f"{RESULTS}/data/{{source}}/sets/{{set}}.parquet",
     log:
@@ -84,3 +121,30 @@ rule make_evaluation_set:
         "data: evaluation set {wildcards.set} ({wildcards.source})"
     shell:
         "python {input.code[0]} --settings {params.settings:q} --output {output} > {log} 2>&1"
+
+
+rule rewrite_dataset:
+    """The same conversations, their responses without a restatement of the instruction (paper, appendix C)."""
+    input:
+        code=sources("rewrite_dataset"),
+        data=lambda wildcards: f"{RESULTS}/data/{wildcards.source}/{CONFIG.datasets[wildcards.dataset].rewrite}.parquet",
+    output:
+        f"{RESULTS}/data/{{source}}/{{dataset}}.parquet",
+    log:
+        f"{LOGS}/rewrite_dataset/{{source}}/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/rewrite_dataset/{{source}}/{{dataset}}.tsv"
+    wildcard_constraints:
+        dataset="|".join(REWRITTEN) or "none",
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        # A function, as the templates' {instruction} would else be taken for a wildcard.
+        settings=lambda wildcards: settings(**CONFIG.rewriting.model_dump()),
+        answers=f"{RESULTS}/answers/rewriting/{{source}}/{{dataset}}.jsonl",  # not an output: it outlives a failure
+    message:
+        "data: rewriting {wildcards.dataset}"
+    shell:
+        "python {input.code[0]} --data {input.data} --output {output} --answers {params.answers} "
+        "--settings {params.settings:q} {REQUESTS} --budget {BUDGET:q} > {log} 2>&1"

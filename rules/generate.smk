@@ -11,13 +11,42 @@ def rule_settings(system):
     """The rules of a system with their weights, or None."""
     if not system.startswith("rules/"):
         return None
-    weights = CONFIG.rules.model_dump(exclude={"variants"})
-    return weights | {"use": RULE_VARIANTS[system.removeprefix("rules/")]}
+    weights = CONFIG.rules.model_dump(exclude={"variants"}) | {"token_scores": CONFIG.rules.scores()}
+    return weights | {"use": RULE_VARIANTS[system.removeprefix("rules/")].use}
+
+
+def max_new_tokens(system):
+    """How long a system's responses may become: a set of rules may have its own limit."""
+    own = RULE_VARIANTS[system.removeprefix("rules/")].max_new_tokens if system.startswith("rules/") else None
+    return own or CONFIG.generation.max_new_tokens
 
 
 rule generate:
     input:
         [responses_path(model, system) for model in CONFIG.run.models for system in tested_systems(model)],
+
+
+rule resolve_rules:
+    """The ids of the rules' tokens in a model's vocabulary: a string that is no token stops the run before any tuning."""
+    input:
+        code=sources("resolve_rules"),
+        model=f"{RESULTS}/{{model}}/base/model",
+    output:
+        f"{RESULTS}/{{model}}/rules/tokens.json",
+    log:
+        f"{LOGS}/resolve_rules/{{model}}.log",
+    benchmark:
+        f"{BENCHMARKS}/resolve_rules/{{model}}.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        settings=settings(token_scores=CONFIG.rules.scores()) if CONFIG.rules else None,
+    message:
+        "rules: their tokens in the vocabulary of {wildcards.model}"
+    shell:
+        "python {input.code[0]} --model {input.model} --output {output} --settings {params.settings:q} > {log} 2>&1"
 
 
 rule generate_responses:
@@ -37,8 +66,9 @@ rule generate_responses:
         f"{BENCHMARKS}/generate/{{model}}/{{system}}/{{set}}.tsv"
     threads: EXECUTION.threads
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards: memory(wildcards.model),
         runtime=60,
+        gpu=gpus(),
         device=EXECUTION.device,
         batch=EXECUTION.generation_batch_size,
     params:
@@ -46,12 +76,14 @@ rule generate_responses:
             generator=f"{wildcards.model}/{wildcards.system}",
             set=wildcards.set,
             rules=rule_settings(wildcards.system),
-            max_new_tokens=CONFIG.generation.max_new_tokens,
-            chat=CHAT,
+            max_new_tokens=max_new_tokens(wildcards.system),
+            precision=CONFIG.generation.precision,
+            chat=chat(wildcards.model),
         ),
     message:
         "generate: {wildcards.model}, {wildcards.system}, {wildcards.set}"
     shell:
         "python {input.code[0]} --model {input.model} --model-record {input.record} --set {input.set} "
         "--output {output.table} --json {output.json} --record {output.record} --settings {params.settings:q} "
+        "--backend {EXECUTION.backend} --budget {BUDGET:q} "
         "--device {resources.device} --threads {threads} --batch {resources.batch} > {log} 2>&1"

@@ -10,6 +10,13 @@ rule judge:
         ],
 
 
+def judge_settings(name):
+    """The judge of an evaluation set. AlpacaEval's own length model is of no other set than the one that is reported."""
+    reported = name == CONFIG.generation.evaluation_set
+    metric = CONFIG.judge.metric if reported else "length_controlled_minimal"
+    return settings(**CONFIG.judge.model_dump(exclude={"reference_mode", "gamed_table"}) | {"metric": metric})
+
+
 rule judge_responses:
     """One system against the reference mode's model of a seed, or against a set's own references."""
     input:
@@ -21,6 +28,8 @@ rule judge_responses:
             if wildcards.opponent == "references"
             else responses_path(wildcards.model, f"{REFERENCE}/chosen/{wildcards.opponent}", wildcards.set)
         ),
+        template=CONFIG.judge.template or [] if CONFIG.judge else [],
+        gamed=CONFIG.judge.gamed_table or [] if CONFIG.judge else [],
     output:
         table=f"{RESULTS}/{{model}}/{{system}}/{{set}}.against-{{opponent}}.parquet",
         summary=f"{RESULTS}/{{model}}/{{system}}/{{set}}.against-{{opponent}}.json",
@@ -33,19 +42,27 @@ rule judge_responses:
     threads: 1
     resources:
         mem_mb=2000,
+        gpu=gpus() if CONFIG.judge and CONFIG.judge.kind == "local" else 0,
+        device=EXECUTION.device,
+        batch=EXECUTION.ranking_batch_tokens,
     params:
-        settings=settings(**CONFIG.judge.model_dump(exclude={"reference_mode"})) if CONFIG.judge else None,
+        settings=lambda wildcards: judge_settings(wildcards.set),
         opponent=lambda wildcards, input: f"--opponent {input.opponent}" if input.opponent else "",
+        gamed=lambda wildcards, input: f"--gamed {input.gamed}" if input.gamed else "",
+        answers=f"{RESULTS}/answers/{{model}}/{{system}}/{{set}}.against-{{opponent}}.jsonl",  # not an output: outlives a failure
     message:
         "judge: {wildcards.model}, {wildcards.system} against {wildcards.opponent}, {wildcards.set}"
     shell:
-        "python {input.code[0]} --set {input.set} --responses {input.responses} {params.opponent} "
-        "--output {output.table} --summary {output.summary} --settings {params.settings:q} > {log} 2>&1"
+        "python {input.code[0]} --set {input.set} --responses {input.responses} {params.opponent} {params.gamed} "
+        "--output {output.table} --summary {output.summary} --answers {params.answers} --settings {params.settings:q} "
+        "{REQUESTS} --budget {BUDGET:q} "
+        "--device {resources.device} --threads {threads} --batch {resources.batch} > {log} 2>&1"
 
 
 def validations(wildcards):
     """The validation summaries of every epoch count, in order; none when there is nothing to choose."""
-    epochs = CONFIG.selection.epochs if len(CONFIG.selection.epochs) > 1 else []
+    grid = CONFIG.epoch_grid(wildcards.model, wildcards.mode)
+    epochs = grid if len(grid) > 1 else []
     seed = CONFIG.validation_seed(wildcards.model)
     return [
         judgement_path(
@@ -79,7 +96,7 @@ rule select_epochs:
     resources:
         mem_mb=500,
     params:
-        settings=settings(epochs=CONFIG.selection.epochs),
+        settings=lambda wildcards: settings(epochs=CONFIG.epoch_grid(wildcards.model, wildcards.mode)),
     message:
         "select: epochs of {wildcards.model}, {wildcards.mode}"
     shell:

@@ -31,7 +31,11 @@ rule pretrain:
         runtime=60,
         device=EXECUTION.device,
     params:
-        settings=lambda wildcards: settings(pretrain=plain(CONFIG.models[wildcards.model].pretrain), chat=CHAT),
+        settings=lambda wildcards: settings(
+            pretrain=plain(CONFIG.models[wildcards.model].pretrain),
+            too_long=CONFIG.tuning.too_long,
+            chat=chat(wildcards.model),
+        ),
     message:
         "model: pre-training {wildcards.model}, a line per step in {log}"
     shell:
@@ -45,6 +49,9 @@ rule import_model:
         code=sources("import_model"),
         conversations=lambda wildcards: ancient(all_datasets(wildcards.model)),
         sets=lambda wildcards: ancient(all_sets(wildcards.model)),
+        access=lambda wildcards: (
+            ancient(f"{RESULTS}/data/access.json") if is_hub_id(CONFIG.models[wildcards.model].path) else []
+        ),
     output:
         model=directory(f"{RESULTS}/{{model}}/base/model"),
         record=f"{RESULTS}/{{model}}/base/record.json",
@@ -56,9 +63,14 @@ rule import_model:
         model="|".join(IMPORTED) or "none",
     threads: 1
     resources:
-        mem_mb=3000,
+        mem_mb=lambda wildcards: memory(wildcards.model),
     params:
-        settings=lambda wildcards: settings(path=CONFIG.models[wildcards.model].path, chat=CHAT),
+        settings=lambda wildcards: settings(
+            path=CONFIG.models[wildcards.model].path,
+            revision=CONFIG.models[wildcards.model].revision,
+            too_long=CONFIG.tuning.too_long,
+            chat=chat(wildcards.model),
+        ),
     message:
         "model: importing {wildcards.model}"
     shell:

@@ -26,19 +26,70 @@ rule rank_responses:
         f"{BENCHMARKS}/rank/{{model}}/{{system}}.tsv"
     threads: EXECUTION.threads
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards: memory(wildcards.model),
         runtime=60,
+        gpu=gpus(),
         device=EXECUTION.device,
         batch=EXECUTION.ranking_batch_tokens,
     params:
-        settings=(
-            settings(**CONFIG.ranking.model_dump(exclude={"evaluation_set", "modes"}), chat=CHAT)
-            if CONFIG.ranking
-            else None
+        settings=lambda wildcards: settings(
+            **CONFIG.ranking.model_dump(exclude={"evaluation_set", "modes"}), chat=chat(wildcards.model)
         ),
     message:
         "rank: {wildcards.model}, {wildcards.system}"
     shell:
         "python {input.code[0]} --model {input.model} --model-record {input.record} --set {input.set} "
         "--output {output.table} --summary {output.summary} --settings {params.settings:q} "
+        "--budget {BUDGET:q} --device {resources.device} --threads {threads} --batch {resources.batch} > {log} 2>&1"
+
+
+def similarity_path(model, mode):
+    return f"{RESULTS}/{model}/{mode}/chosen/seed{CONFIG.similarity.seed}/similarity.json"
+
+
+rule similarity:
+    input:
+        [
+            similarity_path(model, mode)
+            for model in CONFIG.run.models
+            for mode in (CONFIG.similarity.modes if CONFIG.similarity else [])
+        ],
+
+
+rule measure_similarity:
+    """Where instructions resemble the tuning data, do responses do so too, and keep its style (paper, section 5.2)?"""
+    input:
+        code=sources("measure_similarity"),
+        set=lambda wildcards: set_path(CONFIG.generation.evaluation_set, wildcards.model),
+        responses=lambda wildcards: responses_path(wildcards.model, f"{wildcards.mode}/chosen/seed{wildcards.seed}"),
+        data=lambda wildcards: dataset_path(CONFIG.modes[wildcards.mode].dataset, wildcards.model),
+        baseline=lambda wildcards: dataset_path(CONFIG.similarity.baseline, wildcards.model),
+        access=lambda wildcards: (
+            ancient(f"{RESULTS}/data/access.json") if is_hub_id(CONFIG.similarity.encoder) else []
+        ),
+    output:
+        table=f"{RESULTS}/{{model}}/{{mode}}/chosen/seed{{seed}}/similarity.parquet",
+        summary=f"{RESULTS}/{{model}}/{{mode}}/chosen/seed{{seed}}/similarity.json",
+    log:
+        f"{LOGS}/similarity/{{model}}/{{mode}}/seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/similarity/{{model}}/{{mode}}/seed{{seed}}.tsv"
+    threads: EXECUTION.threads
+    resources:
+        mem_mb=4000,
+        runtime=60,
+        gpu=gpus(),
+        device=EXECUTION.device,
+        batch=EXECUTION.generation_batch_size,
+    params:
+        settings=(
+            settings(encoder=CONFIG.similarity.encoder, revision=CONFIG.similarity.revision)
+            if CONFIG.similarity
+            else None
+        ),
+    message:
+        "similarity: {wildcards.model}, {wildcards.mode}"
+    shell:
+        "python {input.code[0]} --set {input.set} --responses {input.responses} --data {input.data} "
+        "--baseline {input.baseline} --output {output.table} --summary {output.summary} --settings {params.settings:q} "
         "--device {resources.device} --threads {threads} --batch {resources.batch} > {log} 2>&1"

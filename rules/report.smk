@@ -40,9 +40,20 @@ RESPONSES = [
     for model in CONFIG.run.models
     for system in tested_systems(model)
 ]
+SIMILARITIES = [
+    {"model": model, "label": CONFIG.modes[mode].label, "path": similarity_path(model, mode)}
+    for model in CONFIG.run.models
+    for mode in (CONFIG.similarity.modes if CONFIG.similarity else [])
+]
+DATA = list(
+    dict.fromkeys(
+        [("conversations", name, dataset_path(name, model)) for model in CONFIG.run.models for name in used_datasets()]
+        + [("evaluation_set", name, set_path(name, model)) for model in CONFIG.run.models for name in used_sets()]
+    )
+)
 TABLES = sorted({table for figure in FIGURES for table in figure["tables"]} | ({"table2"} if RANKINGS else set()))
 WIN_RATE_TABLES = [f"{RESULTS}/tables/{table}.csv" for table in TABLES if table != "table2"]
-ALL_TABLES = [*TABLES, "epochs", "tuning", "responses"]
+ALL_TABLES = [*TABLES, *(["similarity"] if SIMILARITIES else []), "data", "epochs", "tuning", "responses"]
 
 
 rule tables:
@@ -55,7 +66,8 @@ rule make_tables:
     """The paper's tables, and those of epochs, tuning and responses."""
     input:
         code=sources("make_tables"),
-        summaries=[entry["path"] for entry in [*FIGURES, *RANKINGS, *SELECTIONS, *TUNINGS, *RESPONSES]],
+        summaries=[entry["path"] for entry in [*FIGURES, *RANKINGS, *SIMILARITIES, *SELECTIONS, *TUNINGS, *RESPONSES]],
+        data=[path for _, _, path in DATA],
     output:
         expand(f"{RESULTS}/tables/{{table}}.{{ending}}", table=ALL_TABLES, ending=["csv", "md", "tex"]),
     log:
@@ -72,6 +84,8 @@ rule make_tables:
             models=CONFIG.run.models,
             figures=FIGURES,
             rankings=RANKINGS,
+            similarities=SIMILARITIES,
+            data=[{"kind": kind, "name": name, "path": path} for kind, name, path in DATA],
             selections=SELECTIONS,
             tunings=TUNINGS,
             responses=RESPONSES,

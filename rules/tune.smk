@@ -1,15 +1,20 @@
 """Tuning: one job for each model, mode, epoch count and seed."""
 
 
-def tuning_settings(mode, seed):
+def tuning_settings(model, mode, seed):
     """What identifies a tuned model besides its epoch count."""
     return settings(
         mode=mode,
         show_instruction=CONFIG.modes[mode].show_instruction,
         seed=int(seed),
-        tuning=plain(CONFIG.mode_tuning(mode)),
-        chat=CHAT,
+        tuning=plain(CONFIG.mode_tuning(model, mode)),
+        chat=chat(model),
     )
+
+
+def candidate(path):
+    """A model that is only needed to choose an epoch count: kept, or deleted when it has responded."""
+    return directory(path) if EXECUTION.keep_candidates else temp(directory(path))
 
 
 rule tune:
@@ -29,8 +34,9 @@ rule tune_candidate:
         base=f"{RESULTS}/{{model}}/base/model",
         base_record=f"{RESULTS}/{{model}}/base/record.json",
         data=lambda wildcards: dataset_path(CONFIG.modes[wildcards.mode].dataset, wildcards.model),
+        rules=lambda wildcards: resolved_rules(wildcards.model),
     output:
-        model=directory(f"{RESULTS}/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}/model"),
+        model=candidate(f"{RESULTS}/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}/model"),
         record=f"{RESULTS}/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}/record.json",
     log:
         f"{LOGS}/tune/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}.log",
@@ -38,18 +44,21 @@ rule tune_candidate:
         f"{BENCHMARKS}/tune/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}.tsv"
     threads: EXECUTION.threads
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards: memory(wildcards.model, EXECUTION.processes),
         runtime=60,
+        gpu=gpus(EXECUTION.processes),
         device=EXECUTION.device,
         batch=EXECUTION.micro_batch_tokens,
     params:
         epochs=lambda wildcards: int(wildcards.epochs),
-        settings=lambda wildcards: tuning_settings(wildcards.mode, wildcards.seed),
+        settings=lambda wildcards: tuning_settings(wildcards.model, wildcards.mode, wildcards.seed),
+        checkpoints=f"{RESULTS}/checkpoints/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}",  # not an output: outlives a failure
     message:
         "tune: {wildcards.model}, {wildcards.mode}, {wildcards.epochs} epochs (validation), a line per step in {log}"
     shell:
         "python {input.code[0]} --base {input.base} --base-record {input.base_record} --data {input.data} "
         "--model {output.model} --record {output.record} --settings {params.settings:q} --epochs {params.epochs} "
+        "--checkpoints {params.checkpoints} {TUNING_OPTIONS} --budget {BUDGET:q} "
         "--device {resources.device} --threads {threads} --batch {resources.batch} > {log} 2>&1"
 
 
@@ -65,6 +74,7 @@ use rule tune_candidate as tune_chosen with:
         base=f"{RESULTS}/{{model}}/base/model",
         base_record=f"{RESULTS}/{{model}}/base/record.json",
         data=lambda wildcards: dataset_path(CONFIG.modes[wildcards.mode].dataset, wildcards.model),
+        rules=lambda wildcards: resolved_rules(wildcards.model),
         selected=f"{RESULTS}/{{model}}/{{mode}}/selected.json",
     output:
         model=directory(f"{RESULTS}/{{model}}/{{mode}}/chosen/seed{{seed}}/model"),
@@ -75,6 +85,7 @@ use rule tune_candidate as tune_chosen with:
         f"{BENCHMARKS}/tune/{{model}}/{{mode}}/chosen/seed{{seed}}.tsv"
     params:
         epochs=parse_input(input.selected, parser=chosen_epochs),
-        settings=lambda wildcards: tuning_settings(wildcards.mode, wildcards.seed),
+        settings=lambda wildcards: tuning_settings(wildcards.model, wildcards.mode, wildcards.seed),
+        checkpoints=f"{RESULTS}/checkpoints/{{model}}/{{mode}}/chosen/seed{{seed}}",
     message:
         "tune: {wildcards.model}, {wildcards.mode}, seed {wildcards.seed}, {params.epochs} epochs, a line per step in {log}"

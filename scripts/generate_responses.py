@@ -2,7 +2,8 @@
 
     python scripts/generate_responses.py --model base/model --model-record base/record.json --set test.parquet \\
         --output responses.parquet --json responses.json --record responses.record.json \\
-        --settings '{"generator": "base", "rules": null, "max_new_tokens": 96, "chat": {...}, "set": "test"}'
+        --settings '{"generator": "base", "rules": null, "max_new_tokens": 96, "precision": "float32",
+                     "chat": {...}, "set": "test"}'
 
 ``rules`` names the rules of the adapter to apply (paper, section 6), with their weights; null for none.
 """
@@ -10,10 +11,21 @@
 from typing import Any
 
 from implicit.render import Format, encode, render_prompt
+from stage.budget import CeilingReached, Ledger
 from stage.command import InputError, arguments, run_stage, say
-from stage.models import load_model, load_tokenizer, pick_device
+from stage.costs import generation_hours
+from stage.models import (
+    context_length,
+    load_model,
+    load_tokenizer,
+    pick_device,
+    stored_parameters,
+    vocabulary_size,
+)
 from stage.record import Record, check_record
 from stage.storage import read_table, write_json, write_table
+
+EXPECTED_TOKENS = 300  # of a response, for the estimate that is set aside beforehand
 
 
 def fit_prompt(instruction: str, tokenizer: Any, chat: Format, *, room: int) -> tuple[list[int], int]:
@@ -24,7 +36,9 @@ def fit_prompt(instruction: str, tokenizer: Any, chat: Format, *, room: int) -> 
     prompt = render_prompt(instruction, tokenizer, chat)
     empty = render_prompt("", tokenizer, chat)
     if room < len(empty) + 1:
-        raise InputError(f"generation.max_new_tokens leaves room for {room} tokens of prompt: lower it")
+        raise InputError(
+            f"the context of the model leaves room for {room} tokens of prompt, and the tags alone take more"
+        )
     over = len(prompt) - room
     if over <= 0:
         return prompt, 0
@@ -35,47 +49,80 @@ def fit_prompt(instruction: str, tokenizer: Any, chat: Format, *, room: int) -> 
     return fitted, len(prompt) - len(fitted)
 
 
-def make_adapter(settings: dict[str, Any], tokenizer: Any, vocab_size: int) -> Any:
-    """The rule adapter of the settings, or None."""
-    if settings["rules"] is None:
-        return None
-    from implicit.rules import RuleAdapter, RuleSettings
+def rule_settings(settings: dict[str, Any]) -> Any:
+    """The rules' weights, or None where no rules are applied."""
+    from implicit.rules import RuleSettings
 
-    weights = {key: settings["rules"][key] for key in RuleSettings.__dataclass_fields__}
-    return RuleAdapter(RuleSettings(**weights), settings["rules"]["use"], tokenizer, vocab_size=vocab_size)
+    rules = settings["rules"]
+    return RuleSettings(**{key: rules[key] for key in RuleSettings.__dataclass_fields__}) if rules else None
+
+
+def respond(
+    args: Any, prompts: list[list[int]], adapter_prompts: list[list[int]], tokenizer: Any, context: int
+) -> list:
+    """Responses to prompts (token ids) by the backend that was asked for."""
+    settings, weights = args.settings, rule_settings(args.settings)
+    limits = {"eos": tokenizer.eos_token_id, "max_new_tokens": settings["max_new_tokens"], "context": context}
+    if args.backend == "vllm":
+        from implicit.vllm_backend import generate_with_vllm
+
+        return generate_with_vllm(
+            args.model,
+            prompts,
+            precision=settings["precision"],
+            adapter_settings=weights,
+            rules=settings["rules"]["use"] if weights else (),
+            adapter_prompts=adapter_prompts,
+            **limits,
+        )
+    from implicit.generate import generate
+    from implicit.rules import RuleAdapter
+
+    model = load_model(args.model, device=pick_device(args.device), precision=settings["precision"])
+    adapter = None
+    if weights:
+        adapter = RuleAdapter(weights, settings["rules"]["use"], tokenizer, vocab_size=vocabulary_size(model))
+    return generate(
+        model,
+        prompts,
+        pad=tokenizer.pad_token_id,
+        batch_size=args.batch,
+        adapter=adapter,
+        adapter_prompts=adapter_prompts,
+        device=str(model.device),
+        log=say,
+        **limits,
+    )
 
 
 def main() -> None:
     import torch
+    from transformers import AutoConfig
 
-    from implicit.generate import generate
+    paths = ["model", "model-record", "set", "output", "json", "record"]
+    args = arguments(__doc__, paths=paths, choices={"backend": ["transformers", "vllm"]}, computes=True)
+    settings, device = args.settings, pick_device(args.device)
+    if args.backend == "vllm":
+        from implicit.vllm_backend import check_vllm
 
-    args = arguments(__doc__, paths=["model", "model-record", "set", "output", "json", "record"], computes=True)
-    settings = args.settings
+        check_vllm()
+    ledger = Ledger(args.budget, str(args.output))
     check_record(args.model_record, args.model)
     record = Record("generate", settings=settings, inputs={"model": args.model, "set": args.set})
     torch.set_num_threads(args.threads)
     tokenizer, chat = load_tokenizer(args.model), Format(**settings["chat"])
-    model = load_model(args.model, device=pick_device(args.device))
-    adapter = make_adapter(settings, tokenizer, model.config.vocab_size)
     rows = read_table("evaluation_set", args.set)
-    room = model.config.max_position_embeddings - settings["max_new_tokens"]
+    context = context_length(AutoConfig.from_pretrained(args.model))
+    room = context - min(settings["max_new_tokens"], context // 2)  # for the prompt: responses have at least half
     fitted = [fit_prompt(row["instruction"], tokenizer, chat, room=room) for row in rows]
     prompts = [prompt for prompt, _ in fitted]
+    if ledger.machine:
+        expected = min(settings["max_new_tokens"], EXPECTED_TOKENS)
+        size = {"parameters": stored_parameters(args.model) / 1e9, "prompts": len(prompts), "batch": args.batch}
+        ledger.reserve(gpu_hours=generation_hours(ledger.machine, response_tokens=expected, **size))
     # The wide diversity scope begins behind the user tag, as in the authors' code.
     tag = len(encode(tokenizer, f"{chat.user_tag}\n")) + chat.add_bos
-    responses = generate(
-        model,
-        prompts,
-        eos=tokenizer.eos_token_id,
-        pad=tokenizer.pad_token_id,
-        max_new_tokens=settings["max_new_tokens"],
-        batch_size=args.batch,
-        adapter=adapter,
-        adapter_prompts=[prompt[tag:] for prompt in prompts],
-        device=str(model.device),
-        log=say,
-    )
+    responses = respond(args, prompts, [prompt[tag:] for prompt in prompts], tokenizer, context)
     table = [
         {
             "id": row["id"],
@@ -95,9 +142,11 @@ def main() -> None:
     stopped, tokens = sum(row["stopped"] for row in table), sum(row["tokens"] for row in table)
     shortened = sum(1 for row in table if row["cut"])
     say(f"{len(table)} responses, {stopped} stopped by themselves, {tokens:,} tokens, {shortened} prompts shortened")
+    ledger.settle(gpu_hours=record.hours() if device == "cuda" else 0.0)
     record.write(
         args.record,
-        device=str(model.device),
+        device=device,
+        backend=args.backend,
         responses=len(table),
         stopped=stopped,
         tokens=tokens,
@@ -107,5 +156,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     from implicit.rules import UnresolvedToken
+    from implicit.vllm_backend import VllmUnavailable
 
-    run_stage(main, UnresolvedToken)
+    run_stage(main, UnresolvedToken, VllmUnavailable, CeilingReached)

@@ -1,44 +1,111 @@
 """Take an existing model as a base model, by local directory or hub id: checked, and given what the DAG needs.
 
     python scripts/import_model.py --model base/model --record base/record.json \\
-        --settings '{"path": "models/llama", "chat": {...}}'
+        --settings '{"path": "models/llama", "revision": null, "too_long": "error", "chat": {...}}'
 
-A tokenizer without a pad token gets one of its own, and the embeddings a row for it, as in the authors'
-script: with EOS as the pad token, a trained EOS could be masked by mistake.
+A tokenizer without a pad token of its own gets one, and the embeddings a row for it where they have none to spare,
+as in the authors' script: with EOS as the pad token, a trained EOS could be masked by mistake.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from implicit.render import Format, chat_template
 from stage.command import InputError, arguments, run_stage, say
 from stage.fit import check_datasets
-from stage.models import load_model, save_model
+from stage.models import context_length, load_model, save_model
 from stage.record import Record, fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load(path: str, revision: str | None) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """A model in its own precision, and its tokenizer. Raises InputError that says how to get at a gated one."""
+    from huggingface_hub.errors import GatedRepoError
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main")
+        return load_model(path, device="cpu", precision="auto", revision=revision), tokenizer
+    except (OSError, ValueError) as error:
+        if isinstance(error.__cause__, GatedRepoError):
+            raise InputError(
+                f"models: {path!r} is gated: ask for access at https://huggingface.co/{path}, then set HF_TOKEN, "
+                "or give a directory with the model as `path`"
+            ) from None
+        raise InputError(f"models: {path!r} cannot be loaded as a model with its tokenizer: {error}") from None
+
+
+def prepare_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """Give a tokenizer the BOS and the pad token that it lacks, in place; returns what was done, a line each."""
+    done = []
+    if tokenizer.bos_token is None:
+        tokenizer.bos_token = tokenizer.eos_token
+        done.append(f"no BOS token: {tokenizer.eos_token!r} stands for it, as in the authors' script")
+    if tokenizer.pad_token is None or tokenizer.pad_token in (tokenizer.eos_token, tokenizer.bos_token):
+        tokenizer.add_special_tokens({"pad_token": "<pad>"})
+        done.append("added the pad token '<pad>'")
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        grow(model, len(tokenizer))
+        done.append(f"embeddings grown from {rows} to {len(tokenizer)} rows")
+    return done
+
+
+def grow(model: "PreTrainedModel", rows: int) -> None:
+    """Add embeddings, each the mean of the old: as outputs, they are then never the most likely token."""
+    import torch
+
+    before = model.get_input_embeddings().weight.shape[0]
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            layer.weight[before:] = layer.weight[:before].float().mean(dim=0).to(layer.weight.dtype)
+
+
+def check_head(model: "PreTrainedModel") -> None:
+    """Raise InputError for a model whose logits are not just its output embeddings of its last hidden state.
+
+    Tuning and ranking project only the positions that they need, by themselves.
+    """
+    import torch
+
+    ids = torch.arange(4)[None]
+    with torch.inference_mode():
+        head = model.get_output_embeddings()(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
+        logits = model(input_ids=ids, use_cache=False).logits
+    if not torch.allclose(head.float(), logits.float(), rtol=1e-3, atol=1e-3):
+        raise InputError(
+            f"models: {type(model).__name__} changes its logits behind the output embeddings (a soft cap or a scale), "
+            "which is not supported"
+        )
 
 
 def main() -> None:
-    from transformers import AutoTokenizer
-
     args = arguments(__doc__, paths=["model", "record"], lists=["conversations"])
-    source = args.settings["path"]
-    record = Record("import_model", settings=args.settings, inputs={})
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = load_model(source, device="cpu")
-    except (OSError, ValueError) as error:
-        raise InputError(f"models: {source!r} cannot be loaded as a model with its tokenizer: {error}") from None
+    settings: dict[str, Any] = args.settings
+    record = Record("import_model", settings=settings, inputs={})
+    model, tokenizer = load(settings["path"], settings["revision"])
     if tokenizer.eos_token is None:
-        raise InputError(f"models: the tokenizer of {source!r} has no EOS token, which responses are to end with")
-    if tokenizer.bos_token is None:
-        tokenizer.bos_token = tokenizer.eos_token
-        say(f"no BOS token: {tokenizer.eos_token!r} stands for it")
-    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
-        tokenizer.add_special_tokens({"pad_token": "<pad>"})
-        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-            model.resize_token_embeddings(len(tokenizer))
-        say("added the pad token '<pad>'")
-    check_datasets(args.conversations, tokenizer, context=model.config.max_position_embeddings)
-    tokenizer.chat_template = chat_template(Format(**args.settings["chat"]))
-    save_model(model, tokenizer, args.model, card={"base": source, "data": "none", "mode": "none", "seed": "none"})
-    record.write(args.record, model_sha256=fingerprint(args.model), device="cpu")
+        raise InputError(
+            f"models: the tokenizer of {settings['path']!r} has no EOS token, which responses are to end with"
+        )
+    check_head(model)
+    for line in prepare_tokens(model, tokenizer):
+        say(line)
+    if settings["too_long"] == "error":
+        check_datasets(args.conversations, tokenizer, context=context_length(model.config))
+    tokenizer.chat_template = chat_template(Format(**settings["chat"]))
+    base = settings["path"] + (f" at {settings['revision']}" if settings["revision"] else "")
+    save_model(model, tokenizer, args.model, card={"base": base, "data": "none", "mode": "none", "seed": "none"})
+    record.write(
+        args.record,
+        model_sha256=fingerprint(args.model),
+        device="cpu",
+        architecture=type(model).__name__,
+        parameters=model.num_parameters(),
+        commit_on_hub=getattr(model.config, "_commit_hash", None),
+    )
 
 
 if __name__ == "__main__":

@@ -1,61 +1,167 @@
 """Judge a model's responses against an opponent's: Parquet of kind ``judgements``, and win rates as JSON.
 
     python scripts/judge_responses.py --set test.parquet --responses poem/test.parquet --opponent it/test.parquet \\
-        --output judgements.parquet --summary judgements.json \\
-        --settings '{"name": "oracle", "kind": "oracle", "seed": 0, "bootstrap": 200, ...}'
+        --output judgements.parquet --summary judgements.json --answers judgements.answers.jsonl \\
+        --settings '{"name": "oracle", "kind": "oracle", "seed": 0, "bootstrap": 200, "both_orders": false,
+                     "metric": "length_controlled_minimal"}'
 
-Without ``--opponent`` the opponent is the set's own references.
+Without ``--opponent`` the opponent is the set's own references. Every answer of a judge that is no oracle is kept in
+``--answers`` as it comes, which may lie anywhere but among a rule's outputs: a run that was stopped asks only for the
+rest. ``--batch`` is in tokens with padding, of a local judge.
 """
 
-from typing import Any
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from implicit.oracle import Oracle
+from stage.budget import CeilingReached, Ledger
 from stage.command import InputError, arguments, run_stage, say
-from stage.record import Record
+from stage.record import Record, fingerprint
 from stage.storage import read_table, write_table
 
+if TYPE_CHECKING:
+    from implicit.answers import Answers
+    from implicit.judge import Judge
 
-def with_quality(
-    rows: list[dict[str, Any]], outputs: dict[str, tuple[str, bool]], oracle: Oracle
-) -> list[dict[str, Any]]:
-    """The set's rows with an output, and the oracle's quality of it; ``outputs`` is by id: (text, stopped)."""
-    sided = []
-    for row in rows:
-        text, stopped = outputs[row["id"]]
-        quality = oracle.quality(row["request"], text, stopped=stopped)
-        sided.append({"id": row["id"], "instruction": row["instruction"], "output": text, "quality": quality})
-    return sided
+Side = dict[str, tuple[str, bool]]  # by id: the output, and whether the model stopped by itself
 
 
-def read_side(path: Any, rows: list[dict[str, Any]]) -> tuple[str, dict[str, tuple[str, bool]]]:
-    """The generator's name and its outputs by id; from the references of ``rows`` when there is no path."""
+def read_side(path: Path | None, rows: list[dict[str, Any]]) -> tuple[str, Side]:
+    """The generator's name and its outputs; from the references of ``rows`` when there is no path."""
     if path is None:
+        without = [row["id"] for row in rows if row["reference"] is None]
+        if without:
+            raise InputError(f"the evaluation set has no reference to judge against in rows {without[:5]}")
         return "reference", {row["id"]: (row["reference"], True) for row in rows}
     table = read_table("responses", path)
-    if {row["id"] for row in table} != {row["id"] for row in rows}:
+    ids = [row["id"] for row in table]
+    if len(set(ids)) != len(ids):
+        raise InputError(f"{path} responds twice to {sorted({id_ for id_ in ids if ids.count(id_) > 1})[:5]}")
+    if set(ids) != {row["id"] for row in rows}:
         raise InputError(f"{path} does not respond to the instructions of the evaluation set, each once")
-    return table[0]["generator"], {row["id"]: (row["output"], row["stopped"]) for row in table}
+    names = sorted({row["generator"] for row in table})
+    if len(names) != 1:
+        raise InputError(f"{path} holds responses of {names}, but one generator is judged at a time")
+    return names[0], {row["id"]: (row["output"], row["stopped"]) for row in table}
 
 
-def main() -> None:
-    args = arguments(__doc__, paths=["set", "responses", "output", "summary"], optional=["opponent"])
-    settings = args.settings
-    inputs = {"set": args.set, "responses": args.responses} | ({"opponent": args.opponent} if args.opponent else {})
-    record = Record("judge", settings=settings, inputs=inputs)
-    rows = read_table("evaluation_set", args.set)
+def add_quality(side: list[dict[str, Any]], rows: list[dict[str, Any]], outputs: Side) -> None:
+    """Give each row of a side the oracle's quality of its output."""
     unknown = [row["id"] for row in rows if row["request"] is None]
     if unknown:
         raise InputError(f"judge.kind: the oracle knows only the tiny world's instructions, not {unknown[:3]}")
     oracle = Oracle()
+    for judged, row in zip(side, rows, strict=True):
+        text, stopped = outputs[row["id"]]
+        judged["quality"] = oracle.quality(row["request"], text, stopped=stopped)
+
+
+def make_judge(
+    sides: list[list[dict[str, Any]]], answers: "Answers", ledger: Ledger, args: argparse.Namespace
+) -> "Judge":
+    """The judge that the settings describe; requests that are paid for count in the ledger."""
+    from implicit.chat_client import ChatServer
+    from implicit.judge_kinds import evaluator_judge, local_judge, oracle_judge, server_judge
+
+    settings, name = args.settings, args.settings["name"]
+    asking = {"requests": args.requests, "timeout": args.timeout, "attempts": args.attempts}
+    keeping = {"answers": answers, "log": say}
+    purse = None if ledger.ceilings["price"] is None else ledger
+    template = settings.get("template")
+    template = None if template is None else Path(template).read_text(encoding="utf-8")
+    if settings["kind"] == "oracle":
+        return oracle_judge(*sides, name=name)
+    if settings["kind"] == "evaluator":
+        return evaluator_judge(name=name, evaluator=settings["evaluator"], purse=purse, **keeping, **asking)
+    if settings["kind"] == "server":
+        given = dict(settings["server"])
+        price = given.pop("price")
+        server = ChatServer(**given, input_price=price["input"], output_price=price["output"], **asking)
+        answer = settings.get("answer", "logprobs")
+        return server_judge(name=name, server=server, template=template, answer=answer, purse=purse, **keeping)
+    model, tokenizer, identity = load_local(settings, args)
+    return local_judge(
+        name=name,
+        model=model,
+        tokenizer=tokenizer,
+        identity=identity,
+        template=template,
+        batch_tokens=args.batch,
+        **keeping,
+    )
+
+
+def load_local(settings: dict[str, Any], args: argparse.Namespace) -> tuple[Any, Any, str]:
+    """A local judge's model and tokenizer, and what identifies them: a directory's sha256, or a hub's commit."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from stage.models import load_model, pick_device
+
+    torch.set_num_threads(args.threads)
+    path, revision = settings["path"], settings.get("revision")
+    precision = settings.get("precision") or "float32"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main")
+        model = load_model(path, device=pick_device(args.device), precision=precision, revision=revision)
+    except (OSError, ValueError) as error:
+        raise InputError(f"judge.path: {path} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    version = fingerprint(path)[:12] if Path(path).is_dir() else model.config._commit_hash
+    return model, tokenizer, f"{path}@{version}"
+
+
+def find_table(args: argparse.Namespace, rows: list[dict[str, Any]]) -> tuple[Path | None, str | None]:
+    """The table of `length_controlled_v1` and its sha256, once it is sure that the metric is defined for the set."""
+    from implicit.win_rates import VERSION_1, check_alpaca_eval, find_gamed_table
+    from stage.hub import explained
+
+    if args.settings["metric"] != VERSION_1:
+        return None, None
+    check_alpaca_eval([row["instruction"] for row in rows], [row["index"] for row in rows])
+    given = args.gamed or args.settings.get("gamed_table")
+    if given is not None:
+        return find_gamed_table(Path(given), log=say)
+    with explained("dataset", "tatsu-lab/alpaca_eval", None):
+        return find_gamed_table(None, log=say)
+
+
+def main() -> None:
+    args = arguments(
+        __doc__,
+        paths=["set", "responses", "output", "summary"],
+        optional=["opponent", "answers", "gamed"],
+        computes=True,
+        asks=True,
+    )
+    settings = args.settings
+    inputs = {"set": args.set, "responses": args.responses} | ({"opponent": args.opponent} if args.opponent else {})
+    record = Record("judge", settings=settings, inputs=inputs)
+    rows = read_table("evaluation_set", args.set)
     name_1, outputs_1 = read_side(args.opponent, rows)
     name_2, outputs_2 = read_side(args.responses, rows)
-    if name_1 == name_2:
-        raise InputError(f"both sides are called {name_1!r}: alpaca-eval would take the model for its own baseline")
-    sides = [with_quality(rows, outputs, oracle) for outputs in (outputs_1, outputs_2)]
 
-    from implicit.judge import judge_with_oracle, win_rates
+    from implicit.answers import Answers
+    from implicit.judge import check_pairs, judge_pairs
+    from implicit.win_rates import win_rates
 
-    preferences = judge_with_oracle(*sides, name=settings["name"], seed=settings["seed"])
+    sides = [
+        [{"id": row["id"], "instruction": row["instruction"], "output": outputs[row["id"]][0]} for row in rows]
+        for outputs in (outputs_1, outputs_2)
+    ]
+    check_pairs(*sides, names=(name_1, name_2))
+    gamed, gamed_sha256 = find_table(args, rows)
+    if settings["kind"] == "oracle":
+        for side, outputs in zip(sides, (outputs_1, outputs_2), strict=True):
+            add_quality(side, rows, outputs)
+    kept = None if settings["kind"] == "oracle" else args.answers or args.output.with_suffix(".answers.jsonl")
+    ledger = Ledger(args.budget, str(args.output))
+    with Answers(kept, log=say) as answers:
+        paid_before = answers.paid()
+        ledger.spend(paid_before)  # by a run that was stopped
+        judge = make_judge(sides, answers, ledger, args)
+        judged = judge_pairs(*sides, judge, seed=settings["seed"], both_orders=settings.get("both_orders", False))
+    orders = [judged.opponent_first or [None] * len(rows), judged.model_first or [None] * len(rows)]
     table = [
         {
             "id": row["id"],
@@ -65,20 +171,45 @@ def main() -> None:
             "output_2": second["output"],
             "generator_1": name_1,
             "generator_2": name_2,
-            "quality_1": first["quality"],
-            "quality_2": second["quality"],
+            "quality_1": first.get("quality"),
+            "quality_2": second.get("quality"),
             "preference": preference,
+            "preference_output_1_first": one_first,
+            "preference_output_2_first": two_first,
         }
-        for row, first, second, preference in zip(rows, *sides, preferences, strict=True)
+        for row, first, second, preference, one_first, two_first in zip(
+            rows, *sides, judged.preferences, *orders, strict=True
+        )
     ]
-    write_table("judgements", table, args.output)
-    rates = win_rates(table, bootstrap=settings["bootstrap"], seed=settings["seed"])
-    qualities = {f"quality_{i}": sum(r[f"quality_{i}"] for r in table) / len(table) for i in (1, 2)}
+    rates = win_rates(
+        table, bootstrap=settings["bootstrap"], seed=settings["seed"], metric=settings["metric"], gamed=gamed
+    )
+    known = settings["kind"] == "oracle"
+    qualities = {f"quality_{i}": sum(r[f"quality_{i}"] for r in table) / len(table) if known else None for i in (1, 2)}
     say(f"win rate {rates['win_rate']:.1f} ± {rates['win_rate_error']:.1f} of {rates['n']}")
-    record.write(args.summary, judge=settings["name"], **rates, **qualities)
+    write_table("judgements", table, args.output)
+    record.write(
+        args.summary,
+        **judge.summary(),
+        **rates,
+        **qualities,
+        gamed_sha256=gamed_sha256,
+        protected=judged.protected,
+        position_bias=judged.position_bias,
+        consistent=judged.consistent,
+        first_shown=judged.first_shown,
+    )
+    hours = record.hours() if settings["kind"] == "local" else 0.0
+    ledger.settle(price=paid_before + (judge.asked.spent or 0.0), gpu_hours=hours)
 
 
 if __name__ == "__main__":
-    from implicit.judge import IncompleteJudging
+    from implicit.answers import AnswersError
+    from implicit.chat_client import ServerError
+    from implicit.judge import IncompleteJudging, JudgeError
+    from implicit.local_judge import LocalJudgeError
+    from implicit.win_rates import MetricError
 
-    run_stage(main, IncompleteJudging)
+    run_stage(
+        main, AnswersError, CeilingReached, IncompleteJudging, JudgeError, LocalJudgeError, MetricError, ServerError
+    )

@@ -14,13 +14,14 @@ from typing import Any
 
 from implicit.published import MODELS, RANKING, RULE_WIN_RATES, WIN_RATES
 from stage.command import arguments, run_stage, say
+from stage.local_files import rows_sha256
 from stage.storage import read_json, read_table, write_text
 
 Row = dict[str, Any]
 
 PAPER_NOTE = (
-    "The paper's columns are of other models (Llama-2-7B, OLMo-7B), judged by GPT-4 and length-controlled: "
-    "they show the shape of the effect, and are not comparable figure by figure."
+    "The paper's columns are of Llama-2-7B and OLMo-7B under gpt-4-1106-preview, length-controlled (v1). They show the "
+    "shape of the effect; figure by figure, only the same model under the same judge and metric is comparable."
 )
 CONTROL_NOTE = (
     "Win rates are raw; length-controlled ones (length_controlled_minimal) are left out where the length model is not "
@@ -41,6 +42,18 @@ def plus_minus(value: tuple[float, float | None] | None) -> str:
     return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
 
 
+def mean_quality(summaries: list[Row], side: str) -> str:
+    """The mean quality of a side's responses; empty for a judge that knows none."""
+    known = [s[side] for s in summaries if s[side] is not None]
+    return f"{statistics.fmean(known):.2f}" if known else ""
+
+
+def mean_bias(summaries: list[Row]) -> str:
+    """How much more often the output that is shown first wins than it should, in points; empty where not measured."""
+    known = [s["position_bias"] for s in summaries if s["position_bias"] is not None]
+    return f"{statistics.fmean(known):+.1f}" if known else ""
+
+
 def win_rate_row(figures: list[Row], *, model: str, label: str, published: tuple) -> Row:
     """A row of tables 1, 3 and 4, from the summaries of one system's comparisons, one for each seed."""
     summaries = [read_json(figure["path"]) for figure in figures]
@@ -53,12 +66,14 @@ def win_rate_row(figures: list[Row], *, model: str, label: str, published: tuple
         "each seed": " ".join(f"{s['win_rate']:.1f}" for s in summaries),
         "error": f"{statistics.fmean(s['win_rate_error'] for s in summaries):.1f}",
         "ties": f"{100 * statistics.fmean(s['ties'] / s['n'] for s in summaries):.1f}",
-        "quality": f"{statistics.fmean(s['quality_2'] for s in summaries):.2f}",
-        "of reference": f"{statistics.fmean(s['quality_1'] for s in summaries):.2f}",
+        "quality": mean_quality(summaries, "quality_2"),
+        "of reference": mean_quality(summaries, "quality_1"),
+        "position bias": mean_bias(summaries),
         "seeds": len(summaries),
         "n": summaries[0]["n"],
         "judge": summaries[0]["judge"],
         "metric": summaries[0]["metric"],
+        "date": max(s["date"] or "" for s in summaries),
     } | {f"paper, {name}": plus_minus(value) for name, value in zip(MODELS, published, strict=True)}
 
 
@@ -108,6 +123,41 @@ def ranking_table(settings: Row) -> list[Row]:
     return rows
 
 
+def number(value: float | None) -> str:
+    """Two decimals; empty for what is not defined."""
+    return "" if value is None else f"{value:.2f}"
+
+
+def similarity_table(settings: Row) -> list[Row]:
+    """Section 5.2, and the data behind figure 5: how often responses keep a style, by similarity to the tuning data."""
+    rows = []
+    for entry in settings["similarities"]:
+        summary = read_json(entry["path"])["summary"]
+        for style, rates in summary["adherence"].items():
+            rows.append(
+                {"model": entry["model"], "tuning": entry["label"], "style": style}
+                | {name: f"{100 * rate['rate']:.1f}" for name, rate in rates.items()}
+                | {
+                    "n of a quartile": rates["lowest"]["n"],
+                    "similarity, rank correlation": number(summary["spearman"]),
+                }
+            )
+    return rows
+
+
+def data_table(settings: Row) -> list[Row]:
+    """What was read: rows, and the sha256 of their texts, by which others can see that they have the same."""
+    rows = []
+    for entry in settings["data"]:
+        table = read_table(entry["kind"], Path(entry["path"]))
+        keys = ("instruction", "reference")
+        of_set = entry["kind"] == "evaluation_set"
+        texts = [{key: row[key] for key in keys} if of_set else row["messages"] for row in table]
+        row = {"name": entry["name"], "kind": entry["kind"].replace("_", " "), "rows": len(table)}
+        rows.append(row | {"source": table[0]["source"], "sha256": rows_sha256(texts)})
+    return rows
+
+
 def epochs_table(settings: Row) -> list[Row]:
     """What was chosen, and every validation figure that it was chosen by."""
     rows = []
@@ -122,6 +172,8 @@ def epochs_table(settings: Row) -> list[Row]:
                     "validation win rate": "" if row["win_rate"] is None else f"{row['win_rate']:.1f}",
                     "error": "" if row["win_rate_error"] is None else f"{row['win_rate_error']:.1f}",
                     "n": row["n"] or "",
+                    "judge": row["judge"] or "",
+                    "date": row["date"] or "",
                     "chosen": "yes" if row["epochs"] == selected["epochs"] else "",
                 }
             )
@@ -211,6 +263,8 @@ TITLES = {
     "table2": "Table 2: response ranking capability, percent of pairs",
     "table3": "Table 3: single-task tuning against instruction tuning, win rate in percent",
     "table4": "Table 4: the rule adapter on the base model against instruction tuning, win rate in percent",
+    "similarity": "Section 5.2: responses in the style of the tuning data, percent, by quartile of similarity to it",
+    "data": "What was read",
     "epochs": "Epoch counts and how they were chosen",
     "tuning": "What was tuned on",
     "responses": "What was generated, shares in percent, means per response",
@@ -221,7 +275,8 @@ def main() -> None:
     args = arguments(__doc__, paths=["output"])
     settings = args.settings
     tables = win_rate_tables(settings)
-    others = {"table2": ranking_table, "epochs": epochs_table, "tuning": tuning_table, "responses": responses_table}
+    others = {"table2": ranking_table, "similarity": similarity_table, "data": data_table}
+    others |= {"epochs": epochs_table, "tuning": tuning_table, "responses": responses_table}
     tables |= {name: rows for name, make in others.items() if (rows := make(settings))}
     for name in settings["tables"]:
         rows = tables[name]

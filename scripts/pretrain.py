@@ -29,7 +29,8 @@ def main() -> None:
     architecture = Architecture(**settings["architecture"])
     tokenizer = train_tokenizer(documents, vocab_size=settings["vocab_size"], context=architecture.context)
     tokenizer.chat_template = chat_template(Format(**args.settings["chat"]))
-    check_datasets(args.conversations, tokenizer, context=architecture.context)
+    if args.settings["too_long"] == "error":
+        check_datasets(args.conversations, tokenizer, context=architecture.context)
     plan = Pretraining(**{key: settings[key] for key in Pretraining.__dataclass_fields__})
     try:
         rows = pack(documents, tokenizer, length=plan.sequence_length, tokens=plan.tokens, seed=plan.seed)

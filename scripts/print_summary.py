@@ -12,7 +12,7 @@ from stage.storage import write_text
 
 JUDGED = ("table1", "table2", "table3", "table4", "epochs")  # what is shown of an experiment with a judge
 UNJUDGED = ("table2", "tuning", "responses")  # and of one without
-HIDDEN = ("each seed", "judge", "metric", "error", "of reference")  # columns that a terminal has no room for
+HIDDEN = ("each seed", "judge", "metric", "date", "error", "of reference", "position bias")  # too wide
 
 
 def time_by_stage(benchmarks: Path) -> list[tuple[str, int, float, float]]:
@@ -42,6 +42,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
     results = parser.parse_args().results
+    if not (results / "tables").is_dir():  # a part of the DAG was asked for
+        return
     for name in JUDGED if (results / "tables" / "table1.csv").is_file() else UNJUDGED:
         path = results / "tables" / f"{name}.csv"
         if path.is_file():

@@ -2,13 +2,16 @@
 
     python scripts/rank_responses.py --model base/model --model-record base/record.json --set test.parquet \\
         --output ranking.parquet --summary ranking.json \\
-        --settings '{"instructions": 100, "others": 5, "seed": 0, "bootstrap": 1000, "chat": {...}}'
+        --settings '{"instructions": 9, "others": 5, "seed": 0, "bootstrap": 1000, "precision": "float32",
+                     "chat": {...}}'
 """
 
 from implicit.rank import draw_others, ranking_capability, score_responses
-from implicit.render import Format, encode, render_prompt
+from implicit.render import Format, encode_response, render_prompt
+from stage.budget import CeilingReached, Ledger
 from stage.command import InputError, arguments, run_stage, say
-from stage.models import load_model, load_tokenizer, pick_device
+from stage.costs import scoring_hours
+from stage.models import context_length, load_model, load_tokenizer, pick_device
 from stage.record import Record, check_record
 from stage.storage import read_table, write_table
 
@@ -18,6 +21,7 @@ def main() -> None:
 
     args = arguments(__doc__, paths=["model", "model-record", "set", "output", "summary"], computes=True)
     settings = args.settings
+    ledger = Ledger(args.budget, str(args.output))
     check_record(args.model_record, args.model)
     record = Record("rank_responses", settings=settings, inputs={"model": args.model, "set": args.set})
     torch.set_num_threads(args.threads)
@@ -29,10 +33,10 @@ def main() -> None:
     if without:
         raise InputError(f"ranking.evaluation_set: rows without a reference response: {without[:5]}; map 'reference'")
     tokenizer, chat = load_tokenizer(args.model), Format(**settings["chat"])
-    model = load_model(args.model, device=pick_device(args.device))
+    model = load_model(args.model, device=pick_device(args.device), precision=settings["precision"])
     prompts = [render_prompt(row["instruction"], tokenizer, chat) for row in rows]
-    responses = [encode(tokenizer, row["reference"].strip()) + [tokenizer.eos_token_id] for row in rows]
-    context = model.config.max_position_embeddings
+    responses = [encode_response(tokenizer, row["reference"].strip()) + [tokenizer.eos_token_id] for row in rows]
+    context = context_length(model.config)
     others = draw_others(len(rows), others=settings["others"], seed=settings["seed"])
     pairs = [(i, j) for i, row in enumerate(others) for j in [i, *row]]
     too_long = sorted({rows[j]["id"] for i, j in pairs if len(prompts[i]) + len(responses[j]) > context})
@@ -40,6 +44,10 @@ def main() -> None:
         raise InputError(
             f"responses that are longer than the context of {context} tokens: {too_long[:5]}; leave them out"
         )
+    if ledger.machine:
+        tokens = sum(len(prompts[i]) + len(responses[j]) for i, j in pairs)
+        hours = scoring_hours(ledger.machine, parameters=model.num_parameters() / 1e9, tokens=tokens)
+        ledger.reserve(gpu_hours=hours)
     scores = score_responses(
         model,
         [(prompts[i], responses[j]) for i, j in pairs],
@@ -63,8 +71,9 @@ def main() -> None:
     write_table("ranking", table, args.output)
     summary = ranking_capability(table, bootstrap=settings["bootstrap"], seed=settings["seed"])
     say(f"capability {summary['sequence']['capability']:.3f}, per token {summary['token']['capability']:.3f}")
+    ledger.settle(gpu_hours=record.hours() if model.device.type == "cuda" else 0.0)
     record.write(args.summary, device=str(model.device), summary=summary)
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, CeilingReached)

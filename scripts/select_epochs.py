@@ -29,7 +29,7 @@ def main() -> None:
     args = parser.parse_args()
     epochs = args.settings["epochs"]
     figures = [read_json(path) for path in args.summaries] or [{}] * len(epochs)
-    keys = ("win_rate", "win_rate_error", "n", "judge")
+    keys = ("win_rate", "win_rate_error", "n", "judge", "date")
     grid = [{"epochs": e} | {key: figure.get(key) for key in keys} for e, figure in zip(epochs, figures, strict=True)]
     chosen = choose(epochs, [row["win_rate"] for row in grid])
     write_json({"epochs": chosen, "grid": grid}, args.output)

@@ -1,20 +1,66 @@
 """Tune a model in one mode (paper, section 2, appendix A): a directory for ``from_pretrained``, and a record.
 
     python scripts/tune.py --base base/model --base-record base/record.json --data data/poem.parquet \\
-        --model poem/model --record poem/record.json --epochs 3 \\
+        --model poem/model --record poem/record.json --epochs 3 --processes 1 \\
+        --checkpoints poem/checkpoints --checkpoint-steps 100 \\
         --settings '{"mode": "poem", "show_instruction": true, "seed": 1, "tuning": {...}, "chat": {...}}'
 
+With ``--processes 2`` it becomes ``accelerate launch`` of itself: on two GPUs, or in two processes on a CPU, the model
+sharded over them.
+With ``--checkpoints``, a run that was interrupted goes on from its last checkpoint; the folder is this model's alone.
 The record holds the loss of every step, and how many rows were cut at the maximum length.
 """
 
-from typing import Any
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from implicit.render import Format, Rendered, hide_instructions, render
+from stage.budget import CeilingReached, Ledger
 from stage.command import InputError, arguments, run_stage, say
+from stage.costs import tuning_hours
 from stage.fit import check_responses
-from stage.models import load_model, load_tokenizer, pick_device, save_model
+from stage.models import context_length, load_model, load_tokenizer, pick_device, save_model
 from stage.record import Record, check_record, fingerprint
+from stage.sources import sources
 from stage.storage import read_table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from implicit.sharding import Processes
+
+
+def start_processes(count: int) -> None:
+    """Become ``accelerate launch`` of this same command with ``count`` processes, unless it has started this one."""
+    from implicit.sharding import started_together
+
+    if count == 1 or started_together() > 1:
+        return
+    options = {"num_processes": count, "num_machines": 1, "mixed_precision": "no", "dynamo_backend": "no"}
+    options |= {"gpu_ids": "all", "main_process_port": 0}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    # What is left of a job that is told to stop may take some time to write its checkpoint.
+    environment = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120"} | os.environ
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", *words, *sys.argv]
+    sys.stdout.flush()
+    os.execve(sys.executable, command, environment)
+
+
+def join(device: str) -> "Processes":
+    """Join the processes that were started together. Raises InputError where there are fewer GPUs than processes."""
+    import torch
+
+    from implicit.sharding import join_processes, started_together
+
+    if device == "cuda" and started_together() > torch.cuda.device_count():
+        raise InputError(
+            f"execution.processes: {started_together()} processes take a GPU each, but torch sees "
+            f"{torch.cuda.device_count()}: ask for fewer processes, or more GPUs"
+        )
+    return join_processes(device)
 
 
 def render_rows(
@@ -24,11 +70,18 @@ def render_rows(
     chat, max_length = Format(**settings["chat"]), settings["tuning"]["max_length"]
     if max_length > context:
         raise InputError(f"tuning.max_length: {max_length} tokens, but the context of the model is {context}")
-    check_responses(rows, tokenizer, context=context)
+    if settings["tuning"]["too_long"] == "error":
+        check_responses(rows, tokenizer, context=context)
     rendered = []
     for row in rows:
         messages = row["messages"] if settings["show_instruction"] else hide_instructions(row["messages"])
-        cut = render(messages, tokenizer, chat, max_length=max_length)
+        cut = render(
+            messages,
+            tokenizer,
+            chat,
+            max_length=max_length,
+            train_turn_newline=settings["tuning"]["train_turn_newline"],
+        )
         if not any(cut.trained):
             raise InputError(
                 f"row {row['id']} ({row['source']}): nothing of the response is left within tuning.max_length = "
@@ -38,54 +91,154 @@ def render_rows(
     return rendered
 
 
+def prepare(args: argparse.Namespace, processes: "Processes") -> "PreTrainedModel":
+    """The model that is to be tuned, whole. Adapters, if the method has them, are drawn on the CPU: alike anywhere."""
+    from implicit.lora import Lora, add_adapters, load_quantized
+
+    tuning = args.settings["tuning"]
+    if tuning["method"] == "qlora":
+        model = load_quantized(args.base, device=processes.device)
+    else:
+        model = load_model(args.base, device="cpu")  # from where it is moved, or sharded
+    if tuning["method"] != "full":
+        add_adapters(model, Lora(**tuning["lora"]))
+    return model
+
+
+def finish(model: "PreTrainedModel", args: argparse.Namespace, processes: "Processes") -> "PreTrainedModel | None":
+    """The tuned model, whole, adapters merged, in the type that it is stored in; None on all but the first process."""
+    import torch
+
+    from implicit.lora import Lora, adapter_weights, merge
+    from implicit.sharding import gather, gather_model
+
+    tuning = args.settings["tuning"]
+    if tuning["method"] == "full":
+        tuned = gather_model(model, processes)
+    else:
+        weights = gather(adapter_weights(model), processes)
+        tuned = merge(load_model(args.base, device="cpu"), Lora(**tuning["lora"]), weights) if processes.first else None
+    return tuned.to(getattr(torch, tuning["stored_as"])) if tuned else None
+
+
+def peak_memory(device: str) -> int:
+    """The most memory that this process has held, in MiB: of the GPU that it computes on, or of the machine."""
+    import resource
+
+    import torch
+
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated(device) >> 20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> (20 if sys.platform == "darwin" else 10)  # bytes there, KiB elsewhere
+
+
 def main() -> None:
     import torch
 
+    from implicit.checkpoint import Checkpoints
+    from implicit.lora import check_method
+    from implicit.sharding import from_all, started_together
     from implicit.tune import Tuning, tune
 
     paths = ["base", "base-record", "data", "model", "record"]
-    args = arguments(__doc__, paths=paths, numbers=["epochs"], computes=True)
-    settings = args.settings
+    numbers, flags = {"epochs": None, "processes": 1, "checkpoint-steps": 1000}, ["gradient-checkpointing"]
+    args = arguments(__doc__, paths=paths, optional=["checkpoints"], numbers=numbers, flags=flags, computes=True)
+    start_processes(args.processes)
+    settings, device = args.settings, pick_device(args.device)
+    check_method(settings["tuning"]["method"], device=device, processes=started_together())
+    processes = join(device)
+    log = say if processes.first else (lambda line: None)
+    ledger = Ledger(args.budget, str(args.record))
     check_record(args.base_record, args.base)
     record = Record("tune", settings=settings | {"epochs": args.epochs}, inputs={"base": args.base, "data": args.data})
     torch.set_num_threads(args.threads)
     torch.manual_seed(settings["seed"])
     tokenizer = load_tokenizer(args.base)
-    model = load_model(args.base, device=pick_device(args.device))
-    rows = render_rows(
-        read_table("conversations", args.data), tokenizer, settings, context=model.config.max_position_embeddings
-    )
-    cut = [row for row in rows if row.cut]
-    trained = sum(sum(row.trained) for row in rows)
-    say(f"{len(rows):,} rows, {trained:,} trained tokens, {len(cut)} rows cut by {sum(r.cut for r in cut):,} tokens")
-    tuning = settings["tuning"] | {"epochs": args.epochs, "seed": settings["seed"]}
-    steps = tune(
-        model,
-        rows,
-        Tuning(**{key: tuning[key] for key in Tuning.__dataclass_fields__}),
-        pad=tokenizer.pad_token_id,
-        micro_batch_tokens=args.batch,
-        device=str(model.device),
-        precision=getattr(torch, tuning["precision"]),
-        log=say,
-    )
+    try:
+        model = prepare(args, processes)
+        rows = render_rows(
+            read_table("conversations", args.data), tokenizer, settings, context=context_length(model.config)
+        )
+        cut = [row for row in rows if row.cut]
+        trained = sum(sum(row.trained) for row in rows)
+        log(
+            f"{len(rows):,} rows, {trained:,} trained tokens, {len(cut)} rows cut by {sum(r.cut for r in cut):,} tokens"
+        )
+        if ledger.machine and processes.first:
+            parameters, tokens = model.num_parameters() / 1e9, args.epochs * sum(len(row.ids) for row in rows)
+            recomputed = args.gradient_checkpointing
+            ledger.reserve(
+                gpu_hours=tuning_hours(ledger.machine, parameters=parameters, tokens=tokens, checkpointing=recomputed)
+            )
+        checkpoints = None
+        if args.checkpoints:
+            inputs = {name: given["sha256"] for name, given in record.content["inputs"].items()}
+            checkpoints = Checkpoints(
+                args.checkpoints,
+                {"settings": settings, "epochs": args.epochs, "inputs": inputs, "code": code()},
+                every=args.checkpoint_steps,
+                processes=processes,
+                log=log,
+            )
+        tuning = settings["tuning"] | {"epochs": args.epochs, "seed": settings["seed"]}
+        steps = tune(
+            model,
+            rows,
+            Tuning(**{key: tuning[key] for key in Tuning.__dataclass_fields__}),
+            pad=tokenizer.pad_token_id,
+            micro_batch_tokens=args.batch,
+            precision=getattr(torch, tuning["precision"]),
+            processes=processes,
+            gradient_checkpointing=args.gradient_checkpointing,
+            checkpoints=checkpoints,
+            log=log,
+        )
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"the GPU's memory is too small: {str(error).splitlines()[0]} Lower execution.micro_batch_tokens (now "
+            f"{args.batch}), raise execution.processes (now {processes.count}), or set execution.gradient_checkpointing"
+        ) from None
+    memory = max(from_all(peak_memory(processes.device), processes))
+    tuned = finish(model, args, processes)
+    if tuned is None:
+        return
     card = {key: settings[key] for key in ("mode", "seed")}
     card |= {"base": args.base, "data": args.data, "epochs": args.epochs}
-    save_model(model, tokenizer, args.model, card=card)
+    save_model(tuned, tokenizer, args.model, card=card)
+    seconds = record.hours() * 3600 + (checkpoints.earlier_seconds if checkpoints else 0.0)
+    gpu_seconds = 0.0 if device == "cpu" else seconds * processes.count
     record.write(
         args.record,
         model_sha256=fingerprint(args.model),
-        device=str(model.device),
+        device=processes.device,
         rows=len(rows),
         rows_cut=len(cut),
         tokens_cut=sum(row.cut for row in rows),
         trained_tokens=trained,
         tokens=steps[-1].tokens,
         losses=[step.loss for step in steps],
+        processes=processes.count,
+        resumed_at=checkpoints.resumed_at if checkpoints else [],
+        gpu_seconds=round(gpu_seconds, 2),
+        peak_memory_mib=memory,
     )
+    ledger.settle(gpu_hours=gpu_seconds / 3600)
+    if checkpoints:
+        checkpoints.clear()
+
+
+def code() -> dict[str, str]:
+    """The fingerprints of this script and of our modules that it needs: a run does not go on with other code."""
+    root = Path(__file__).parent
+    files = sources(Path(__file__).stem, root=str(root))
+    return {str(Path(file).relative_to(root)): fingerprint(file) for file in files}
 
 
 if __name__ == "__main__":
+    from implicit.checkpoint import Interrupted
+    from implicit.lora import MethodUnavailable
     from implicit.optimise import NonFiniteLoss
+    from implicit.tune import NonFiniteGradient
 
-    run_stage(main, NonFiniteLoss)
+    run_stage(main, CeilingReached, NonFiniteLoss, NonFiniteGradient, Interrupted, MethodUnavailable)

@@ -51,8 +51,8 @@ def test_the_default_config_is_right():
         ("judge", None, "selection.epochs: [1, 3] cannot be chosen from without a judge"),
         ("models.tiny.pretrain", None, "models.tiny: give either 'pretrain' or 'path'"),
         ("datasets.poem", {"file": "no/such.jsonl", "user": "{a}", "assistant": "{b}"}, "file no/such.jsonl: not found"),
-        ("datasets.poem", {"file": "rows.txt", "user": "{a}", "assistant": "{b}"}, "must end in one of .json, .jsonl"),
-        ("datasets.poem", {"file": "rows.jsonl", "user": "{a}"}, "needs either 'user' and 'assistant', or 'messages'"),
+        ("datasets.poem", {"file": "rows.doc", "user": "{a}", "assistant": "{b}"}, "must end in one of .json, .json.gz"),
+        ("datasets.poem", {"file": "rows.jsonl", "user": "{a}"}, "needs one of 'user' and 'assistant', 'messages', 'recipe'"),
         ("tuning.max_length", 4096, "tuning.max_length: 4096 tokens, but the context of model 'tiny' is 2048"),
     ],
 )  # fmt: skip
@@ -155,7 +155,11 @@ def test_json_lines_json_and_parquet_give_the_same_conversations(tmp_path):
 
 def test_responses_that_do_not_fit(tokenizer):
     chat = {"user_tag": "<|user|>", "assistant_tag": "<|assistant|>", "add_bos": True}
-    settings = {"chat": chat, "tuning": {"max_length": 100}, "show_instruction": True}
+    settings = {
+        "chat": chat,
+        "tuning": {"max_length": 100, "train_turn_newline": False, "too_long": "error"},
+        "show_instruction": True,
+    }
 
     def row(user, assistant):
         turns = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]

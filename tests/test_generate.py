@@ -22,7 +22,7 @@ def rule_settings(scope="response", after_ramp="hold"):
 
 
 def options(tokenizer, **more):
-    return {"eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id, "max_new_tokens": 24} | more
+    return {"eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id, "max_new_tokens": 24, "context": 256} | more
 
 
 def test_batches_equal_one_at_a_time_and_transformers_own_generate(model, tokenizer, prompts):
@@ -112,7 +112,7 @@ def test_each_rule_changes_something(model, tokenizer, prompts):
 
 def test_a_string_that_is_no_single_token_is_named(tokenizer):
     settings = RuleSettings(15.0, 250, "hold", {"The": 1.0, "zebra crossing": -1.0}, -1.5, "response")
-    with pytest.raises(UnresolvedToken, match=r"rules.token_scores: not a single token .*'zebra crossing' is \["):
+    with pytest.raises(UnresolvedToken, match=r"rules.token_scores: no single token .*'zebra crossing': it is \["):
         RuleAdapter(settings, ["uniform"], tokenizer, vocab_size=len(tokenizer))
 
 
@@ -123,3 +123,17 @@ def test_a_prompt_too_long_for_the_context_keeps_its_tags(tokenizer, chat):
     assert (nothing, cut) == (0, len(whole) - len(fitted)) and 90 < len(fitted) <= 100
     end = render_prompt("", tokenizer, chat)[-6:]
     assert fitted[-6:] == end and fitted[:40] == whole[:40]
+
+
+def test_a_response_ends_with_the_context_at_the_latest(model, tokenizer, prompts):
+    """Short prompts have more room than long ones; rows leave the batch one after the other."""
+    context = max(map(len, prompts)) + 6
+    settings = options(tokenizer, max_new_tokens=10_000, context=context) | {
+        "eos": -1
+    }  # so that nothing else stops them
+    found = generate(model, prompts, batch_size=len(prompts), **settings)
+    assert [len(prompt) + len(response.ids) for prompt, response in zip(prompts, found, strict=True)] == [
+        context
+    ] * len(prompts)
+    assert not any(response.stopped for response in found)
+    assert found == generate(model, prompts, batch_size=1, **settings)

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup, 
 
 from implicit.optimise import NonFiniteLoss, learning_rate_factor
 from implicit.render import render
-from implicit.tune import Tuning, batch_loss, batches, collate, loss_weights, micro_batches, tune
+from implicit.tune import NonFiniteGradient, Tuning, WeightedLoss, batches, collate, loss_weights, micro_batches, tune
 from stage.models import load_model, save_model
 
 SETTINGS = Tuning(
@@ -40,7 +40,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(model, rows, token
     for part in parts:
         ids, mask, labels = collate([rows[i] for i in part], pad=tokenizer.pad_token_id)
         weights = loss_weights(labels[:, 1:], normalise_by=normalise_by, examples=len(rows), tokens=tokens)
-        batch_loss(model, ids, mask, labels[:, 1:], weights).backward()
+        WeightedLoss(model)(ids, mask, labels[:, 1:], weights).backward()
     accumulated = torch.cat([p.grad.flatten() for p in model.parameters()])
     model.zero_grad()
     sums, counts = [], []
@@ -66,6 +66,23 @@ def test_micro_batch_size_does_not_change_the_tuned_model(model, rows, tokenizer
     assert [s.loss for s in one] == pytest.approx([s.loss for s in two], rel=1e-4)
     assert one[-1].loss < one[0].loss
     torch.testing.assert_close(weights_of(model), weights_of(other), rtol=1e-3, atol=1e-4)
+
+
+def test_gradient_checkpointing_changes_nothing(model, rows, tokenizer):
+    other, bits = copy.deepcopy(model), {}
+    for made, recomputed in ((model, False), (other, True)):
+        recomputations = count_forwards(made.get_decoder().layers[0])
+        steps = tune(made, rows, SETTINGS, pad=tokenizer.pad_token_id, gradient_checkpointing=recomputed)
+        bits[recomputed] = ([step.loss for step in steps], weights_of(made), len(recomputations))
+    assert bits[True][0] == bits[False][0] and torch.equal(bits[True][1], bits[False][1])
+    assert bits[True][2] == 2 * bits[False][2]
+    assert not other.is_activation_checkpointing
+
+
+def count_forwards(layer):
+    calls = []
+    layer.input_layernorm.register_forward_hook(lambda *_: calls.append(1))
+    return calls
 
 
 def test_the_seed_alone_decides_a_run(model, rows, tokenizer):
@@ -110,6 +127,14 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_learning_rate(model, rows
         model.model.norm.weight[0] = math.nan
     with pytest.raises(NonFiniteLoss, match=r"step 1 is nan, at learning rate 0: "):
         tune(model, rows, SETTINGS, pad=tokenizer.pad_token_id)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(model, rows, tokenizer):
+    model.model.norm.weight.register_hook(lambda gradient: gradient * math.inf)
+    before = weights_of(model)
+    with pytest.raises(NonFiniteGradient, match=r"the gradient at step 1 is not finite, at learning rate 0: "):
+        tune(model, rows, SETTINGS, pad=tokenizer.pad_token_id)
+    assert torch.equal(weights_of(model), before)
 
 
 def test_a_row_without_a_trained_token_is_refused(model, tokenizer, rows, chat):

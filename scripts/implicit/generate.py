@@ -25,13 +25,14 @@ def generate(
     eos: int,
     pad: int,
     max_new_tokens: int,
+    context: int,
     batch_size: int,
     adapter: RuleAdapter | None = None,
     adapter_prompts: Sequence[Sequence[int]] | None = None,
     device: str = "cpu",
     log: Callable[[str], None] = lambda line: None,
 ) -> list[Response]:
-    """Respond to every prompt, in the given order.
+    """Respond to every prompt, in the given order, with at most ``max_new_tokens``, or up to the ``context``'s end.
 
     Prompts of like length are batched. ``adapter_prompts`` are the parts of the prompts that the rule adapter's wide
     diversity scope counts (see RuleAdapter.start). In float32 the result does not depend on the batch.
@@ -49,6 +50,7 @@ def generate(
             eos=eos,
             pad=pad,
             max_new_tokens=max_new_tokens,
+            context=context,
             adapter=adapter,
             device=device,
         )
@@ -60,8 +62,8 @@ def generate(
 
 
 @torch.inference_mode()
-def _generate_batch(model, prompts, *, eos, pad, max_new_tokens, adapter, device) -> list[Response]:
-    """One batch of prompts, left-padded. Rows that have stopped leave the batch at once."""
+def _generate_batch(model, prompts, *, eos, pad, max_new_tokens, context, adapter, device) -> list[Response]:
+    """One batch of prompts, left-padded. Rows that have stopped, or are as long as the context, leave it at once."""
     longest = max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
@@ -88,7 +90,7 @@ def _generate_batch(model, prompts, *, eos, pad, max_new_tokens, adapter, device
             stopped[row] = token == eos
             if token != eos:
                 generated[row].append(token)
-        alive = chosen != eos
+        alive = (chosen != eos) & (positions[:, -1] + 2 < context)
         if not alive.all():
             kept = alive.nonzero().flatten()
             if not len(kept):

@@ -6,7 +6,8 @@ The format is Tulu's, as in the paper (section 2) and the authors' ``finetune.py
 
 A conversation becomes segments, each either shown (the tags and the instructions) or trained (the
 responses and their EOS), and each is encoded by itself. The mask is therefore right by construction,
-and what a model is tuned on is token for token what it is asked with.
+and what a model is tuned on is token for token what it is asked with. All but the first are encoded as what
+follows some text, as they do: SentencePiece tokenizers such as Llama-2's would else put a blank before them.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,14 @@ class Format:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A part of a conversation: shown or trained. A trained one is a response, which EOS ends."""
+
+    text: str
+    trained: bool
+
+
+@dataclass(frozen=True)
 class Rendered:
     """Token ids, and for each whether it is trained. ``cut`` counts the tokens lost to the maximum length."""
 
@@ -47,26 +56,37 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
+def encode_after(tokenizer: PreTrainedTokenizerBase, text: str, *, before: str) -> list[int]:
+    """Encode text as it is encoded behind ``before``. Raises ValueError where a token would hold parts of both."""
+    first, whole = encode(tokenizer, before), encode(tokenizer, before + text)
+    if whole[: len(first)] != first:
+        raise ValueError(f"this tokenizer joins {before!r} and the text behind it, {text[:20]!r}, into one token")
+    return whole[len(first) :]
+
+
+def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Encode what follows the newline behind the assistant tag."""
+    return encode_after(tokenizer, text, before="\n")
+
+
 def hide_instructions(messages: Sequence[Message]) -> list[Message]:
     """Response tuning (equation 2): every user turn becomes empty, the tags stay."""
     return [{**message, "content": ""} if message["role"] == "user" else dict(message) for message in messages]
 
 
-def segments(messages: Sequence[Message], chat: Format, eos: str) -> list[tuple[str, bool, bool]]:
-    """Split a conversation into (text, trained, with_eos) segments.
+def segments(messages: Sequence[Message], chat: Format) -> list[Segment]:
+    """Split a conversation into segments; the turns behind the last assistant's are dropped.
 
-    Contents are stripped, as the authors' ``encode_with_messages_format`` does. A newline stands between an
-    assistant turn's EOS and the next turn; it is shown, where the authors' code trains it by accident.
+    Contents are stripped, as the authors' ``encode_with_messages_format`` does.
     """
-    parts: list[tuple[str, bool, bool]] = []
+    parts: list[Segment] = []
     shown = ""
     for message in messages:
         text = message["content"].strip()
         if message["role"] == "user":
             shown += f"{chat.user_tag}\n{text}\n"
         elif message["role"] == "assistant":
-            parts.append((f"{shown}{chat.assistant_tag}\n", False, False))
-            parts.append((text, True, True))
+            parts += [Segment(f"{shown}{chat.assistant_tag}\n", trained=False), Segment(text, trained=True)]
             shown = "\n"
         else:
             raise ValueError(f"a message has the role {message['role']!r}: allowed are 'user' and 'assistant'")
@@ -74,19 +94,32 @@ def segments(messages: Sequence[Message], chat: Format, eos: str) -> list[tuple[
 
 
 def render(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, chat: Format, *, max_length: int | None = None
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    chat: Format,
+    *,
+    max_length: int | None = None,
+    train_turn_newline: bool = False,
 ) -> Rendered:
     """Render a conversation whose last turn is the assistant's; turns after it are dropped.
 
-    Tokens beyond ``max_length`` are cut off at the end, EOS included, as in the authors' scripts, and
-    counted in ``cut``.
+    Tokens beyond ``max_length`` are cut off at the end, EOS included, as in the authors' scripts, and counted in
+    ``cut``. The newline between an assistant turn's EOS and the next turn is trained only with
+    ``train_turn_newline``: the authors' code does so, by accident as it seems.
     """
     ids: list[int] = [tokenizer.bos_token_id] if chat.add_bos else []
     trained = [False] * len(ids)
-    for text, is_trained, with_eos in segments(messages, chat, tokenizer.eos_token):
-        piece = encode(tokenizer, text) + ([tokenizer.eos_token_id] if with_eos else [])
-        ids += piece
-        trained += [is_trained] * len(piece)
+    for number, segment in enumerate(segments(messages, chat)):
+        if segment.trained:
+            piece = encode_response(tokenizer, segment.text) + [tokenizer.eos_token_id]
+            ids += piece
+            trained += [True] * len(piece)
+        else:
+            # Behind an EOS, the text goes on; the letter stands for whatever came before.
+            piece = encode_after(tokenizer, segment.text, before="a") if number else encode(tokenizer, segment.text)
+            newline = len(encode_after(tokenizer, "\n", before="a")) if number and train_turn_newline else 0
+            ids += piece
+            trained += [True] * newline + [False] * (len(piece) - newline)
     length = len(ids) if max_length is None else min(len(ids), max_length)
     return Rendered(ids[:length], trained[:length], cut=len(ids) - length)
 

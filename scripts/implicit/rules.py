@@ -5,19 +5,23 @@ The normalisers do not depend on w, so under greedy decoding this is argmax(base
 are added to the logits, for a whole batch, at the cost of one scatter per step.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerBase
+
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a byte that SentencePiece has no other token for
 
 RULES = ("eos", "uniform", "diversity")
 
 
 @dataclass(frozen=True)
 class RuleSettings:
-    """The rules' weights (paper, table 8). Tokens are strings: each model's own tokenizer resolves them.
+    """The rules' weights (paper, table 8). Tokens are strings: each model's own vocabulary resolves them.
 
     After t response tokens, 0 < t < ``eos_ramp``, EOS gets ``eos_bonus`` · t / eos_ramp. From there on: ``after_ramp``
     "hold" keeps the full bonus; "none" gives nothing, as the authors' code does (they call it a bug).
@@ -35,17 +39,51 @@ class UnresolvedToken(ValueError):
     """A string of the rules is not exactly one token of the model's tokenizer."""
 
 
-def resolve_tokens(scores: Mapping[str, float], tokenizer: PreTrainedTokenizerBase) -> dict[int, float]:
-    """Map token strings to ids. A string counts as one token if one token decodes to exactly it.
+def token_texts(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """What every token of a vocabulary says: of byte-level BPE (GPT-NeoX, Llama-3) and SentencePiece (Llama-2).
 
-    Raises UnresolvedToken naming every string that is not, and what it is instead.
+    Byte tokens, such as ``<0x0A>``, that another token says as well come last.
     """
-    pieces = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in scores}
-    wrong = {text: tokenizer.convert_ids_to_tokens(ids) for text, ids in pieces.items() if len(ids) != 1}
+    pieces = tokenizer.get_vocab()
+    added = tokenizer.get_added_vocab()
+    byte_level = any(piece.startswith("Ġ") for piece in pieces)
+    decoder = ByteLevel()
+    texts, single_bytes = {}, {}
+    for piece, i in sorted(pieces.items(), key=lambda entry: entry[1]):
+        if piece in added:
+            texts[i] = piece
+        elif byte_level:
+            texts[i] = decoder.decode([piece])
+        elif BYTE.fullmatch(piece):
+            single_bytes[i] = chr(int(piece[3:5], 16))
+        else:
+            texts[i] = piece.replace("▁", " ")
+    return texts | single_bytes
+
+
+def resolve_tokens(scores: Mapping[str, float], tokenizer: PreTrainedTokenizerBase) -> dict[int, float]:
+    """Map token strings to ids: each to the token that says exactly it, blanks included.
+
+    Raises UnresolvedToken naming every string that no token says, with the tokens that come near.
+    """
+    texts = token_texts(tokenizer)
+    ids: dict[str, int] = {}
+    for i, text in texts.items():
+        ids.setdefault(text, i)
+    wrong = [text for text in scores if text not in ids]
     if wrong:
-        listed = "; ".join(f"{text!r} is {tokens}" for text, tokens in wrong.items())
-        raise UnresolvedToken(f"rules.token_scores: not a single token of this model's tokenizer: {listed}")
-    return {ids[0]: scores[text] for text, ids in pieces.items()}
+        listed = "; ".join(f"{text!r}: {_near(text, ids, tokenizer)}" for text in wrong)
+        raise UnresolvedToken(f"rules.token_scores: no single token of this model's tokenizer says {listed}")
+    return {ids[text]: score for text, score in scores.items()}
+
+
+def _near(text: str, ids: Mapping[str, int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """The tokens that differ by blanks or case only, or else the pieces that a text is made of."""
+    wanted = text.strip().lower()
+    near = [other for other in ids if other.strip().lower() == wanted and (wanted or other.isspace())]
+    if near:
+        return "near are " + ", ".join(map(repr, sorted(near, key=lambda other: abs(len(other) - len(text)))[:5]))
+    return f"it is {tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False)['input_ids'])}"
 
 
 class RuleAdapter:

@@ -1,16 +1,20 @@
-"""Fine-tuning of all parameters on rendered conversations (paper, section 2 and appendix A)."""
+"""Fine-tuning on rendered conversations (paper, section 2 and appendix A): on a CPU, a GPU, or several, sharded."""
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
 
+from implicit.checkpoint import Checkpoints, Interrupted, noticing_sigterm
 from implicit.optimise import NonFiniteLoss, Schedule, StepLog, learning_rate_factor
 from implicit.render import IGNORED, Rendered
+from implicit.sharding import ALONE, Processes, decoder_layers, divide, shard, total, whole
 
 
 @dataclass(frozen=True)
@@ -83,17 +87,48 @@ def loss_weights(labels: torch.Tensor, *, normalise_by: str, examples: int, toke
     return trained / trained.sum(dim=1, keepdim=True).clamp(min=1) / examples
 
 
-def batch_loss(model: PreTrainedModel, ids, mask, labels, weights) -> torch.Tensor:
-    """The weighted sum of the trained tokens' negative log-likelihoods: a scalar, float32.
+class WeightedLoss(torch.nn.Module):
+    """A model whose forward is its loss, for FSDP, which gathers parameters as a forward begins."""
 
-    Only trained positions are projected on the vocabulary. ``labels`` and ``weights`` are [rows, length - 1],
-    shifted by one against ``ids`` [rows, length].
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids, mask, labels, weights) -> torch.Tensor:
+        """The weighted sum of the trained tokens' negative log-likelihoods: a scalar, float32.
+
+        Only trained positions are projected on the vocabulary. ``labels`` and ``weights`` are [rows, length - 1],
+        shifted by one against ``ids`` [rows, length].
+        """
+        decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
+        hidden = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:, :-1]
+        trained = labels != IGNORED
+        logits = head(hidden[trained]).float()
+        losses = torch.nn.functional.cross_entropy(logits, labels[trained], reduction="none")
+        return (losses * weights[trained]).sum()
+
+
+class NonFiniteGradient(RuntimeError):
+    """The gradient of a step is NaN or infinite though its loss is not: training must not go on."""
+
+    def __init__(self, *, step: int, learning_rate: float) -> None:
+        super().__init__(
+            f"the gradient at step {step + 1} is not finite, at learning rate {learning_rate:.3g}: lower the latter"
+        )
+
+
+def rounds(
+    batch: Sequence[int], lengths: Sequence[int], *, tokens: int, processes: Processes
+) -> list[tuple[list[int], bool]]:
+    """The micro-batches of this process in a step, as many on every one: (rows, whether they count).
+
+    A process that has fewer than another computes a row that does not count, as all must take part in every exchange.
     """
-    hidden = model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:, :-1]
-    trained = labels != IGNORED
-    logits = model.get_output_embeddings()(hidden[trained]).float()
-    losses = torch.nn.functional.cross_entropy(logits, labels[trained], reduction="none")
-    return (losses * weights[trained]).sum()
+    shares = divide(batch, lengths, count=processes.count)
+    parts = [micro_batches(share, lengths, tokens=tokens) for share in shares]
+    own = [(part, True) for part in parts[processes.rank]]
+    shortest = min(batch, key=lambda i: lengths[i])
+    return own + [([shortest], False)] * (max(map(len, parts)) - len(own))
 
 
 def tune(
@@ -103,58 +138,94 @@ def tune(
     *,
     pad: int,
     micro_batch_tokens: int = 4096,
-    device: str = "cpu",
     precision: torch.dtype = torch.bfloat16,
+    processes: Processes = ALONE,
+    gradient_checkpointing: bool = False,
+    checkpoints: Checkpoints | None = None,
     log: Callable[[StepLog], None] = lambda step: None,
 ) -> list[StepLog]:
-    """Tune ``model`` in place (float32 weights, autocast to ``precision``); returns the log of every step.
+    """Tune what is not frozen of ``model`` in place; returns the log of every step.
 
-    Raises ValueError for a row without a trained token, and NonFiniteLoss.
+    Weights are float32, arithmetic is autocast to ``precision``. With several processes, each calls this with the same
+    model and rows, and is left with its share of the weights (see ``implicit.sharding``). With ``checkpoints`` it goes
+    on from the last one, and SIGTERM makes it write one and end. Raises ValueError for a row without a trained token,
+    NonFiniteLoss, NonFiniteGradient and Interrupted.
     """
     empty = [i for i, row in enumerate(rows) if not any(row.trained[1:])]
     if empty:
         raise ValueError(f"rows without a single token to train on: {empty[:10]}")
-    model.to(device).train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
+    model.train()
+    if gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    loss_of = WeightedLoss(model)
+    if processes.count > 1:
+        shard(loss_of, decoder_layers(model), processes)
+    else:
+        model.to(processes.device)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     plan = list(batches(len(rows), settings))
     lengths = [len(row.ids) for row in rows]
-    steps: list[StepLog] = []
-    tokens, started = 0, time.monotonic()
-    for step, batch in enumerate(plan):
-        rate = settings.learning_rate * learning_rate_factor(
-            settings.schedule, step, steps=len(plan), warmup=settings.warmup
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        trained_tokens = sum(sum(rows[i].trained[1:]) for i in batch)
-        loss = 0.0
-        for part in micro_batches(batch, lengths, tokens=micro_batch_tokens):
-            ids, mask, labels = (t.to(device) for t in collate([rows[i] for i in part], pad=pad))
-            weights = loss_weights(
-                labels[:, 1:], normalise_by=settings.normalise_by, examples=len(batch), tokens=trained_tokens
+    steps = checkpoints.resume(loss_of, optimizer) if checkpoints else []
+    before, started = steps[-1].seconds if steps else 0.0, time.monotonic()
+    with noticing_sigterm() if checkpoints else nullcontext(lambda: False) as told_to_stop:
+        for step, batch in list(enumerate(plan))[len(steps) :]:
+            torch.manual_seed(_dropout_seed(settings.seed, step, processes.rank))
+            rate = settings.learning_rate * learning_rate_factor(
+                settings.schedule, step, steps=len(plan), warmup=settings.warmup
             )
-            with torch.autocast(device, dtype=precision, enabled=precision != torch.float32):
-                part_loss = batch_loss(model, ids, mask, labels[:, 1:], weights)
-            part_loss.backward()
-            loss += part_loss.item()
-            tokens += int(mask.sum())
-        if not torch.isfinite(torch.tensor(loss)):
-            raise NonFiniteLoss(step=step, learning_rate=rate, loss=loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        steps.append(
-            StepLog(
-                step=step + 1,
-                steps=len(plan),
-                loss=loss,
-                learning_rate=rate,
-                tokens=tokens,
-                seconds=time.monotonic() - started,
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            trained_tokens = sum(sum(rows[i].trained[1:]) for i in batch)
+            own_loss = 0.0
+            for part, counts in rounds(batch, lengths, tokens=micro_batch_tokens, processes=processes):
+                ids, mask, labels = (t.to(processes.device) for t in collate([rows[i] for i in part], pad=pad))
+                weights = counts * loss_weights(
+                    labels[:, 1:], normalise_by=settings.normalise_by, examples=len(batch), tokens=trained_tokens
+                )
+                with autocast(processes.device, precision):
+                    part_loss = loss_of(ids, mask, labels[:, 1:], weights)
+                part_loss.backward()
+                own_loss += part_loss.item()
+            loss, stop = total([own_loss, float(told_to_stop())], processes)
+            if not math.isfinite(loss):
+                raise NonFiniteLoss(step=step, learning_rate=rate, loss=loss)
+            norm = whole(torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm))
+            if not math.isfinite(norm.item()):
+                raise NonFiniteGradient(step=step, learning_rate=rate)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            steps.append(
+                StepLog(
+                    step=step + 1,
+                    steps=len(plan),
+                    loss=loss,
+                    learning_rate=rate,
+                    tokens=(steps[-1].tokens if steps else 0) + sum(lengths[i] for i in batch),
+                    seconds=before + time.monotonic() - started,
+                )
             )
-        )
-        log(steps[-1])
+            log(steps[-1])
+            if checkpoints and len(steps) < len(plan) and (stop or len(steps) % checkpoints.every == 0):
+                path = checkpoints.save(loss_of, optimizer, steps)
+                if stop:
+                    raise Interrupted(step=len(steps), steps=len(plan), folder=path)
+    if gradient_checkpointing:
+        model.activation_checkpointing_disable()
     model.eval()
     return steps
+
+
+def autocast(device: str, precision: torch.dtype) -> torch.autocast:
+    """Arithmetic in ``precision`` over float32 weights, the same with one process and with several.
+
+    Nothing is cached: a cache would keep a copy of weights that FSDP has taken back.
+    """
+    return torch.autocast(
+        torch.device(device).type, dtype=precision, enabled=precision != torch.float32, cache_enabled=False
+    )
+
+
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of a step's dropout, if there is any: a pure function of the step, so that a resumed run repeats it."""
+    return random.Random(f"dropout/{seed}/{step}/{rank}").getrandbits(63)

@@ -18,14 +18,20 @@ def arguments(
     paths: list[str],
     optional: list[str] | None = None,
     lists: list[str] | None = None,
-    numbers: list[str] | None = None,
+    numbers: dict[str, int | None] | None = None,
+    flags: list[str] | None = None,
+    choices: dict[str, list[str]] | None = None,
     computes: bool = False,
+    asks: bool = False,
 ) -> argparse.Namespace:
     """Parse ``--name PATH`` for every path, and ``--settings JSON``, the checked slice of the config.
 
-    ``optional`` names paths that may be left out, ``lists`` options of any number of paths, ``numbers`` integers.
+    ``optional`` names paths that may be left out, ``lists`` options of any number of paths, ``numbers`` integers
+    with their defaults, ``flags`` switches, ``choices`` what may be chosen, the first by default.
 
-    A stage that ``computes`` with a model also takes how: ``--device``, ``--threads`` and ``--batch``.
+    A stage that ``computes`` with a model also takes how: ``--device``, ``--threads`` and ``--batch``. One that
+    ``asks`` a server takes ``--requests``, ``--timeout`` and ``--attempts``. Both take the ``--budget`` that they
+    count against.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in paths:
@@ -34,13 +40,23 @@ def arguments(
         parser.add_argument(f"--{name}", type=Path)
     for name in lists or []:
         parser.add_argument(f"--{name}", type=Path, nargs="*", default=[])
-    for name in numbers or []:
-        parser.add_argument(f"--{name}", type=int, required=True)
+    for name, default in (numbers or {}).items():
+        parser.add_argument(f"--{name}", type=int, default=default, required=default is None)
+    for name in flags or []:
+        parser.add_argument(f"--{name}", action="store_true")
+    for name, known in (choices or {}).items():
+        parser.add_argument(f"--{name}", choices=known, default=known[0])
     parser.add_argument("--settings", type=json.loads, default={}, help="the stage's slice of the config, as JSON")
     if computes:
         parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
         parser.add_argument("--threads", type=int, default=1, help="CPU threads")
         parser.add_argument("--batch", type=int, default=2048, help="size of a batch, in the stage's unit")
+    if asks:
+        parser.add_argument("--requests", type=int, default=8, help="requests to a server at a time")
+        parser.add_argument("--timeout", type=float, default=120.0, help="seconds, of a request")
+        parser.add_argument("--attempts", type=int, default=6, help="of a request, before it is given up")
+    if computes or asks:
+        parser.add_argument("--budget", type=json.loads, help="ledger, ceilings and machine, as JSON; none by default")
     return parser.parse_args()
 
 

@@ -14,9 +14,22 @@ Count = Annotated[int, Strict(), Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Flag = Annotated[bool, Strict()]
+Precision = Literal["float32", "bfloat16", "float16"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
-FILE_ENDINGS = (".json", ".jsonl", ".parquet", ".json.gz", ".jsonl.gz")
+# Peak bfloat16 matrix TFLOP/s (dense) and memory bandwidth in TB/s, from the makers' data sheets: for the plan.
+GPUS = {
+    "A100-80GB": (312.0, 2.0),
+    "H100": (989.0, 3.35),
+    "H200": (989.0, 4.8),
+    "A6000": (155.0, 0.768),
+    "L40S": (362.0, 0.864),
+    "RTX-4090": (165.0, 1.0),
+}
+
+FILE_ENDINGS = tuple(
+    f".{kind}{packed}" for kind in ("json", "jsonl", "csv", "txt", "parquet") for packed in ("", ".gz")
+)
 
 
 class Section(BaseModel):
@@ -55,8 +68,15 @@ class Model(Section):
     world: Integer | None = None
     pretrain: Pretrain | None = None
     path: str | None = None
+    revision: str | None = None
+    gated: Flag = False
+    parameters: Positive | None = None
     test_seeds: Annotated[list[Integer], Field(min_length=1)] | None = None
     validation_seed: Integer | None = None
+    tuning: dict[str, Any] = {}
+    chat: dict[str, Any] = {}
+    rules: Flag = True
+    epochs: dict[str, Count] = {}
 
     @model_validator(mode="after")
     def one_source(self) -> Self:
@@ -67,25 +87,48 @@ class Model(Section):
         return self
 
 
+class Hub(Section):
+    """Rows on a dataset hub: read through `datasets`, or a single `file` of the repository."""
+
+    id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    revision: str | None = None
+    config: str | None = None
+    split: str = "train"
+    file: str | None = None
+    gated: Flag = False
+
+
 class Source(Section):
-    """Where rows come from: a part of the model's world, or a local file."""
+    """Where rows come from: a part of the model's world, a hub, or a file. A later one stands in for an earlier."""
 
     file: str | None = None
+    hub: Hub | None = None
     rows: Annotated[list[Annotated[int, Strict(), Field(ge=0)]], Field(min_length=2, max_length=2)] | None = None
+    templates: str | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+    @property
+    def origin(self) -> Literal["rewrite", "file", "hub", "world"] | None:
+        """What the rows are read from, where several are given."""
+        return next((kind for kind in ("rewrite", "file", "hub", "world") if getattr(self, kind) is not None), None)
 
     @model_validator(mode="after")
     def one_source(self) -> Self:
-        if (self.world is None) == (self.file is None):  # type: ignore[attr-defined]
-            raise ValueError("give either 'world' or 'file', not both and not neither")
+        if self.origin is None:
+            raise ValueError("give where its rows come from: 'world', 'hub' or 'file'")
         if self.file is not None and not self.file.endswith(FILE_ENDINGS):
             raise ValueError(f"'file' is {self.file!r}: it must end in one of {', '.join(FILE_ENDINGS)}")
         if self.rows and self.rows[0] >= self.rows[1]:
             raise ValueError(f"'rows' is {self.rows}: the first must be smaller than the second")
+        if (self.recipe == "alpaca") != (self.templates is not None):  # type: ignore[attr-defined]
+            raise ValueError("'templates' goes with the recipe 'alpaca', and that recipe needs it")
         return self
 
 
 class Dataset(Source):
     world: Literal["instructions", "arithmetic", "code", "poem", "recipe", "chess"] | None = None
+    rewrite: str | None = None
+    recipe: Literal["lima", "poetry", "recipes", "chess"] | None = None
     examples: Count | None = None
     user: str | None = None
     assistant: str | None = None
@@ -93,26 +136,35 @@ class Dataset(Source):
 
     @model_validator(mode="after")
     def mapped(self) -> Self:
-        if self.world is not None and self.examples is None:
+        if self.origin == "world" and self.examples is None:
             raise ValueError("a dataset of the world needs 'examples'")
-        if self.file is not None and (self.messages is None) == (self.user is None or self.assistant is None):
-            raise ValueError("a dataset from a file needs either 'user' and 'assistant', or 'messages'")
+        ways = [self.recipe, self.messages, None if self.user is None or self.assistant is None else self.user]
+        if self.origin in ("file", "hub") and sum(way is not None for way in ways) != 1:
+            raise ValueError("a dataset from a file or a hub needs one of 'user' and 'assistant', 'messages', 'recipe'")
         return self
 
 
 class EvaluationSet(Source):
     world: Literal["validation", "test"] | None = None
+    rewrite: None = None
+    recipe: Literal["alpaca"] | None = None
     instructions: Count | None = None
     instruction: str | None = None
     reference: str | None = None
 
     @model_validator(mode="after")
     def mapped(self) -> Self:
-        if self.world is not None and self.instructions is None:
+        if self.origin == "world" and self.instructions is None:
             raise ValueError("an evaluation set of the world needs 'instructions'")
-        if self.file is not None and self.instruction is None:
-            raise ValueError("an evaluation set from a file needs 'instruction'")
+        if self.origin in ("file", "hub") and (self.instruction is None) == (self.recipe is None):
+            raise ValueError("an evaluation set from a file or a hub needs 'instruction', or a 'recipe'")
         return self
+
+
+class Lora(Section):
+    rank: Count
+    alpha: Positive
+    dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
 class Tuning(Section):
@@ -125,6 +177,11 @@ class Tuning(Section):
     normalise_by: Literal["example", "token"]
     max_length: Count
     precision: Literal["bfloat16", "float32"]
+    stored_as: Literal["bfloat16", "float16", "float32"]
+    train_turn_newline: Flag
+    too_long: Literal["error", "cut"]
+    method: Literal["full", "lora", "qlora"]
+    lora: Lora
 
 
 class Mode(Section):
@@ -150,19 +207,30 @@ class Selection(Section):
 class Generation(Section):
     evaluation_set: str
     max_new_tokens: Count
+    precision: Precision
+
+
+class Variant(Section):
+    use: list[Literal["eos", "uniform", "diversity"]]
+    max_new_tokens: Count | None = None
 
 
 class Rules(Section):
     eos_bonus: float
     eos_ramp: Count
     after_ramp: Literal["hold", "none"]
-    token_scores: dict[str, float]
+    token_scores: dict[str, float | None]
     diversity_penalty: float
     diversity_scope: Literal["response", "prompt_and_response"]
-    variants: dict[Name, list[Literal["eos", "uniform", "diversity"]] | None]
+    variants: dict[Name, Variant | None]
+
+    def scores(self) -> dict[str, float]:
+        """The scores of the tokens that are not taken out with null."""
+        return {text: score for text, score in self.token_scores.items() if score is not None}
 
 
 class Ranking(Section):
+    precision: Precision
     evaluation_set: str
     instructions: Count
     others: Count
@@ -171,12 +239,75 @@ class Ranking(Section):
     bootstrap: Count
 
 
+class Price(Section):
+    """Of a million tokens, in whatever currency the ceilings are in."""
+
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+
+
+class Server(Section):
+    """An OpenAI-compatible server. The key is read from the environment variable that `key_variable` names."""
+
+    base_url: Annotated[str, Field(pattern=r"^https?://")]
+    model: str
+    key_variable: str = "OPENAI_API_KEY"
+    request: dict[str, Any] = {}
+    price: Price
+
+
 class Judge(Section):
     name: Name
-    kind: Literal["oracle"]
+    kind: Literal["oracle", "evaluator", "server", "local"]
+    evaluator: str | None = None
+    server: Server | None = None
+    path: str | None = None
+    revision: str | None = None
+    precision: Precision = "float32"
+    template: str | None = None
+    answer: Literal["logprobs", "text"] = "logprobs"
     reference_mode: str
     seed: Integer
     bootstrap: Count
+    metric: Literal["length_controlled_minimal", "length_controlled_v1"]
+    gamed_table: str | None = None
+    both_orders: Flag
+
+    @model_validator(mode="after")
+    def of_its_kind(self) -> Self:
+        needed = {"oracle": [], "evaluator": ["evaluator"], "server": ["server"], "local": ["path"]}[self.kind]
+        for key in ("evaluator", "server", "path"):
+            if (getattr(self, key) is not None) != (key in needed):
+                raise ValueError(f"a judge of kind {self.kind!r} {'needs' if key in needed else 'has no'} {key!r}")
+        return self
+
+
+class Rewriting(Section):
+    """The no-rephrase ablation (paper, appendix C): which responses restate their instruction, and without that."""
+
+    server: Server
+    detect: str
+    rewrite: str
+
+
+class Similarity(Section):
+    encoder: str
+    revision: str | None = None
+    modes: list[str]
+    baseline: str
+    seed: Integer
+
+
+class Ceilings(Section):
+    gpu_hours: Annotated[float, Field(ge=0)] | None = None
+    price: Annotated[float, Field(ge=0)] | None = None
+
+
+class Plan(Section):
+    gpu: str
+    utilisation: Annotated[float, Field(gt=0, le=1)]
+    tokens: dict[str, Count] = {}
+    response_tokens: Count
 
 
 class Execution(Section):
@@ -186,6 +317,14 @@ class Execution(Section):
     ranking_batch_tokens: Count
     pretrain_threads: Count
     threads: Count
+    processes: Count
+    gradient_checkpointing: Flag
+    checkpoint_steps: Count
+    backend: Literal["transformers", "vllm"]
+    keep_candidates: Flag
+    requests: Count
+    timeout: Positive
+    attempts: Count
 
 
 class Config(Section):
@@ -204,12 +343,26 @@ class Config(Section):
     rules: Rules | None
     ranking: Ranking | None
     judge: Judge | None
+    rewriting: Rewriting | None
+    similarity: Similarity | None
+    ceilings: Ceilings
+    plan: Plan
     execution: Execution
     note: str | None = None
 
-    def mode_tuning(self, mode: str) -> Tuning:
-        """The tuning of a mode: the common values, with the mode's own laid over them."""
-        return Tuning.model_validate(self.tuning.model_dump() | self.modes[mode].tuning)
+    def mode_tuning(self, model: str, mode: str) -> Tuning:
+        """How a model is tuned in a mode: the common values, over them the model's own, over them the mode's own."""
+        return Tuning.model_validate(
+            _merged(self.tuning.model_dump(), self.models[model].tuning, self.modes[mode].tuning)
+        )
+
+    def model_chat(self, model: str) -> Chat:
+        """The chat format of a model: the common values, with the model's own laid over them."""
+        return Chat.model_validate(_merged(self.chat.model_dump(), self.models[model].chat))
+
+    def epoch_grid(self, model: str, mode: str) -> list[int]:
+        """The epoch counts that are chosen from: a single one where the model gives it."""
+        return [self.models[model].epochs[mode]] if mode in self.models[model].epochs else self.selection.epochs
 
     def test_seeds(self, model: str) -> list[int]:
         """The seeds whose results are reported for a model."""
@@ -220,9 +373,28 @@ class Config(Section):
         own = self.models[model].validation_seed
         return self.selection.seed if own is None else own
 
+    def selects(self) -> bool:
+        """Whether any model and mode has epoch counts to choose from."""
+        return any(
+            len(self.epoch_grid(model, mode)) > 1
+            for model in self.run.models
+            for mode in self.run.modes
+            if model in self.models
+        )
+
     def ranked_modes(self) -> list[str]:
         """The modes whose models rank responses, in the order in which they are run."""
         return [mode for mode in self.run.modes if self.ranking and mode in self.ranking.modes]
+
+
+def _merged(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Mappings laid over one another, nested ones likewise."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            nested = isinstance(value, dict) and isinstance(result.get(key), dict)
+            result[key] = _merged(result[key], value) if nested else value
+    return result
 
 
 class ConfigError(ValueError):
@@ -276,12 +448,23 @@ def _unknown_names(config: Config) -> list[str]:
     references = [("run.models", name, list(config.models)) for name in config.run.models]
     references += [("run.modes", name, modes) for name in config.run.modes]
     references += [(f"modes.{name}.dataset", mode.dataset, datasets) for name, mode in config.modes.items()]
+    references += [
+        (f"datasets.{name}.rewrite", source.rewrite, datasets)
+        for name, source in config.datasets.items()
+        if source.rewrite is not None
+    ]
+    references += [
+        (f"models.{name}.epochs", mode, modes) for name, model in config.models.items() for mode in model.epochs
+    ]
     references += [("generation.evaluation_set", config.generation.evaluation_set, sets)]
-    if len(config.selection.epochs) > 1:
+    if config.selects():
         references += [("selection.evaluation_set", config.selection.evaluation_set, sets)]
     if config.ranking:
         references += [("ranking.evaluation_set", config.ranking.evaluation_set, sets)]
         references += [("ranking.modes", name, modes) for name in config.ranking.modes]
+    if config.similarity:
+        references += [("similarity.modes", name, config.run.modes) for name in config.similarity.modes]
+        references += [("similarity.baseline", config.similarity.baseline, datasets)]
     if config.judge:
         references += [("judge.reference_mode", config.judge.reference_mode, config.run.modes)]
     return [
@@ -294,15 +477,26 @@ def _unknown_names(config: Config) -> list[str]:
 def _bad_values(config: Config) -> list[str]:
     """Values that are right by themselves and wrong together."""
     faults: list[str] = []
-    for name, mode in config.modes.items():
-        try:
-            Tuning.model_validate(config.tuning.model_dump() | mode.tuning)
-        except ValidationError as error:
-            faults += [f"modes.{name}.tuning.{_explain(fault)}" for fault in error.errors()]
+    layers = [(f"modes.{name}", mode.tuning, {}) for name, mode in config.modes.items()]
+    layers += [(f"models.{name}", model.tuning, model.chat) for name, model in config.models.items()]
+    for key, tuning, chat in layers:
+        for section, common, own in (("tuning", config.tuning, tuning), ("chat", config.chat, chat)):
+            try:
+                type(common).model_validate(_merged(common.model_dump(), own))
+            except ValidationError as error:
+                faults += [f"{key}.{section}.{_explain(fault)}" for fault in error.errors()]
+    if not config.rewriting and any(
+        _rewritten(config, config.modes[mode].dataset) for mode in config.run.modes if mode in config.modes
+    ):
+        faults.append("rewriting: missing, but a dataset in use is to be rewritten by it")
+    if config.similarity and config.similarity.seed not in config.run.test_seeds:
+        faults.append(f"similarity.seed: {config.similarity.seed} is none of run.test_seeds, {config.run.test_seeds}")
+    if config.plan.gpu not in GPUS:
+        faults.append(f"plan.gpu: {config.plan.gpu!r} is not known; known are {', '.join(GPUS)}")
     for key, values in (("run.test_seeds", config.run.test_seeds), ("selection.epochs", config.selection.epochs)):
         if len(set(values)) != len(values):
             faults.append(f"{key}: {values} holds a value twice")
-    if not config.judge and len(config.selection.epochs) > 1:
+    if not config.judge and config.selects():
         faults.append(f"selection.epochs: {config.selection.epochs} cannot be chosen from without a judge; give one")
     for name in config.run.models:
         model = config.models.get(name)
@@ -311,36 +505,60 @@ def _bad_values(config: Config) -> list[str]:
             for key, length in (
                 ("tuning.max_length", config.tuning.max_length),
                 (f"models.{name}.pretrain.sequence_length", model.pretrain.sequence_length),
-                ("generation.max_new_tokens", config.generation.max_new_tokens),
             ):
                 if length > context:
                     faults.append(f"{key}: {length} tokens, but the context of model {name!r} is {context}")
-        if model and model.world is None and any(d.world for d in _used_sources(config)):
+        if model and model.world is None and any(used.origin == "world" for used in _used_sources(config).values()):
             faults.append(f"models.{name}.world: missing, but a set in use is drawn from the model's world")
     return faults
 
 
-def _used_sources(config: Config) -> list[Source]:
-    """The datasets and evaluation sets that this run reads."""
-    names = {config.modes[mode].dataset for mode in config.run.modes if mode in config.modes}
+def _used_sources(config: Config) -> dict[str, Source]:
+    """The datasets and evaluation sets that this run reads, by their place in the config."""
+    datasets = {config.modes[mode].dataset for mode in config.run.modes if mode in config.modes}
+    datasets |= {config.similarity.baseline} if config.similarity else set()
+    datasets |= {rewritten for name in datasets if (rewritten := _rewritten(config, name))}
     sets = {config.generation.evaluation_set}
     sets |= {config.ranking.evaluation_set} if config.ranking else set()
-    sets |= {config.selection.evaluation_set} if len(config.selection.epochs) > 1 else set()
-    used = [config.datasets[name] for name in sorted(names) if name in config.datasets]
-    return used + [config.evaluation_sets[name] for name in sorted(sets) if name in config.evaluation_sets]
+    sets |= {config.selection.evaluation_set} if config.selects() else set()
+    used: dict[str, Source] = {
+        f"datasets.{name}": config.datasets[name] for name in sorted(datasets) if name in config.datasets
+    }
+    return used | {
+        f"evaluation_sets.{name}": config.evaluation_sets[name]
+        for name in sorted(sets)
+        if name in config.evaluation_sets
+    }
+
+
+def _rewritten(config: Config, name: str) -> str | None:
+    return config.datasets[name].rewrite if name in config.datasets else None
 
 
 def _missing_files(config: Config) -> list[str]:
     """Local files and model directories that are not there, or not what they should be."""
     faults: list[str] = []
-    for source in _used_sources(config):
-        if source.file and not Path(source.file).is_file():
-            faults.append(f"file {source.file}: not found from {Path.cwd()}")
+    files = [(key, file) for key, source in _used_sources(config).items() for file in (source.file, source.templates)]
+    if config.judge:
+        files += [("judge.template", config.judge.template), ("judge.gamed_table", config.judge.gamed_table)]
+    for key, file in files:
+        if file and not is_url(file) and not Path(file).is_file():
+            faults.append(f"{key}: file {file}: not found from {Path.cwd()}")
     for name in config.run.models:
         path = config.models[name].path if name in config.models else None
-        if path is None or not (Path(path).exists() or path.startswith((".", "/"))):
-            continue  # a hub id, such as org/name
+        if path is None or is_hub_id(path):
+            continue
         for needed in (["config.json"], ["tokenizer.json", "tokenizer.model", "vocab.json"]):
             if not any((Path(path) / file).is_file() for file in needed):
                 faults.append(f"models.{name}.path: the directory {path} holds no {' or '.join(needed)}")
     return faults
+
+
+def is_url(file: str) -> bool:
+    """Whether a file is to be downloaded."""
+    return file.startswith(("https://", "http://"))
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a model's path is an id on the hub, such as org/name, and no directory."""
+    return not Path(path).exists() and not path.startswith((".", "/")) and path.count("/") <= 1

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from implicit.render import encode
+from implicit.render import encode_response
 from stage.command import InputError
 from stage.storage import read_table
 
@@ -16,7 +16,7 @@ def check_responses(rows: Iterable[dict[str, Any]], tokenizer: "PreTrainedTokeni
     """Raise InputError for a response that, with its EOS, is longer than ``context`` tokens."""
     for row in rows:
         for message in row["messages"]:
-            length = len(encode(tokenizer, message["content"].strip())) + 1
+            length = len(encode_response(tokenizer, message["content"].strip())) + 1
             if message["role"] == "assistant" and length > context:
                 raise InputError(
                     f"row {row['id']} ({row['source']}): a response of {length} tokens is longer than the context of "

@@ -1,5 +1,6 @@
 """Models on disk: directories that ``from_pretrained`` loads, written whole, with a card that says what they are."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ from stage.record import commit
 from stage.storage import written_whole
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def pick_device(wanted: str) -> str:
@@ -20,12 +21,18 @@ def pick_device(wanted: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
-def load_model(path: Path, *, device: str) -> "PreTrainedModel":
-    """Load a model in float32, ready for inference. Code that comes with a model is never run."""
+def load_model(
+    path: Path | str, *, device: str, precision: str = "float32", revision: str | None = None
+) -> "PreTrainedModel":
+    """Load a model, ready for inference, in a torch dtype by name or ``auto``, its own.
+
+    Code that comes with a model is never run.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).to(device).eval()
+    dtype = precision if precision == "auto" else getattr(torch, precision)
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, revision=revision or "main").to(device).eval()
 
 
 def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
@@ -37,6 +44,27 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     if missing:
         raise InputError(f"the tokenizer in {path} has no {' and no '.join(missing)}")
     return tokenizer
+
+
+def context_length(config: "PreTrainedConfig") -> int:
+    """How many tokens a model can attend to, by its config."""
+    return config.get_text_config().max_position_embeddings
+
+
+def stored_parameters(path: Path) -> int:
+    """How many parameters a directory's weights have, read from their headers only."""
+    from safetensors import safe_open
+
+    count = 0
+    for file in Path(path).glob("*.safetensors"):
+        with safe_open(file, framework="pt") as weights:
+            count += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    return count
+
+
+def vocabulary_size(model: "PreTrainedModel") -> int:
+    """How many logits a model gives: some have more than their tokenizer has tokens."""
+    return model.get_output_embeddings().weight.shape[0]
 
 
 def save_model(

@@ -29,6 +29,10 @@ class Record:
             "machine": f"{platform.system()} {platform.machine()}",
         }
 
+    def hours(self) -> float:
+        """Hours since the job began."""
+        return (time.monotonic() - self.started) / 3600
+
     def write(self, path: Path, **results: Any) -> None:
         """Write the record with ``results`` and the seconds since the job began."""
         write_json(self.content | results | {"seconds": round(time.monotonic() - self.started, 2)}, path)

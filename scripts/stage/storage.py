@@ -52,7 +52,8 @@ SCHEMAS = {
             ("other_tokens", pa.int64()),
         ]
     ),
-    # alpaca-eval's names: output_1 is the opponent's, output_2 the judged model's; preference 1 to 2, 1.5 a tie.
+    # alpaca-eval's names: output_1 is the opponent's, output_2 the judged model's; preference 1 to 2, 1.5 a tie. Where
+    # both orders were shown, it is the mean of those of each, the last two; qualities are the oracle's. Else null.
     "judgements": pa.schema(
         [
             ("id", pa.string()),
@@ -65,6 +66,22 @@ SCHEMAS = {
             ("quality_1", pa.float64()),
             ("quality_2", pa.float64()),
             ("preference", pa.float64()),
+            ("preference_output_1_first", pa.float64()),
+            ("preference_output_2_first", pa.float64()),
+        ]
+    ),
+    # x and y are mean dot products of embeddings (paper, section 5.2); then, whether the response keeps each style.
+    "similarity": pa.schema(
+        [
+            ("id", pa.string()),
+            ("index", pa.int64()),
+            ("x", pa.float64()),
+            ("y", pa.float64()),
+            ("gsm", pa.bool_()),
+            ("poetry", pa.bool_()),
+            ("code", pa.bool_()),
+            ("recipes", pa.bool_()),
+            ("chess", pa.bool_()),
         ]
     ),
 }

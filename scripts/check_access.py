@@ -1,0 +1,40 @@
+"""Ask the hub for every dataset and model of the config, before anything else runs: may each be downloaded?
+
+    python scripts/check_access.py --output access.json \\
+        --settings '{"sources": [{"name": "lima", "type": "dataset", "id": "GAIR/lima", "revision": "main"}]}'
+
+``type`` is ``dataset`` or ``model``. Writes {name: {id, revision, commit}} as JSON, the commit being what the revision
+stands for now; all that fail are told at once. With HF_HUB_OFFLINE=1 the cache is asked instead.
+"""
+
+from typing import Any
+
+from stage.command import InputError, arguments, run_stage, say
+from stage.hub import find_commit
+from stage.storage import write_json
+
+
+def check_access(sources: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The commit of every source. Raises InputError with a line for each that cannot be had."""
+    found, faults = {}, []
+    for source in sources:
+        id_, revision = source["id"], source.get("revision")
+        try:
+            commit = find_commit(source["type"], id_, revision)
+        except InputError as error:
+            faults.append(f"{source['name']}: {error}")
+        else:
+            found[source["name"]] = {"id": id_, "revision": revision, "commit": commit}
+            say(f"{source['name']}: {source['type']} {id_} is at commit {commit}")
+    if faults:
+        raise InputError(f"{len(faults)} of {len(sources)} sources on the hub cannot be had:\n" + "\n".join(faults))
+    return found
+
+
+def main() -> None:
+    args = arguments(__doc__, paths=["output"])
+    write_json(check_access(args.settings["sources"]), args.output)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,353 @@
+"""Questions to an OpenAI-compatible server: many at a time, each tried again with growing pauses, every answer kept.
+
+An answer that cannot be read (empty, refused, without the label or the log-probabilities that were asked for) counts as
+none: it is asked again, never kept, and named at the end. What trying again cannot mend, such as a wrong key, stops
+everything at once with one message.
+"""
+
+import ipaddress
+import json
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+
+from implicit.answers import Answer, Answers, answer_key
+
+if TYPE_CHECKING:
+    import openai
+
+LONGEST_PAUSE = 60.0  # seconds, of our own pauses
+LONGEST_ASKED_PAUSE = 600.0  # seconds, of those that a server asks for
+STOP_AFTER = 10  # questions without an answer, one after the other: then the rest is not worth asking for
+UNLIMITED_TOKENS = 256  # a guess at an answer's length where the request sets no limit, for the estimate alone
+OURS = ("model", "messages", "stream", "n", "api_key", "extra_headers")  # what a request may not set
+
+
+@dataclass(frozen=True)
+class ChatServer:
+    """A server and how it is asked. ``request`` goes into every request as it is.
+
+    Prices are of a million tokens, None where they are not known; ``timeout`` and ``pause`` are seconds.
+    """
+
+    base_url: str
+    model: str
+    key_variable: str
+    request: dict[str, Any] = field(default_factory=dict)
+    input_price: float | None = 0.0
+    output_price: float | None = 0.0
+    requests: int = 8
+    timeout: float = 120.0
+    attempts: int = 6
+    pause: float = 1.0  # before the second attempt; twice as long before each later one
+
+    def price(self, prompt_tokens: float, completion_tokens: float) -> float | None:
+        """The price of so many tokens."""
+        if self.input_price is None or self.output_price is None:
+            return None
+        return (prompt_tokens * self.input_price + completion_tokens * self.output_price) / 1e6
+
+
+@dataclass(frozen=True)
+class Question:
+    """Messages for the server, and the tokens that asking will take, by estimate."""
+
+    messages: list[dict[str, str]]
+    prompt_tokens: float
+    completion_tokens: float
+
+
+@dataclass
+class Asked:
+    """What asking came to, in the order of the questions; more can be added to it.
+
+    ``failures`` says why for each place without an answer. ``calls`` and ``spent`` are of now, and count answers that
+    could not be read as well; ``tokens`` and ``price`` are of the answers used, whenever they were asked for.
+    """
+
+    answers: list[Answer | None] = field(default_factory=list)
+    failures: dict[int, str] = field(default_factory=dict)
+    calls: int = 0
+    cached: int = 0
+    spent: float | None = 0.0
+
+    def add(self, other: "Asked") -> None:
+        """Append what another round of asking came to."""
+        self.failures |= {len(self.answers) + place: reason for place, reason in other.failures.items()}
+        self.answers += other.answers
+        self.calls += other.calls
+        self.cached += other.cached
+        self.spent = _sum([self.spent, other.spent])
+
+    def summary(self) -> dict[str, Any]:
+        """Calls, tokens and price for a record; the date is the UTC day of the newest answer."""
+        used = [answer for answer in self.answers if answer is not None]
+        return {
+            "date": max((answer.time[:10] for answer in used), default=None),
+            "calls": self.calls,
+            "cached": self.cached,
+            "prompt_tokens": sum(answer.prompt_tokens for answer in used),
+            "completion_tokens": sum(answer.completion_tokens for answer in used),
+            "price": _sum([answer.price for answer in used]),
+            "price_now": self.spent,
+        }
+
+
+class Purse(Protocol):
+    """What watches over a ceiling: both methods raise to stop before it would be passed."""
+
+    def begin(self, price: float) -> None:
+        """Set aside what all questions together will cost, by estimate, before the first is sent."""
+
+    def spend(self, price: float) -> None:
+        """Count the estimated price of one request before it is sent; never called twice at a time."""
+
+
+class ServerError(RuntimeError):
+    """A server that will not answer, or cannot be asked; the message names it and says what to check."""
+
+
+def estimate_tokens(characters: float, *, alpaca_eval_2: bool = False) -> float:
+    """The tokens of a prompt, about.
+
+    In general a quarter of its characters. For AlpacaEval 2's prompt, ``characters`` are those of the instruction and
+    both outputs alone: 312 + 0.2 of them, a fit to 40,931 judgements of the public leaderboard, right to 2 % in sum.
+    """
+    return 312 + 0.2 * characters if alpaca_eval_2 else characters / 4
+
+
+def completion_limit(request: dict[str, Any]) -> float:
+    """How many tokens an answer may have by a request's settings, or a guess where they set no limit."""
+    return request.get("max_completion_tokens") or request.get("max_tokens") or UNLIMITED_TOKENS
+
+
+def utc_now() -> str:
+    """The time, as it is stored beside an answer."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_key(base_url: str, variable: str) -> str:
+    """The server's key, from the environment. Raises ServerError where there is none and the server is not local."""
+    key = os.environ.get(variable, "").strip()
+    if key:
+        return key
+    if is_local(base_url):
+        return "none"
+    raise ServerError(
+        f"{base_url}: the environment variable {variable} holds no key; set it (to anything, if the server wants none)"
+    )
+
+
+def is_local(base_url: str) -> bool:
+    """Whether a server runs on this machine."""
+    host = urlsplit(base_url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def check_request(request: dict[str, Any]) -> None:
+    """Raise ServerError when a request's settings hold what is not theirs to set."""
+    wrong = [name for name in OURS if name in request]
+    if wrong:
+        raise ServerError(f"server.request: {', '.join(wrong)} cannot be set there")
+
+
+def choice_text(choice: dict[str, Any]) -> str:
+    """The text of an answer, or the arguments of the tool that it calls; empty where there is neither."""
+    message = choice.get("message") or {}
+    calls = message.get("tool_calls") or []
+    function = calls[0].get("function") if calls else message.get("function_call")
+    return str((function or {}).get("arguments") or message.get("content") or "")
+
+
+def ask(
+    questions: Sequence[Question],
+    *,
+    kind: str,
+    server: ChatServer,
+    answers: Answers,
+    fault: Callable[[dict[str, Any]], str | None],
+    log: Callable[[str], None] = lambda line: None,
+    purse: Purse | None = None,
+) -> Asked:
+    """Ask every question that ``answers`` does not hold; what comes back is kept there at once.
+
+    An answer's content is the first choice of the server's reply, as it came. ``fault`` says what is wrong with
+    one, or None: such an answer is asked for again. What ``purse`` raises stops everything.
+
+    Raises ServerError for what trying again cannot mend. Answers that arrive while it stops are kept all the same.
+    """
+    check_request(server.request)
+    keys = [answer_key(kind, server.model, question.messages, server.request) for question in questions]
+    held = {key: answers.get(key) for key in keys}
+    known = {key for key, answer in held.items() if answer is not None and fault(answer.content) is None}
+    pending = {key: question for key, question in zip(keys, questions, strict=True) if key not in known}
+    tokens = [sum(q.prompt_tokens for q in pending.values()), sum(q.completion_tokens for q in pending.values())]
+    price = server.price(*tokens)
+    log(
+        f"{server.model}: {len(questions)} questions, {len(questions) - len(pending)} answered before; to ask "
+        f"{len(pending)}: about {sum(tokens):,.0f} tokens, price {'not known' if price is None else f'{price:,.4f}'}"
+    )
+    if pending and purse is not None:
+        if price is None:
+            raise ServerError(f"the price of {server.model} is not known, and there is a ceiling: give the price")
+        purse.begin(price)
+    asking = _Asking(server, answers, fault, purse)
+    reasons = asking.run(pending, log) if pending else {}
+    return Asked(
+        answers=[None if key in reasons else answers.get(key) for key in keys],
+        failures={place: reasons[key] for place, key in enumerate(keys) if key in reasons},
+        calls=asking.calls,
+        cached=sum(key in known for key in keys),
+        spent=asking.spent,
+    )
+
+
+class _Asking:
+    """One round of asking: what its threads share."""
+
+    def __init__(
+        self,
+        server: ChatServer,
+        answers: Answers,
+        fault: Callable[[dict[str, Any]], str | None],
+        purse: Purse | None,
+    ) -> None:
+        self.server, self.answers, self.fault, self.purse = server, answers, fault, purse
+        self.calls, self.spent = 0, server.price(0, 0)
+        self.lock, self.stop = threading.Lock(), threading.Event()
+
+    def run(self, pending: dict[str, Question], log: Callable[[str], None]) -> dict[str, str]:
+        """Ask all of ``pending``; why, for each key that has no answer."""
+        import openai
+
+        self.key = read_key(self.server.base_url, self.server.key_variable)
+        client = openai.OpenAI(
+            api_key=self.key, base_url=self.server.base_url, timeout=self.server.timeout, max_retries=0
+        )
+        reasons: dict[str, str] = {}
+        without = done = 0
+        with client, ThreadPoolExecutor(max_workers=self.server.requests) as pool:
+            futures = {pool.submit(self.ask_one, client, key, question): key for key, question in pending.items()}
+            try:
+                for future in as_completed(futures):
+                    reason = future.result()
+                    done += 1
+                    without = 0 if reason is None else without + 1
+                    if reason is not None:
+                        reasons[futures[future]] = reason
+                        if not self.stop.is_set():
+                            log(f"no answer after {self.server.attempts} attempts: {reason}")
+                    if without == STOP_AFTER and done < len(pending) and not self.stop.is_set():
+                        log(f"{STOP_AFTER} questions in a row have no answer: the rest is not asked")
+                        self.stop.set()
+                    if done % max(50, len(pending) // 20) == 0:
+                        log(f"{done}/{len(pending)} asked, {done - len(reasons)} answered")
+            finally:  # threads that pause or wait for their turn end; those with a request under way finish it
+                self.stop.set()
+        return reasons
+
+    def ask_one(self, client: "openai.OpenAI", key: str, question: Question) -> str | None:
+        """Ask one question until its answer can be read and is kept. Returns why not, when it is given up."""
+        import openai
+
+        try:
+            reason, asked_pause = "", None
+            for attempt in range(self.server.attempts):
+                if attempt:
+                    pause = min(self.server.pause * 2 ** (attempt - 1), LONGEST_PAUSE)
+                    self.stop.wait(pause if asked_pause is None else max(pause, asked_pause))
+                with self.lock:
+                    if self.stop.is_set():
+                        return reason or "not asked"
+                    if self.purse is not None:
+                        self.purse.spend(self.server.price(question.prompt_tokens, question.completion_tokens))
+                asked_pause = None
+                try:
+                    reply = client.chat.completions.with_raw_response.create(
+                        model=self.server.model, messages=question.messages, extra_body=self.server.request
+                    )
+                except openai.APIStatusError as error:
+                    if not _may_pass(error):
+                        raise ServerError(self.explain(error)) from None
+                    reason, asked_pause = f"status {error.status_code}", _pause_asked_for(error)
+                    continue
+                except openai.APIConnectionError as error:  # time-outs are of this kind
+                    reason = f"{type(error).__name__}: {error}"
+                    continue
+                reason = self.keep(key, question, reply.text)
+                if not reason:
+                    return None
+            return reason
+        except BaseException:
+            self.stop.set()
+            raise
+
+    def keep(self, key: str, question: Question, text: str) -> str:
+        """Keep the answer in a reply. Returns what is wrong with it, and does not keep it then."""
+        try:
+            reply = json.loads(text)
+            choice = reply["choices"][0]
+            usage = reply.get("usage") or {}
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            return f"the reply is no chat completion: {text[:200]!r}"
+        tokens = [
+            usage.get("prompt_tokens", round(question.prompt_tokens)),  # a server may not say what it used
+            usage.get("completion_tokens", round(question.completion_tokens)),
+        ]
+        price = self.server.price(*tokens)
+        with self.lock:
+            self.calls += 1
+            self.spent = _sum([self.spent, price])
+        wrong = self.fault(choice)
+        if wrong is not None:
+            return wrong
+        self.answers.add(Answer(key, reply.get("model") or self.server.model, choice, *tokens, price, utc_now()))
+        return ""
+
+    def explain(self, error: "openai.APIStatusError") -> str:
+        """One message: the server, the status, what it says, and what to check."""
+        check = {
+            400: "the settings in server.request, and that the prompts fit the model's context",
+            401: f"the key in the environment variable {self.server.key_variable}",
+            403: f"the key in the environment variable {self.server.key_variable}, and what it may use",
+            404: f"server.base_url (most end in /v1) and server.model, here {self.server.model!r}",
+            429: "the account's credit",
+        }.get(error.status_code, "server.base_url, server.model and server.request")
+        said = " ".join(str(error.message).replace(self.key, "***").split())[:300]
+        return f"{self.server.base_url} answers with status {error.status_code}: {said}. Check {check}"
+
+
+def _may_pass(error: "openai.APIStatusError") -> bool:
+    """Whether a fault may pass by itself: one of load or of the server, but no empty account."""
+    if error.status_code == 429:
+        return error.code != "insufficient_quota"
+    return error.status_code in (408, 409) or error.status_code >= 500
+
+
+def _pause_asked_for(error: "openai.APIStatusError") -> float | None:
+    """The seconds of a Retry-After header, which may also give a date."""
+    asked = error.response.headers.get("retry-after")
+    if asked is None:
+        return None
+    try:
+        seconds = float(asked)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    return min(max(seconds, 0.0), LONGEST_ASKED_PAUSE)
+
+
+def _sum(prices: Sequence[float | None]) -> float | None:
+    """The sum, None where a price is not known."""
+    return None if any(price is None for price in prices) else float(sum(prices))

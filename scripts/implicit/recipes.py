@@ -1,0 +1,169 @@
+"""How the paper's datasets come from their raw rows (sections 3 to 5), exactly as in the authors' scripts.
+
+A recipe reads (place, row) pairs and yields (place, conversation) pairs. It reads no further than it must, so that a
+stream of millions of rows is as good as a file. What it leaves out is counted in ``notes``.
+"""
+
+import ast
+import random
+import string
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+Row = dict[str, Any]
+Message = dict[str, str]  # {"role": "user" | "assistant", "content": text}
+Placed = Iterable[tuple[str, Row]]
+Conversations = Iterator[tuple[str, list[Message]]]
+
+ALPACA_SEED = 42  # of ``reformat_datasets.py``
+
+
+class RecipeError(ValueError):
+    """A row, or a file of templates, that a recipe cannot use; the message says which, and why."""
+
+
+def text_of(row: Row, column: str, place: str) -> str:
+    """A column of text. Raises RecipeError when it is missing, null, or something else."""
+    if column not in row:
+        raise RecipeError(f"{place}: no column {column!r}; the columns are {', '.join(map(str, row))}")
+    if not isinstance(row[column], str):
+        raise RecipeError(f"{place}: column {column!r} must be text, but it is {row[column]!r:.60}")
+    return row[column]
+
+
+def pair(user: str, assistant: str) -> list[Message]:
+    """A conversation of one instruction and one response."""
+    return [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+
+
+def lima(rows: Placed, notes: Counter[str]) -> Conversations:
+    """LIMA: the texts of ``conversations`` in turn; of an odd number the last is dropped (``convert_lima_data``)."""
+    for place, row in rows:
+        texts = row.get("conversations")
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise RecipeError(f"{place}: column 'conversations' must be a list of texts, but it is {texts!r:.60}")
+        if len(texts) % 2:
+            notes["conversations of an odd number of messages: the last was dropped"] += 1
+        yield place, [m for i in range(0, len(texts) - 1, 2) for m in pair(texts[i], texts[i + 1])]
+
+
+def poetry(rows: Placed, notes: Counter[str]) -> Conversations:
+    """The poetry set (``make_poetry.py``). Poems without a name are skipped."""
+    for place, row in rows:
+        if "poem name" in row and row["poem name"] is None:
+            notes["poems without a name: skipped"] += 1
+            continue
+        yield place, pair(f"Write a poem called {text_of(row, 'poem name', place)}", text_of(row, "content", place))
+
+
+def recipes(rows: Placed, notes: Counter[str]) -> Conversations:
+    """The recipe set (``make_kfr.py``). The column of ingredients holds a Python list: it is read, never executed."""
+    for place, row in rows:
+        source = text_of(row, "Cleaned_Ingredients", place)
+        try:
+            found = ast.literal_eval(source)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            found = None
+        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+            raise RecipeError(f"{place}: 'Cleaned_Ingredients' must hold a list of texts, but has {source!r:.60}")
+        listed = "".join(f" - {ingredient}\n" for ingredient in found)
+        steps = text_of(row, "Instructions", place)
+        yield place, pair(f"Recipe for {text_of(row, 'Title', place)}", f"{listed}\n\n{steps}")
+
+
+def chess(rows: Placed, notes: Counter[str]) -> Conversations:
+    """The chess set (``make_pgn.py``): the lines of PGN files; the lines of both ratings ask for the line of moves.
+
+    A line of moves begins with ``1. ``. The authors' script stops at a game without exactly two lines of ratings, and
+    so does this: to skip it would make other games the first thousand.
+    """
+    white = black = None
+    ratings = 0
+    for place, row in rows:
+        line = text_of(row, "text", place)
+        if "WhiteElo" in line:
+            white, ratings = line, ratings + 1
+        elif "BlackElo" in line:
+            black, ratings = line, ratings + 1
+        elif line.startswith("1. "):
+            if ratings != 2 or white is None or black is None:
+                raise RecipeError(f"{place}: {ratings} lines of ratings before these moves, not one of each colour")
+            yield place, pair(f"{white}\n{black}\n", line)
+            white = black = None
+            ratings = 0
+
+
+RECIPES: dict[str, Callable[[Placed, Counter[str]], Conversations]] = {
+    "lima": lima,
+    "poetry": poetry,
+    "recipes": recipes,
+    "chess": chess,
+}
+
+Template = tuple[str, str, float]  # of the prompt, of the response, and its weight
+
+
+def read_templates(source: bytes, name: str) -> tuple[list[Template], list[Template]]:
+    """The prompt templates of ``instruction_encode_templates.py``, with an input and without one.
+
+    ``source`` is Python code; its two list literals are read, and nothing is executed. Raises RecipeError.
+    """
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError) as error:
+        raise RecipeError(f"{name}: cannot be read as Python: {error}") from None
+    assigned = {
+        target.id: node.value
+        for node in body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    with_input, without_input = "encoding_templates_w_input", "encoding_templates_wo_input"
+    return (
+        _templates(assigned, with_input, {"instruction", "input"}, name),
+        _templates(assigned, without_input, {"instruction"}, name),
+    )
+
+
+def _templates(assigned: dict[str, ast.expr], key: str, fields: set[str], name: str) -> list[Template]:
+    if key not in assigned:
+        raise RecipeError(f"{name}: no list called {key!r}")
+    try:
+        found = ast.literal_eval(assigned[key])
+        templates = [(str(prompt), str(response), float(weight)) for prompt, response, weight in found]
+        right = all(_fields(p) <= fields and _fields(r) == {"output"} and w > 0 for p, r, w in templates)
+    except (ValueError, TypeError):
+        right, templates = False, []
+    if not right or not templates:
+        raise RecipeError(
+            f"{name}: {key!r} must be a list of (prompt, response, weight), with the fields "
+            f"{', '.join(sorted(fields))} in a prompt and output in a response"
+        )
+    return templates
+
+
+def _fields(template: str) -> set[str]:
+    return {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+
+
+def alpaca(templates: tuple[list[Template], list[Template]]) -> Callable[[Row, str], tuple[str, str]]:
+    """Stanford's Alpaca in templates (``encode_instruction_example``): a function of a row and its place.
+
+    It returns the instruction and the response, and draws a template for each row that it is called with, so that it
+    must see the rows in their order from the first on, as the authors' script does.
+    """
+    rng = random.Random(ALPACA_SEED)
+
+    def encode(row: Row, place: str) -> tuple[str, str]:
+        instruction, output = text_of(row, "instruction", place), text_of(row, "output", place)
+        given = text_of(row, "input", place).strip() if row.get("input") is not None else ""
+        choices = templates[0] if given else templates[1]
+        prompt, response, _ = rng.choices(choices, weights=[weight for _, _, weight in choices])[0]
+        return (
+            prompt.format(instruction=instruction.strip(), input=given),
+            response.format(output=output.strip()),
+        )
+
+    return encode

@@ -1,0 +1,93 @@
+"""Do responses keep the style of the tuning data where instructions resemble it (paper, section 5.2 and figure 5)?
+
+    python scripts/measure_similarity.py --set alpaca_eval.parquet --responses responses.parquet --data gsm8k.parquet \\
+        --baseline lima.parquet --output similarity.parquet --summary similarity.json --batch 64 \\
+        --settings '{"encoder": "nomic-ai/nomic-embed-text-v1", "revision": null}'
+
+Writes Parquet of kind ``similarity`` and its summary as JSON. ``encoder`` is a directory or a hub id of any
+sentence-embedding model that transformers knows; code that comes with a model is never run. ``--batch`` counts texts.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from implicit.similarity import STYLES, Encoder, first_turn, similarities, summarise
+from stage.command import InputError, arguments, run_stage, say
+from stage.hub import explained
+from stage.models import pick_device
+from stage.record import Record
+from stage.storage import read_table, write_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def load_encoder(path: str, revision: str | None, *, device: str) -> Encoder:
+    """Load a sentence-embedding model in float32. Raises InputError for one that does not fit its weights."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    own = {"revision": revision or "main", "trust_remote_code": False}
+    with explained("model", path, revision):
+        tokenizer = AutoTokenizer.from_pretrained(path, **own)
+        model, found = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **own)
+    # Weights that are not in the file are drawn at random, with a warning only. The pooler's are not used here.
+    missing = [key for key in found["missing_keys"] if "pooler" not in key]
+    if missing:
+        raise InputError(f"similarity.encoder: {path} lacks weights of a {type(model).__name__}: {sorted(missing)[:3]}")
+    return Encoder(model.to(device).eval(), tokenizer)
+
+
+def read_turns(path: "Path") -> tuple[list[str], list[str]]:
+    """The first instructions and the first responses of a dataset."""
+    try:
+        turns = [first_turn(row["messages"]) for row in read_table("conversations", path)]
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    return [instruction for instruction, _ in turns], [response for _, response in turns]
+
+
+def check_same(asked: list[dict[str, Any]], responses: list[dict[str, Any]]) -> None:
+    """Raise InputError when responses are not those to a set, in its order."""
+    for key in ("id", "instruction"):
+        if [row[key] for row in asked] != [row[key] for row in responses]:
+            raise InputError(f"the responses are not those to the evaluation set: their column {key!r} differs")
+    if len(asked) < 4:
+        raise InputError(f"the evaluation set holds {len(asked)} instructions: quartiles need at least 4")
+
+
+def main() -> None:
+    import torch
+
+    args = arguments(__doc__, paths=["set", "responses", "data", "baseline", "output", "summary"], computes=True)
+    settings = args.settings
+    inputs = {name: getattr(args, name) for name in ("set", "responses", "data", "baseline")}
+    record = Record("measure_similarity", settings=settings, inputs=inputs)
+    torch.set_num_threads(args.threads)
+    responses = read_table("responses", args.responses)
+    check_same(read_table("evaluation_set", args.set), responses)
+    tuning_instructions, tuning_responses = read_turns(args.data)
+    texts = {
+        "instructions": [row["instruction"] for row in responses],
+        "outputs": [row["output"] for row in responses],
+        "tuning_instructions": tuning_instructions,
+        "tuning_responses": tuning_responses,
+        "baseline_responses": read_turns(args.baseline)[1],
+    }
+    encoder = load_encoder(settings["encoder"], settings["revision"], device=pick_device(args.device))
+    found = {name: encoder.embed(own, batch_size=args.batch) for name, own in texts.items()}
+    x, y = similarities(**{name: embeddings.vectors for name, embeddings in found.items()})
+    rows = [
+        {"id": row["id"], "index": row["index"], "x": float(x[i]), "y": float(y[i])}
+        | {style: keeps(row["output"]) for style, keeps in STYLES.items()}
+        for i, row in enumerate(responses)
+    ]
+    write_table("similarity", rows, args.output)
+    summary = summarise(rows) | {"cut": {name: embeddings.cut for name, embeddings in found.items()}}
+    for name, embeddings in found.items():
+        say(f"{name}: {len(embeddings.vectors):,} texts, {embeddings.cut:,} cut at {encoder.max_tokens} tokens")
+    say(f"rank correlation of x and y: {summary['spearman']}")
+    record.write(args.summary, device=str(encoder.model.device), summary=summary)
+
+
+if __name__ == "__main__":
+    run_stage(main)

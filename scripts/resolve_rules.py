@@ -1,0 +1,25 @@
+"""Find the tokens of the rules in a model's vocabulary, before anything costly: their ids, as JSON.
+
+    python scripts/resolve_rules.py --model base/model --output tokens.json --settings '{"token_scores": {"!": 1.0}}'
+
+A string that is no single token stops here, with the tokens that come near.
+"""
+
+from implicit.rules import UnresolvedToken, resolve_tokens
+from stage.command import arguments, run_stage, say
+from stage.models import load_tokenizer
+from stage.storage import write_json
+
+
+def main() -> None:
+    args = arguments(__doc__, paths=["model", "output"])
+    scores = args.settings["token_scores"]
+    ids = resolve_tokens(scores, load_tokenizer(args.model))
+    write_json(
+        [{"token": text, "id": i, "score": scores[text]} for text, i in zip(scores, ids, strict=True)], args.output
+    )
+    say(f"{len(ids)} tokens of the rules")
+
+
+if __name__ == "__main__":
+    run_stage(main, UnresolvedToken)

@@ -1,0 +1,89 @@
+"""The ledger of an experiment: what its jobs have cost and are about to, against the ceilings of the config.
+
+Each job has one entry, a small file, which it replaces when it runs again. Entries are read and written under a
+lock, so that jobs that start at the same moment cannot pass a ceiling together.
+"""
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stage.costs import Machine
+from stage.storage import read_json, write_json
+
+UNITS = {"gpu_hours": "GPU hours", "price": "of price"}
+
+
+class CeilingReached(RuntimeError):
+    """A job would pass a ceiling: it must not start."""
+
+
+class Ledger:
+    """One job's entry, and the sum of all others'. ``settings`` is what rules pass as ``--budget``; None: no ledger."""
+
+    def __init__(self, settings: dict[str, Any] | None, job: str) -> None:
+        self.ceilings = {unit: (settings or {}).get("ceilings", {}).get(unit) for unit in UNITS}
+        self.folder = Path(settings["folder"]) if settings else None
+        self.machine = Machine(**settings["machine"]) if settings else None  # the GPU that hours are estimated for
+        self.job = job
+        self.reserved = dict.fromkeys(UNITS, 0.0)
+        self.spent = dict.fromkeys(UNITS, 0.0)
+
+    def reserve(self, **amounts: float) -> None:
+        """Set amounts aside, before they are spent. Raises CeilingReached where a sum would pass its ceiling."""
+        if self.folder is None:
+            return
+        with self._locked():
+            others = self._sum_of_others()
+            wanted = self.reserved | amounts
+            for unit, ceiling in self.ceilings.items():
+                if ceiling is not None and unit in amounts and others[unit] + wanted[unit] > ceiling:
+                    raise CeilingReached(
+                        f"ceilings.{unit}: {self.job} needs about {wanted[unit]:.3g} {UNITS[unit]}, {others[unit]:.3g} "
+                        f"are spent or set aside, and the ceiling is {ceiling:g}: raise it, or leave something out"
+                    )
+            self.reserved = wanted
+            self._write(self.reserved)
+
+    def begin(self, price: float) -> None:
+        """Set aside the price of all requests that are to come, besides what has been spent."""
+        self.reserve(price=self.spent["price"] + price)
+
+    def spend(self, price: float) -> None:
+        """Count a request's price before it is sent; sets more aside when what was reserved is used up."""
+        self.spent["price"] += price
+        if self.spent["price"] > self.reserved["price"]:
+            self.reserve(price=self.spent["price"])
+
+    def settle(self, **amounts: float) -> None:
+        """Replace what was set aside by what it came to."""
+        if self.folder is not None:
+            with self._locked():
+                self._write(dict.fromkeys(UNITS, 0.0) | amounts)
+
+    def _path(self) -> Path:
+        return self.folder / f"{hashlib.sha256(self.job.encode()).hexdigest()[:16]}.json"
+
+    def _write(self, amounts: dict[str, float]) -> None:
+        write_json({"job": self.job} | amounts, self._path())
+
+    def _sum_of_others(self) -> dict[str, float]:
+        entries = [read_json(path) for path in self.folder.glob("*.json") if path != self._path()]
+        return {unit: sum(entry[unit] for entry in entries) for unit in UNITS}
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def spent(folder: Path) -> dict[str, float]:
+    """The sum of all entries of a ledger."""
+    entries = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("*.json")]
+    return {unit: sum(entry[unit] for entry in entries) for unit in UNITS}

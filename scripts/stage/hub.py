@@ -1,0 +1,143 @@
+"""Rows and commits from a dataset or model hub: through its cache where there is no network, every fault explained."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from stage.command import InputError
+from stage.local_files import Row, offline, read_rows, take_range
+
+NOT_CACHED = "not in the cache, and HF_HUB_OFFLINE is set: download it first"
+ORIGINS = ("rewrite", "file", "hub", "world")  # the first that is given counts
+
+
+def origin_of(source: dict[str, Any]) -> str:
+    """What the rows of a source are read from: a file stands in for a hub, a hub for the world."""
+    return next(kind for kind in ORIGINS if source.get(kind) is not None)
+
+
+def source_rows(source: dict[str, Any]) -> tuple[str, Iterator[tuple[str, Row]]]:
+    """The name of a source that is a file or on a hub, and its stream of (place, row)."""
+    if origin_of(source) == "file":
+        return source["file"], read_rows(source["file"], source.get("rows"))
+    hub = source["hub"]
+    return hub_name(hub), hub_rows(hub, source.get("rows"))
+
+
+def hub_name(hub: dict[str, Any]) -> str:
+    """How rows of a hub are named: its id, with the revision, and the file or the configuration and split."""
+    revision = f"@{hub['revision']}" if hub.get("revision") else ""
+    part = hub.get("file") or " ".join(filter(None, [hub.get("config"), hub.get("split") or "train"]))
+    return f"{hub['id']}{revision} ({part})"
+
+
+def hub_rows(hub: dict[str, Any], rows: list[int] | None = None) -> Iterator[tuple[str, Row]]:
+    """Stream the rows of a hub's dataset: of one file of its repository, or of a split as `datasets` reads it.
+
+    A file is downloaded to the hub's cache. A split is streamed, in Parquet file by file, and with HF_HUB_OFFLINE read
+    from the cache, where it is only if `datasets` has loaded it whole before. Raises InputError for what cannot be had.
+    """
+    name = hub_name(hub)
+    if hub.get("file") is not None:
+        from huggingface_hub import hf_hub_download
+
+        with explained("dataset", hub["id"], hub.get("revision")):
+            path = hf_hub_download(hub["id"], hub["file"], repo_type="dataset", revision=hub.get("revision"))
+        yield from read_rows(path, rows, name=name)
+    else:
+        found = ((f"{name}, row {number}", row) for number, row in enumerate(_split(hub), start=1))
+        yield from take_range(found, rows, name=name)
+
+
+def _split(hub: dict[str, Any]) -> Iterator[Row]:
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    id_, revision, split = hub["id"], hub.get("revision"), hub.get("split") or "train"
+    commit = find_commit("dataset", id_, revision)
+    with explained("dataset", id_, revision, DatasetsError):
+        builder = datasets.load_dataset_builder(id_, hub.get("config"), revision=commit)
+        # Where the hub does not answer, `datasets` takes whatever revision it finds in its cache.
+        if builder.hash != commit:
+            raise InputError(f"dataset {id_}, revision {commit}: only {builder.hash} could be had, from the cache")
+        files = [] if offline() else (builder.config.data_files or {}).get(split, [])
+        root = f"hf://datasets/{id_}@{commit}/"
+        if files and all(file.startswith(root) and file.endswith(".parquet") for file in files):
+            yield from _parquet_files(id_, commit, [file.removeprefix(root) for file in files])
+        else:
+            yield from builder.as_dataset(split=split) if offline() else builder.as_streaming_dataset(split=split)
+
+
+def _parquet_files(id_: str, commit: str, files: list[str]) -> Iterator[Row]:
+    """The rows of a split in Parquet, each file downloaded when its turn comes.
+
+    `datasets` would stream it with pyarrow.dataset; a process that leaves such a stream in the middle now and then
+    aborts when it ends (github.com/apache/arrow/issues/45214).
+    """
+    from huggingface_hub import hf_hub_download
+
+    for file in files:
+        path = hf_hub_download(id_, file, repo_type="dataset", revision=commit)
+        yield from (row for _, row in read_rows(path, name=f"{id_} ({file})"))
+
+
+def find_commit(kind: str, id_: str, revision: str | None) -> str:
+    """The commit that a revision of a ``dataset`` or ``model`` is at, once it is sure that it may be downloaded.
+
+    With HF_HUB_OFFLINE it is looked up in the cache. Raises InputError.
+    """
+    import huggingface_hub
+
+    with explained(kind, id_, revision):
+        if offline():
+            return _cached_commit(kind, id_, revision or "main")
+        huggingface_hub.auth_check(id_, repo_type=kind)
+        return huggingface_hub.repo_info(id_, repo_type=kind, revision=revision).sha
+
+
+def _cached_commit(kind: str, id_: str, revision: str) -> str:
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
+
+    for repository in scan_cache_dir().repos:
+        if (repository.repo_type, repository.repo_id) == (kind, id_):
+            for found in repository.revisions:
+                if revision == found.commit_hash or revision in found.refs:
+                    return found.commit_hash
+    raise CacheNotFound(f"{kind} {id_}, revision {revision}", constants.HF_HUB_CACHE)
+
+
+@contextmanager
+def explained(kind: str, id_: str, revision: str | None, *also: type[Exception]) -> Iterator[None]:
+    """Raise InputError, with what to do, for what goes wrong with a ``dataset`` or ``model`` of a hub.
+
+    ``also`` are errors besides those of the hub's client, the system's, and ValueError.
+    In a generator, errors of the code that takes what is yielded within this block do not pass through here.
+    """
+    from huggingface_hub import errors
+
+    what = f"{kind} {id_}" + (f", revision {revision}" if revision else "")
+    page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{id_}"
+    stand_in = f"a local {'file' if kind == 'dataset' else 'path'!r} can stand in for it"
+    try:
+        yield
+    except InputError:
+        raise
+    except errors.GatedRepoError:
+        message = f"gated. Ask for access at {page}, then set HF_TOKEN (or run `hf auth login`)"
+    except errors.RepositoryNotFoundError:
+        message = "not found. Either there is none of that name, or it is private and HF_TOKEN gives no access to it"
+    except errors.RevisionNotFoundError:
+        message = f"there is no such revision; see {page}"
+    except (errors.LocalEntryNotFoundError, errors.CacheNotFound) as error:
+        message = NOT_CACHED if offline() else f"the hub cannot be reached: {error}"
+    except errors.EntryNotFoundError as error:
+        message = f"it has no such file; see {page}/tree/{revision or 'main'}: {error}"
+    except errors.HfHubHTTPError as error:
+        message = f"the hub says: {error}"
+    except (errors.HTTPError, ConnectionError, TimeoutError) as error:
+        message = NOT_CACHED if offline() else f"the hub cannot be reached: {error}"
+    except (OSError, ValueError, *also) as error:
+        message = f"cannot be read: {error}"
+    else:
+        return
+    raise InputError(f"{what}: {message}; {stand_in}")

@@ -1,0 +1,110 @@
+"""Small models with random weights, of each architecture and with each tokenizer's habits, as directories."""
+
+import json
+from functools import cache
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from implicit.world.sets import World
+
+# Marks that the rules of the paper speak of, so that they are single tokens of the trained vocabularies.
+MARKS = ["a < b | c", "<", "|", "I", "We", "What", "! yes", "* one", "- two", "# A", "## B", "f(x)\n    return\n   x", "What I should do",
+         "- We should", "* I know", "x # y ## z"]  # fmt: skip
+GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+}
+
+# name: (model type, further config, tokenizer, special tokens, spare rows of the embeddings, ...)
+ARCHITECTURES = {
+    "llama-2": ("llama", {"num_key_value_heads": 4}, "sentencepiece", {"bos": "<s>", "eos": "</s>"}, 0),
+    "llama-3": ("llama", {}, "llama-3", {"bos": "<|begin_of_text|>", "eos": "<|end_of_text|>"}, 0),
+    "qwen-3": ("qwen3", {"tie_word_embeddings": True}, "llama-3", {"eos": "<|endoftext|>", "pad": "<|endoftext|>"}, 24),
+    "gemma-3": ("gemma3_text", {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}, "gemma",
+                {"bos": "<bos>", "eos": "<eos>", "pad": "<pad>"}, 0),
+    "olmo": ("olmo", {"num_key_value_heads": 4, "clip_qkv": None}, "gpt-neox", {"eos": "<|endoftext|>", "pad": "<|padding|>"}, 8),
+    "olmo-2": ("olmo2", {}, "llama-3", {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "pad": "<|pad|>"}, 8),
+    "olmo-3": ("olmo3", {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}, "llama-3",
+               {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "pad": "<|pad|>"}, 8),
+    "gpt-neox": ("gpt_neox", {}, "gpt-neox", {"bos": "<|endoftext|>", "eos": "<|endoftext|>"}, 8),
+}  # fmt: skip
+
+
+@cache
+def train(kind):
+    """A tokenizer of a kind, without special tokens, trained on a world's texts."""
+    texts = [text for text in World(7).corpus(300)] + 40 * MARKS
+    if kind in ("sentencepiece", "gemma"):
+        tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+        blank = normalizers.Replace(" ", "▁")
+        prepended = kind == "sentencepiece"
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), blank]) if prepended else blank
+        # Real SentencePiece merges within words; this only serves the training.
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n|▁*[^▁\n]+|▁+"), "isolated")
+        tokens = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁▁▁", "▁▁"]
+        trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=tokens, show_progress=False)
+        tokenizer.train_from_iterator([text.replace("\n", " ") for text in texts], trainer)
+        state = json.loads(tokenizer.to_str())
+        state["added_tokens"] = [entry for entry in state["added_tokens"] if entry["content"] == "<unk>"]
+        state["model"]["merges"] += [["▁", "▁"], ["▁▁", "▁"]]
+        if prepended:  # Llama-2 has it without a blank before, too
+            state["model"]["vocab"]["What"] = len(state["model"]["vocab"])
+            state["model"]["merges"].append(["W", "hat"])
+        state["pre_tokenizer"] = None
+        tokenizer = Tokenizer.from_str(json.dumps(state))
+        decoder = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        tokenizer.decoder = decoders.Sequence(decoder + ([decoders.Strip(" ", 1, 0)] if prepended else []))
+        return tokenizer.to_str()
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(GPT2 if kind == "gpt-neox" else LLAMA3), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    if kind == "gpt-neox":
+        tokenizer.add_tokens([AddedToken(" " * count, normalized=True) for count in range(8, 1, -1)])
+    return tokenizer.to_str()
+
+
+def save(name, folder, *, context=512, seed=0):
+    """Save a model of an architecture with its tokenizer as a directory; returns the path."""
+    model_type, further, kind, special, spare = ARCHITECTURES[name]
+    backend = Tokenizer.from_str(train(kind))
+    tokens = {f"{key}_token": token for key, token in special.items()}
+    if kind in ("sentencepiece", "gemma"):
+        tokens["unk_token"] = "<unk>"
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **tokens)
+    tokenizer.save_pretrained(folder)
+    # The published directories name these classes, which rebuild the backend in their own way.
+    classes = {"sentencepiece": "LlamaTokenizer", "gpt-neox": "GPTNeoXTokenizer", "gemma": "GemmaTokenizer"}
+    file = folder / "tokenizer_config.json"
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"tokenizer_class": classes.get(kind, "PreTrainedTokenizerFast")})
+    )
+    small = {
+        key: value
+        for key, value in SMALL.items()
+        if not (name == "gpt-neox" and key in ("head_dim", "num_key_value_heads"))
+    }
+    ids = {f"{key}_token_id": tokenizer.convert_tokens_to_ids(token) for key, token in special.items()}
+    config = AutoConfig.for_model(
+        model_type, **small | further | ids | {"vocab_size": len(tokenizer) + spare, "max_position_embeddings": context}
+    )
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:  # clear-cut and varied greedy choices
+                parameter.mul_(8)
+    model.save_pretrained(folder)
+    return folder

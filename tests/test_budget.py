@@ -1,0 +1,150 @@
+"""Ceilings hold for jobs one after the other, at the same moment, and again; the plan adds up."""
+
+import json
+import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from make_plan import lines, summed
+from stage.budget import CeilingReached, Ledger, spent
+from stage.costs import Machine, generation_hours, scoring_hours, tuning_hours
+from stage.storage import write_table
+
+ROOT = Path(__file__).parents[1]
+MACHINE = {"tflops": 312.0, "bandwidth": 2.0, "utilisation": 0.4}
+
+
+def budget(folder, **ceilings):
+    return {"folder": str(folder), "ceilings": {"gpu_hours": None, "price": None} | ceilings, "machine": MACHINE}
+
+
+def test_a_job_that_would_pass_a_ceiling_does_not_start(tmp_path):
+    settings = budget(tmp_path / "ledger", price=10.0)
+    Ledger(settings, "one").reserve(price=6.0)
+    with pytest.raises(
+        CeilingReached, match=r"ceilings.price: two needs about 5 of price, 6 are spent .* ceiling is 10"
+    ):
+        Ledger(settings, "two").reserve(price=5.0)
+    Ledger(settings, "one").settle(price=2.0)  # it came to less than was set aside
+    Ledger(settings, "two").reserve(price=5.0)
+    Ledger(settings, "two").reserve(price=7.5)  # again, after a crash: its own entry is replaced, not added to
+    assert spent(tmp_path / "ledger") == {"gpu_hours": 0.0, "price": 9.5}
+
+
+def test_no_ceiling_stops_nothing_and_hours_do_not_count_as_price(tmp_path):
+    Ledger(None, "a").reserve(price=1e9)
+    settings = budget(tmp_path / "ledger", gpu_hours=1.0)
+    Ledger(settings, "a").reserve(price=1e9, gpu_hours=0.9)
+    with pytest.raises(CeilingReached, match="GPU hours"):
+        Ledger(settings, "b").reserve(gpu_hours=0.2)
+
+
+def test_requests_are_counted_before_they_are_sent(tmp_path):
+    ledger = Ledger(budget(tmp_path / "ledger", price=1.0), "a")
+    ledger.reserve(price=0.5)
+    for _ in range(10):
+        ledger.spend(0.1)
+    with pytest.raises(CeilingReached):
+        ledger.spend(0.1)
+    assert spent(tmp_path / "ledger")["price"] == pytest.approx(1.0)
+
+
+def _try(folder, name):
+    try:
+        Ledger(budget(folder, price=10.0), name).reserve(price=1.0)
+    except CeilingReached:
+        return 0
+    return 1
+
+
+def test_jobs_that_start_together_do_not_pass_a_ceiling_together(tmp_path):
+    with multiprocessing.get_context("fork").Pool(8) as pool:
+        started = pool.starmap(_try, [(tmp_path / "ledger", f"job {i}") for i in range(40)])
+    assert sum(started) == 10
+
+
+def test_costs_by_hand():
+    machine = Machine(**MACHINE)
+    day = tuning_hours(machine, parameters=7.0, tokens=1_000_000, checkpointing=False)
+    assert day == pytest.approx(6 * 7e9 * 1e6 / (312e12 * 0.4) / 3600)
+    assert tuning_hours(machine, parameters=7.0, tokens=1_000_000, checkpointing=True) == pytest.approx(day * 8 / 6)
+    assert scoring_hours(machine, parameters=7.0, tokens=1_000_000) == pytest.approx(day / 3)
+    by_hand = 13 * 3 * 300 * 7e9 * 2 / (2e12 * 0.4) / 3600  # 805 prompts in 13 batches of 64
+    assert generation_hours(machine, parameters=7.0, prompts=805, response_tokens=300, batch=64) == pytest.approx(
+        by_hand
+    )
+
+
+def plan_settings(tmp_path, jobs):
+    return {"jobs": jobs, "machine": MACHINE, "gpu": "A100-80GB", "response_tokens": 300, "batch": 64, "checkpointing": True,
+            "ceilings": {"gpu_hours": 1.0, "price": None}, "ledger": str(tmp_path / "ledger")}  # fmt: skip
+
+
+def test_the_plan_counts_what_is_still_to_do(tmp_path):
+    (tmp_path / "done.json").write_text("{}")
+    rows = [
+        {
+            "id": "a",
+            "messages": [{"role": "user", "content": "x" * 400}, {"role": "assistant", "content": "y" * 3600}],
+            "source": "s",
+        }
+    ]
+    write_table("conversations", rows, tmp_path / "data.parquet")
+    data = {"stage": "tune", "parameters": 7.0, "examples": 10, "mean_tokens": 50, "epochs": 4}
+    jobs = [
+        data
+        | {
+            "data": str(tmp_path / "data.parquet"),
+            "outputs": [str(tmp_path / "done.json"), str(tmp_path / "new.json")],
+        },
+        data | {"data": "not/yet.parquet", "outputs": ["x", "y"]},
+        {"stage": "judge", "calls": 805, "answer_tokens": 1, "price": {"input": 2.0, "output": 8.0}, "outputs": ["z"]},
+    ]
+    settings = plan_settings(tmp_path, jobs)
+    tune, judge = summed(jobs, settings)
+    assert (tune["jobs"], tune["to do"], tune["tokens"]) == (4, 3, 1000 * 4 + 2 * 10 * 50 * 4)
+    each = judge["judge_tokens"] / 805
+    assert judge["price"] == pytest.approx(805 * (each * 2 + 8) / 1e6)
+    text = "\n".join(lines([tune, judge], settings))
+    assert "within the ceiling of 1\n" in text and "no ceiling (ceilings.price)" in text
+    settings["ceilings"]["gpu_hours"] = 1e-6
+    assert "BEYOND the ceiling of 1e-06" in "\n".join(lines([tune, judge], settings))
+
+
+def test_what_is_not_known_is_said_to_be_unknown(tmp_path):
+    jobs = [
+        {
+            "stage": "tune",
+            "parameters": None,
+            "examples": None,
+            "mean_tokens": None,
+            "epochs": 1,
+            "data": "no",
+            "outputs": ["x"],
+        }
+    ]
+    text = "\n".join(lines(summed(jobs, plan_settings(tmp_path, jobs)), plan_settings(tmp_path, jobs)))
+    assert "?" in text.splitlines()[1] and "give `parameters`" in text
+
+
+def test_a_script_stops_at_a_ceiling_before_it_computes(tmp_path, model, tokenizer):
+    from stage.record import fingerprint
+    from stage.storage import write_json
+
+    tokenizer.save_pretrained(tmp_path / "model")
+    model.save_pretrained(tmp_path / "model")
+    write_json({"model_sha256": fingerprint(tmp_path / "model")}, tmp_path / "record.json")
+    row = {"id": "a", "index": 0, "instruction": "Hi", "reference": None, "request": None, "source": "here"}
+    write_table("evaluation_set", [row], tmp_path / "set.parquet")
+    chat = {"user_tag": "<|user|>", "assistant_tag": "<|assistant|>", "add_bos": True}
+    settings = {"generator": "g", "set": "s", "rules": None, "max_new_tokens": 8, "precision": "float32", "chat": chat}
+    command = [sys.executable, str(ROOT / "scripts" / "generate_responses.py"), "--settings", json.dumps(settings)]
+    for option, file in (("model", "model"), ("model-record", "record.json"), ("set", "set.parquet"), ("output", "out.parquet"), ("json", "out.json"), ("record", "out.record.json")):  # fmt: skip
+        command += [f"--{option}", str(tmp_path / file)]
+    command += ["--budget", json.dumps(budget(tmp_path / "ledger", gpu_hours=0.0))]
+    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    assert done.returncode == 1 and "error: ceilings.gpu_hours: " in done.stdout and "Traceback" not in done.stdout
+    assert not (tmp_path / "out.parquet").exists()

@@ -1,0 +1,620 @@
+"""Judging through a real HTTP server on loopback, which computes its log-probabilities with a small Llama."""
+
+import copy
+import http.server
+import json
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tokenizers.processors import TemplateProcessing
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import judge_responses
+from implicit.answers import Answers
+from implicit.chat_client import ChatServer, ServerError, is_local, read_key
+from implicit.judge import IncompleteJudging, JudgeError, judge_pairs, label_share
+from implicit.judge_kinds import ALPACA_EVAL_2, evaluator_judge, local_judge, server_judge
+from implicit.local_judge import LocalJudgeError, encode_messages, label_tokens, score_labels
+from implicit.pretrain import Architecture, build_model
+from implicit.win_rates import MetricError
+from stage.budget import CeilingReached, Ledger
+from stage.command import InputError
+from stage.record import fingerprint
+from stage.storage import read_json, read_table, write_table
+
+ROOT = Path(__file__).parents[1]
+KEY = "sk-very-secret-0123456789"
+REQUEST = {"temperature": 1, "max_tokens": 1, "logprobs": True, "top_logprobs": 600}
+TEMPLATE = "Which is better?\n{instruction}\n(m) {output_1}\n(M) {output_2}\n"
+
+
+@pytest.fixture(scope="module")
+def judging(tokenizer):
+    """A model whose answers differ much from prompt to prompt, with a chat template that keeps roles apart."""
+    made = build_model(Architecture(hidden_size=32, layers=2, heads=4, context=2048), tokenizer, seed=5)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(8)
+    tokenizer = type(tokenizer)(
+        tokenizer_object=tokenizer.backend_tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    tokenizer.chat_template = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}{% endfor %}</s>assistant:"
+    return made.eval(), tokenizer
+
+
+@pytest.fixture
+def pairs(world):
+    items = world.evaluation("test", 12)
+    right = [{"id": f"r{i}", "instruction": x.instruction, "output": x.response} for i, x in enumerate(items)]
+    other = [row | {"output": right[(i + 5) % 12]["output"] + " Yes."} for i, row in enumerate(right)]
+    other[3]["output"] = right[3]["output"]  # equal: a tie that nobody is asked about
+    return right, other
+
+
+class Service:
+    """An OpenAI-compatible server: ``before`` may answer in its place, by (number of the request, its body)."""
+
+    def __init__(self, answer, before=None):
+        self.answer, self.before = answer, before or (lambda number, body: None)
+        self.bodies, self.keys, self.times, self.together, self.most = [], [], [], 0, 0
+        self.lock = threading.Lock()
+
+    def respond(self, body, headers):
+        with self.lock:
+            self.bodies.append(body)
+            self.times.append(time.monotonic())
+            self.keys.append(headers["Authorization"])
+            number = len(self.bodies)
+            self.together += 1
+            self.most = max(self.most, self.together)
+        try:
+            return self.before(number, body) or (200, {}, self.answer(body))
+        finally:
+            with self.lock:
+                self.together -= 1
+
+
+@contextmanager
+def served(service):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            found = self.path == "/v1/chat/completions"
+            status, headers, reply = service.respond(body, self.headers) if found else (404, {}, error("no such path"))
+            said = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
+            self.send_response(status)
+            for name, value in {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(said)),
+                **headers,
+            }.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(said)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def error(message, **more):
+    return {"error": {"message": message, "type": "x", **more}}
+
+
+def reply(choice, *, prompt_tokens=100, completion_tokens=1):
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+    return {"id": "1", "object": "chat.completion", "created": 0, "model": "judge-0613", "usage": usage,
+            "choices": [{"index": 0, "finish_reason": "length"} | choice]}  # fmt: skip
+
+
+def says(text, **more):
+    return {"message": {"role": "assistant", "content": text}, "logprobs": None} | more
+
+
+def computing(judging):
+    """What the model itself says: the next token's log-probabilities, one prompt at a time, without padding."""
+    model, tokenizer = judging
+    lock = threading.Lock()
+
+    def answer(body):
+        text = tokenizer.apply_chat_template(body["messages"], add_generation_prompt=True, tokenize=False)
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        with lock, torch.inference_mode():
+            logprobs = model(ids).logits[0, -1].double().log_softmax(-1)
+        top = logprobs.topk(min(body["top_logprobs"], len(logprobs)))
+        ranked = [
+            {"token": tokenizer.decode([i]), "logprob": p.item()} for p, i in zip(top.values, top.indices, strict=True)
+        ]
+        token = ranked[0] | {"top_logprobs": ranked}
+        return reply(says(ranked[0]["token"], logprobs={"content": [token]}), prompt_tokens=ids.shape[1])
+
+    return answer
+
+
+def labelled(preferred="m"):
+    """Always the same label, for certain."""
+    top = [{"token": preferred, "logprob": -0.01}]
+    return lambda body: reply(says(preferred, logprobs={"content": [top[0] | {"top_logprobs": top}]}))
+
+
+def asking(url, **changes):
+    given = {"base_url": url, "model": "judge", "key_variable": "JUDGE_KEY", "request": REQUEST, "input_price": 10.0}
+    return ChatServer(
+        **given | {"output_price": 30.0, "requests": 4, "attempts": 3, "pause": 0.01, "timeout": 20.0} | changes
+    )
+
+
+def judged(
+    service,
+    pairs,
+    path,
+    *,
+    log=None,
+    template=TEMPLATE,
+    both_orders=False,
+    answer="logprobs",
+    purse=None,
+    **changes,
+):
+    with served(service) as url, Answers(path, log=(log or []).append) as answers:
+        judge = server_judge(
+            name="judge", server=asking(url, **changes), answers=answers, template=template, answer=answer,
+            log=[].append if log is None else log.append, purse=purse,
+        )  # fmt: skip
+        found = judge_pairs(*pairs, judge, seed=0, both_orders=both_orders)
+    return found, judge.summary()
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+# --- the same judgement by every way --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+def test_preferences_through_a_server_equal_those_of_the_same_model_in_process(judging, pairs, tmp_path, template):
+    """Over HTTP one by one, all at once, in both orders; here in padded batches. The default prompt is AlpacaEval 2's."""
+    model, tokenizer = judging
+    remote, told = judged(Service(computing(judging)), pairs, tmp_path / "a.jsonl", template=template, both_orders=True)
+    with Answers(None) as answers:
+        judge = local_judge(
+            name="judge", model=model, tokenizer=tokenizer, identity="tiny", answers=answers, template=template,
+            batch_tokens=4096,
+        )  # fmt: skip
+        local = judge_pairs(*pairs, judge, seed=0, both_orders=True)
+    assert local.preferences == pytest.approx(remote.preferences, abs=1e-6)
+    assert local.model_first == pytest.approx(remote.model_first, abs=1e-6)
+    assert local.position_bias == pytest.approx(remote.position_bias, abs=1e-4)
+    assert max(remote.preferences) - min(remote.preferences) > 0.01  # they differ, and not by their order alone
+    assert remote.preferences[3] == 1.5 and told["calls"] == 22
+    summary = judge.summary()
+    assert summary["template"] == told["template"] and summary["label_share"] == pytest.approx(told["label_share"])
+    assert summary["prompt_tokens"] == told["prompt_tokens"] and (summary["kind"], told["kind"]) == ("local", "server")
+    assert told["model"] == "judge" and len(told["date"]) == 10
+
+
+def test_an_evaluator_of_alpaca_evals_asks_as_its_config_says(judging, pairs, tmp_path, monkeypatch):
+    service = Service(computing(judging))
+    name = "weighted_alpaca_eval_gpt4_turbo"
+    mine = {"prompt_template": str(ALPACA_EVAL_2), "completions_kwargs": {
+        "model_name": "judge", "max_tokens": 1, "temperature": 1, "top_p": None, "logprobs": True, "top_logprobs": 600,
+        "price_per_token": 1e-5}, "fn_completion_parser": "logprob_parser", "completion_key": "completions_all",
+        "completion_parser_kwargs": {"numerator_token": "m", "denominator_tokens": ["m", "M"], "is_binarize": False}}  # fmt: skip
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "configs.yaml").write_text(yaml.safe_dump({"mine": mine}))
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with served(service) as url:
+        monkeypatch.setenv("OPENAI_BASE_URL", url)
+        with Answers(tmp_path / "e.jsonl") as answers:
+            judge = evaluator_judge(name="e", evaluator=str(tmp_path / "mine"), answers=answers)
+            found = judge_pairs(*pairs, judge, seed=0)
+        with Answers(None) as answers, pytest.raises(IncompleteJudging):  # this model's top 5 do not hold the labels
+            judge_pairs(*pairs, evaluator_judge(name="e", evaluator=name, answers=answers, attempts=1), seed=0)
+    assert {k: v for k, v in service.bodies[0].items() if k != "messages"} == {
+        "model": "judge", "max_tokens": 1, "temperature": 1, "logprobs": True, "top_logprobs": 600,
+    }  # fmt: skip
+    shipped = {k: v for k, v in service.bodies[-1].items() if k != "messages"}
+    assert shipped == {
+        "model": "gpt-4-1106-preview", "max_tokens": 1, "temperature": 1, "top_p": 1.0, "logprobs": True, "top_logprobs": 5,
+    }  # fmt: skip
+    told = judge.summary()
+    assert (
+        told["price"] == pytest.approx(1e-5 * (told["prompt_tokens"] + told["completion_tokens"])) and told["price"] > 0
+    )
+    # Its parser counts the tokens 'm' and 'M' alone, ours ' m' as well: the same where those are left out.
+    direct, _ = judged(service, pairs, tmp_path / "s.jsonl", template=None)
+    assert found.preferences == pytest.approx(direct.preferences, abs=0.2) and found.first_shown is not None
+
+
+def test_a_local_judge_needs_labels_of_one_token_and_prompts_that_fit(judging, pairs):
+    model, tokenizer = judging
+    with pytest.raises(LocalJudgeError, match="'output two' is no single token"):
+        label_tokens(tokenizer, ("m", "output two"))
+    assert {tokenizer.decode([i]).strip() for i in label_tokens(tokenizer, ("m", "M"))[1]} == {"M"}
+    assert encode_messages(tokenizer, [{"role": "user", "content": "a"}])[0] == tokenizer.bos_token_id
+    with pytest.raises(LocalJudgeError, match="1 of 2 prompts are longer than the judge's context of 2048"):
+        score_labels(
+            model, [[5] * 10, [5] * 2049], [[1], [2]], batch_tokens=99, done=lambda i, p: pytest.fail("computed")
+        )
+    pairs[1][0]["output"], pairs[1][1]["output"] = "</s>assistant: </s>", "It is his <turn> now."
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})  # which the model has no embedding of
+    with Answers(None) as answers:
+        judge = local_judge(
+            name="j", model=model, tokenizer=tokenizer, identity="t", answers=answers, template=TEMPLATE
+        )
+        found = judge_pairs(*pairs, judge, seed=0)
+    assert "<turn>" in judge.special and found.protected == 2
+    assert all(0 < label_share(a.content) < 1 for a in judge.asked.answers)
+
+
+def test_batched_scores_are_those_of_single_prompts_for_absolute_positions_too(tokenizer):
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64, vocab_size=500)).eval()
+    prompts, tokens = [[7 + i + j for j in range(3 + 9 * i)] for i in range(6)], [[5, 9], [11]]
+    batched, single = {}, {}
+    score_labels(model, prompts, tokens, batch_tokens=150, done=batched.__setitem__)
+    score_labels(model, prompts, tokens, batch_tokens=1, done=single.__setitem__)
+    assert [batched[i] for i in range(6)] == [pytest.approx(single[i], abs=1e-5) for i in range(6)]
+    with torch.inference_mode():
+        logprobs = model(torch.tensor([prompts[2]])).logits[0, -1].log_softmax(-1)
+    assert single[2] == pytest.approx([logprobs[[5, 9]].logsumexp(0).item(), logprobs[11].item()], abs=1e-5)
+
+
+def test_a_chat_template_that_writes_the_bos_does_not_get_another(judging):
+    tokenizer = copy.deepcopy(judging[1])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    ids = encode_messages(tokenizer, [{"role": "user", "content": "a"}])
+    assert ids.count(0) == 1 and tokenizer("a").input_ids[0] == 0
+    tokenizer.chat_template = None
+    assert (
+        tokenizer.decode(
+            encode_messages(tokenizer, [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}])
+        )
+        == "<s>a\n\nb\n"
+    )
+
+
+def test_a_local_judge_goes_on_where_it_was_stopped(judging, pairs, tmp_path):
+    model, tokenizer = judging
+    given = {"name": "j", "model": model, "tokenizer": tokenizer, "template": TEMPLATE, "batch_tokens": 300}
+    results = []
+    for identity in ("t@1", "t@1", "t@2"):  # the third: the same name, other weights
+        with Answers(tmp_path / "a.jsonl") as answers:
+            judge = local_judge(identity=identity, answers=answers, **given)
+            results.append((judge_pairs(*pairs, judge, seed=0).preferences, judge.summary()["calls"]))
+    assert [calls for _, calls in results] == [11, 0, 11] and results[0][0] == results[1][0]
+
+
+# --- what goes wrong ------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_fails_midway_loses_nothing_and_the_next_run_asks_for_the_rest(judging, pairs, tmp_path):
+    path, log = tmp_path / "answers.jsonl", []
+    straight, told = judged(Service(computing(judging)), pairs, None)
+    failing = Service(
+        computing(judging), before=lambda number, body: (500, {}, error("out of memory")) if number > 5 else None
+    )
+    with pytest.raises(
+        IncompleteJudging, match=r"6 of 12 .* rows \[.*status 500.*Answers that came are kept"
+    ) as caught:
+        judged(failing, pairs, path, log=log)
+    assert len(path.read_text().splitlines()) == 5 and len(failing.bodies) == 5 + 6 * 3
+    with path.open("ab") as file:  # and a crash while the sixth was written
+        file.write(path.read_bytes()[:100])
+    again = Service(computing(judging))
+    resumed, summary = judged(again, pairs, path, log=log)
+    assert len(again.bodies) == 6 and (summary["calls"], summary["cached"]) == (6, 5)
+    assert resumed == straight
+    assert any("torn and was dropped" in line for line in log) and "5 answered before; to ask 6" in " ".join(log)
+    for name in ("prompt_tokens", "completion_tokens", "price", "label_share"):
+        assert summary[name] == pytest.approx(told[name])
+    answered = {json.loads(line)["key"] for line in path.read_text().splitlines()}
+    assert len(answered) == 11 and "r" in str(caught.value)
+    judged(Service(lambda body: pytest.fail("asked again")), pairs, path)
+
+
+def test_a_changed_judge_prompt_setting_or_text_is_asked_anew(pairs, tmp_path):
+    path, one = tmp_path / "answers.jsonl", (pairs[0][:1], pairs[1][:1])
+    calls = []
+    for given in (
+        {}, {}, {"model": "other"}, {"template": TEMPLATE + "!"}, {"request": REQUEST | {"temperature": 0}},
+        {"requests": 1, "attempts": 2, "timeout": 9.0},
+    ):  # fmt: skip
+        service = Service(labelled())
+        judged(service, one, path, **given)
+        calls.append(len(service.bodies))
+    one[1][0]["output"] += "!"
+    judged(service := Service(labelled()), one, path)
+    assert calls == [1, 0, 1, 1, 1, 0] and len(service.bodies) == 1
+
+
+def test_too_many_requests_and_faults_of_the_server_are_waited_out(pairs, tmp_path):
+    def before(number, body):
+        if number == 1:
+            return 429, {"Retry-After": "1"}, error("slow down")
+        return {
+            2: (500, {}, error("oops")),
+            3: (503, {}, "<html>"),
+            4: (200, {}, "no json"),
+            5: (200, {}, {"choices": []}),
+        }.get(number)
+
+    service = Service(labelled(), before=before)
+    found, told = judged(service, (pairs[0][:1], pairs[1][:1]), tmp_path / "a.jsonl", attempts=6, pause=0.05)
+    waited = [b - a for a, b in zip(service.times, service.times[1:], strict=False)]
+    assert len(service.bodies) == 6 and waited[0] >= 1
+    assert all(p >= 0.05 * 2**i for i, p in enumerate(waited)) and max(waited[1:]) < 1.6  # growing
+    assert found.preferences[0] in (1.0, 2.0) and told["calls"] == 1
+
+
+def test_a_request_that_takes_too_long_is_tried_again(pairs, tmp_path):
+    service = Service(labelled(), before=lambda number, body: time.sleep(0.8) if number == 1 else None)
+    judged(service, (pairs[0][:1], pairs[1][:1]), None, timeout=0.3)
+    assert len(service.bodies) == 2
+
+
+def test_an_answer_without_log_probabilities_is_never_kept_and_the_rows_are_named(pairs, tmp_path):
+    """alpaca-eval alone: a win rate of 50 over the one pair whose outputs are equal, without an error."""
+    path, log = tmp_path / "answers.jsonl", []
+    service = Service(lambda body: reply(says("m")))
+    with pytest.raises(
+        IncompleteJudging, match=r"11 of 12 comparisons .* rows \['r0', 'r1', 'r2', 'r4'.*no preference can be read"
+    ):
+        judged(service, pairs, path, log=log)
+    assert path.read_bytes() == b""
+    # After ten questions in a row without an answer nothing more is asked; some were under way.
+    assert 30 <= len(service.bodies) <= 33 and any("the rest is not asked" in line for line in log)
+
+
+@pytest.mark.parametrize("choice", [says(""), says(None), says("both"), says("m", finish_reason="content_filter"),
+                                    {"message": {"role": "assistant", "content": "M", "refusal": "no"}}])  # fmt: skip
+def test_an_empty_or_refused_answer_is_asked_for_again(pairs, choice):
+    service = Service(lambda body: reply(choice if len(service.bodies) < 3 else says("M.")))
+    found, told = judged(service, (pairs[0][:1], pairs[1][:1]), None, answer="text", request={"max_tokens": 5})
+    assert len(service.bodies) == 3 and found.preferences[0] in (1.0, 2.0)
+    assert told["price_now"] == pytest.approx(3 * told["price"]) and told["label_share"] is None
+
+
+@pytest.mark.parametrize(("status", "said", "check"), [
+    (401, "Incorrect API key provided: " + KEY, "JUDGE_KEY"), (403, "forbidden", "JUDGE_KEY"),
+    (404, "no model", "most end in /v1"), (400, "unknown field", "server.request"),
+    (429, "insufficient_quota", "credit"),
+])  # fmt: skip
+def test_what_trying_again_cannot_mend_is_one_message(pairs, tmp_path, status, said, check):
+    log = []
+    service = Service(None, before=lambda number, body: (status, {}, error(said, code=said)))
+    with pytest.raises(
+        ServerError, match=rf"http://127.0.0.1:\d+/v1 answers with status {status}: .*Check .*{check}"
+    ) as caught:
+        judged(service, pairs, tmp_path / "a.jsonl", log=log)
+    assert len(service.bodies) <= 4 and (tmp_path / "a.jsonl").read_bytes() == b""
+    assert KEY not in str(caught.value) + "".join(log)
+    assert set(service.keys) == {f"Bearer {KEY}"}
+
+
+def test_a_missing_key_is_said_before_anything_unless_the_server_is_local(pairs, monkeypatch):
+    monkeypatch.delenv("JUDGE_KEY")
+    service = Service(labelled())
+    judged(service, (pairs[0][:1], pairs[1][:1]), None)
+    assert service.keys == ["Bearer none"]
+    assert [is_local(f"http{s}://{h}/v1") for s, h in [("", "localhost:8000"), ("", "[::1]:1"), ("s", "api.openai.com"), ("", "10.0.0.1")]] == [True, True, False, False]  # fmt: skip
+    with pytest.raises(
+        ServerError, match=r"https://api.example.com/v1: the environment variable JUDGE_KEY holds no key"
+    ):
+        read_key("https://api.example.com/v1", "JUDGE_KEY")
+
+
+def test_settings_that_cannot_work_are_refused_before_anything(pairs):
+    service = Service(labelled())
+    with pytest.raises(JudgeError, match="needs `logprobs: true` and `top_logprobs`"):
+        judged(service, pairs, None, request={"max_tokens": 1})
+    with pytest.raises(ServerError, match="stream, n cannot be set there"):
+        judged(service, pairs, None, request=REQUEST | {"n": 3, "stream": True})
+    assert not service.bodies
+
+
+# --- order, price, ceilings -----------------------------------------------------------------------------------------
+
+
+def test_requests_are_made_together_and_answers_stay_with_their_rows(pairs, tmp_path):
+    """The later a request comes, the sooner it is answered; the judge prefers the longer output, wherever it stands."""
+
+    def answer(body):
+        time.sleep(max(0.0, 0.2 - 0.03 * len(service.bodies)))
+        one, two = body["messages"][0]["content"].split("(m) ")[1].rsplit("\n(M) ", 1)
+        return labelled("m" if rank(one) > rank(two) else "M")(body)
+
+    def rank(text):
+        return len(text.strip()), text.strip()
+
+    service = Service(answer)
+    found, told = judged(service, pairs, tmp_path / "a.jsonl", requests=6)
+    expected = [
+        1.5 if a["output"] == b["output"] else 1.0 if rank(a["output"]) > rank(b["output"]) else 2.0
+        for a, b in zip(*pairs, strict=True)
+    ]
+    assert found.preferences == expected and {1.0, 2.0} <= set(expected)
+    assert 1 < service.most <= 6
+    assert told["price"] == told["price_now"] == pytest.approx(11 * (100 * 10 + 1 * 30) / 1e6)
+    assert (told["prompt_tokens"], told["completion_tokens"], told["calls"], told["cached"]) == (1100, 11, 11, 0)
+
+
+def test_no_request_is_sent_that_would_pass_a_ceiling(pairs, tmp_path):
+    class Four:
+        """A purse with money for four requests, that lets everybody begin."""
+
+        def __init__(self):
+            self.begun, self.prices = [], []
+
+        def begin(self, price):
+            self.begun.append(price)
+
+        def spend(self, price):
+            if len(self.prices) == 4:
+                raise RuntimeError("the ceiling is reached")
+            self.prices.append(price)
+
+    purse, service = Four(), Service(labelled())
+    with pytest.raises(RuntimeError, match="the ceiling is reached"):
+        judged(service, pairs, tmp_path / "a.jsonl", purse=purse)
+    assert len(service.bodies) == 4 == len((tmp_path / "a.jsonl").read_text().splitlines())
+    assert all(0 < price < 0.01 for price in purse.prices)
+    with pytest.raises(ServerError, match="the price of judge is not known"):
+        judged(service, pairs, None, purse=purse, input_price=None)
+    everything = Four()
+    judged(Service(labelled()), pairs[:1] * 2, None, purse=everything)  # equal sides: nothing to ask
+    assert everything.begun == []
+
+
+def test_a_comparison_that_would_pass_a_ceiling_sends_nothing_at_all(pairs, tmp_path):
+    ceilings = {"gpu_hours": None, "price": 0.002}  # of some 0.006 that all requests would cost
+    machine = {"tflops": 1.0, "bandwidth": 1.0, "utilisation": 1.0}
+    ledger = Ledger({"folder": str(tmp_path / "ledger"), "ceilings": ceilings, "machine": machine}, "job")
+    service = Service(labelled())
+    with pytest.raises(CeilingReached, match=r"ceilings.price: job needs about"):
+        judged(service, pairs, tmp_path / "a.jsonl", purse=ledger)
+    assert service.bodies == []
+
+
+# --- the script -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(pairs, tmp_path):
+    rows = [
+        {
+            "id": row["id"],
+            "index": i,
+            "instruction": row["instruction"],
+            "reference": row["output"],
+            "request": None,
+            "source": "x",
+        }
+        for i, row in enumerate(pairs[0])
+    ]
+    write_table("evaluation_set", rows, tmp_path / "set.parquet")
+    for name, side in zip(("it", "poem"), pairs, strict=True):
+        write_table("responses", [
+            row | {"index": i, "stopped": True, "tokens": 1, "cut": 0, "generator": name} for i, row in enumerate(side)
+        ], tmp_path / f"{name}.parquet")  # fmt: skip
+    return tmp_path
+
+
+def command_line(files, settings, **options):
+    given = {"set": "set.parquet", "responses": "poem.parquet", "opponent": "it.parquet", "output": "out.parquet"}
+    line = [str(ROOT / "scripts" / "judge_responses.py")]
+    for name, value in (given | {"summary": "out.json", "answers": "deep/answers.jsonl"} | options).items():
+        line += [f"--{name}", str(files / value) if isinstance(value, str) else json.dumps(value)]
+    common = {"name": "j", "seed": 0, "bootstrap": 20, "metric": "length_controlled_minimal", "both_orders": False}
+    return [*line, "--settings", json.dumps(common | settings)]
+
+
+def run_alone(files, settings, **options):
+    """The script in a process of its own."""
+    command = [sys.executable, *command_line(files, settings, **options)]
+    return subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+
+
+@pytest.fixture
+def run_here(files, monkeypatch):
+    """The script in this process, which has imported what it needs."""
+
+    def run(settings, **options):
+        monkeypatch.setattr(sys, "argv", command_line(files, settings, **options))
+        judge_responses.main()
+
+    return run
+
+
+def test_the_script_judges_by_a_server_and_never_shows_the_key(judging, pairs, files, run_here, capsys):
+    service = Service(computing(judging))
+    budget = {
+        "folder": str(files / "ledger"),
+        "ceilings": {"price": 5.0},
+        "machine": {"tflops": 1, "bandwidth": 1, "utilisation": 1},
+    }
+    with served(service) as url:
+        server = {
+            "base_url": url,
+            "model": "judge",
+            "key_variable": "JUDGE_KEY",
+            "request": REQUEST,
+            "price": {"input": 10, "output": 30},
+        }
+        settings = {"kind": "server", "server": server, "both_orders": True}
+        done = run_alone(files, settings, requests=3, budget=budget)
+        assert done.returncode == 0, done.stdout
+        first, entry = read_json(files / "out.json"), next((files / "ledger").glob("*.json"))
+        assert read_json(entry)["price"] == pytest.approx(first["price"])
+        run_here(settings, budget=budget)
+    summary = read_json(files / "out.json")
+    assert len(service.bodies) == 22 and (first["calls"], first["cached"]) == (22, 0)
+    assert (summary["calls"], summary["cached"], summary["price_now"]) == (0, 22, 0)
+    assert first["price"] == pytest.approx(summary["price"]) == pytest.approx(first["price_now"])
+    assert (summary["judge"], summary["kind"], summary["model"], summary["quality_1"]) == ("j", "server", "judge", None)
+    assert summary["n"] == 12 and summary["position_bias"] is not None and summary["price"] > 0
+    rows = read_table("judgements", files / "out.parquet")
+    direct, _ = judged(Service(computing(judging)), pairs, None, template=None, both_orders=True)
+    assert [row["preference"] for row in rows] == pytest.approx(direct.preferences, abs=1e-9)
+    assert [row["preference_output_1_first"] for row in rows] == pytest.approx(direct.opponent_first, abs=1e-9)
+    assert read_json(entry)["price"] == pytest.approx(summary["price"])
+    written = [file.read_text(errors="replace") for file in files.rglob("*") if file.is_file()]
+    assert len(written) >= 7 and not any(KEY in text for text in (done.stdout, capsys.readouterr().out, *written))
+
+
+def test_the_script_judges_by_a_local_model_as_by_the_server(judging, pairs, files, run_here):
+    model, tokenizer = judging
+    model.save_pretrained(files / "model")
+    tokenizer.save_pretrained(files / "model")
+    run_here({"kind": "local", "path": str(files / "model")}, batch=4096)
+    summary = read_json(files / "out.json")
+    assert summary["model"] == f"{files / 'model'}@{fingerprint(files / 'model')[:12]}"
+    direct, _ = judged(Service(computing(judging)), pairs, None, template=None)
+    rows = read_table("judgements", files / "out.parquet")
+    assert [row["preference"] for row in rows] == pytest.approx(direct.preferences, abs=1e-6)
+    assert summary["first_shown"] == pytest.approx(direct.first_shown, abs=1e-4)
+
+
+def test_the_script_ends_with_one_line_and_writes_nothing_where_it_cannot_judge(files, run_here):
+    service = Service(None, before=lambda number, body: (401, {}, error(f"wrong key {KEY}")))
+    server = {"model": "x", "key_variable": "JUDGE_KEY", "request": REQUEST, "price": {"input": 0, "output": 0}}
+    with served(service) as url:
+        done = run_alone(files, {"kind": "server", "server": server | {"base_url": url}})
+    assert done.returncode == 1 and "Traceback" not in done.stdout and KEY not in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("error: http://127.0.0.1") and "JUDGE_KEY" in done.stdout
+    with pytest.raises(MetricError, match="there are 12; use length_controlled_minimal"):
+        run_here({"kind": "oracle", "metric": "length_controlled_v1"})
+    with pytest.raises(JudgeError, match="both sides are called 'poem'"):
+        run_here({"kind": "oracle"}, opponent="poem.parquet")
+    with pytest.raises(InputError, match=r"no-such-model cannot be loaded"):
+        run_here({"kind": "local", "path": "./no-such-model"})
+    rows = read_table("responses", files / "poem.parquet")
+    write_table("responses", [*rows, rows[2]], files / "twice.parquet")
+    with pytest.raises(InputError, match=r"twice.parquet responds twice to \['r2'\]"):
+        run_here({"kind": "oracle"}, responses="twice.parquet")
+    write_table("responses", [rows[0] | {"generator": "x"}, *rows[1:]], files / "mixed.parquet")
+    with pytest.raises(InputError, match=r"mixed.parquet holds responses of \['poem', 'x'\]"):
+        run_here({"kind": "oracle"}, responses="mixed.parquet")
+    assert not (files / "out.parquet").exists() and not (files / "out.json").exists()

@@ -1,0 +1,268 @@
+"""A tuning run that was interrupted goes on without a seam, and never from what is torn or of another run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import tune as script
+from implicit.checkpoint import Checkpoints, Interrupted
+from implicit.optimise import StepLog
+from implicit.sharding import ALONE
+from stage.command import InputError
+from stage.models import save_model
+from stage.record import fingerprint
+from stage.storage import read_json, write_json, write_table
+
+ROOT = Path(__file__).parents[1]
+TUNING = {
+    "learning_rate": 5e-3, "batch_size": 3, "schedule": "cosine", "warmup": 0.1, "weight_decay": 0.01, "max_grad_norm": 1.0,
+    "normalise_by": "example", "max_length": 200, "precision": "bfloat16", "stored_as": "float32",
+    "train_turn_newline": False, "too_long": "error", "method": "full", "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.2},
+}  # fmt: skip
+STEPS = 16
+
+
+@pytest.fixture
+def run(tmp_path, world, tokenizer, model, monkeypatch):
+    """Runs the script on a small model, in this process; gives its record and the bytes of its weights."""
+    save_model(model, tokenizer, tmp_path / "base" / "model", card={})
+    write_json({"model_sha256": fingerprint(tmp_path / "base" / "model")}, tmp_path / "base" / "record.json")
+    rows = [
+        {
+            "id": str(i),
+            "messages": [
+                {"role": "user", "content": item.instruction},
+                {"role": "assistant", "content": item.response},
+            ],
+            "source": "test",
+        }
+        for i, item in enumerate(world.conversations("instructions", 12))
+    ]
+    write_table("conversations", rows, tmp_path / "data.parquet")
+
+    def command_line(name, **tuning):
+        settings = {
+            "mode": "test", "show_instruction": True, "seed": 5, "tuning": TUNING | tuning,
+            "chat": {"user_tag": "<|user|>", "assistant_tag": "<|assistant|>", "add_bos": True},
+        }  # fmt: skip
+        out, base = tmp_path / name, tmp_path / "base"
+        options = {
+            "base": base / "model", "base-record": base / "record.json", "data": tmp_path / "data.parquet",
+            "model": out / "model", "record": out / "record.json", "checkpoints": out / "checkpoints",
+            "settings": json.dumps(settings), "epochs": 4, "processes": 1, "checkpoint-steps": 3, "device": "cpu", "batch": 200,
+        }  # fmt: skip
+        return [str(part) for option, value in options.items() for part in (f"--{option}", value)]
+
+    def start(name, **tuning):
+        monkeypatch.setattr(sys, "argv", ["tune.py", *command_line(name, **tuning)])
+        script.main()
+        out = tmp_path / name
+        return read_json(out / "record.json"), (out / "model" / "model.safetensors").read_bytes()
+
+    start.command_line = command_line
+    return start
+
+
+class PowerCut(Exception):
+    pass
+
+
+@pytest.fixture
+def cut_at(monkeypatch):
+    """Lets the next run break off in the log of a step."""
+
+    def cut(step, end=None):
+        def say(line):
+            if str(line).startswith(f"step {step}/"):
+                if end:
+                    os.kill(os.getpid(), end)
+                else:
+                    raise PowerCut
+
+        monkeypatch.setattr(script, "say", say)
+
+    return cut
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """Takes up what the next runs say."""
+
+    def take():
+        said = []
+        monkeypatch.setattr(script, "say", lambda line: said.append(str(line)))
+        return said
+
+    return take
+
+
+def checkpoints_in(folder):
+    return sorted(path.name for path in folder.glob("*/step-*"))
+
+
+def test_a_killed_run_goes_on_without_a_seam(run, tmp_path):
+    """The process is killed outright, with a checkpoint half-written, too."""
+    straight, weights = run("straight")
+    code = "import os, signal, sys, tune\nsay = tune.say\ndef say_and_die(line):\n    say(line)\n"
+    code += "    if str(line).startswith('step 8/'): os.kill(os.getpid(), signal.SIGKILL)\n"
+    code += "tune.say = say_and_die\ntune.main()\n"
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")])
+    }
+    killed = subprocess.run(
+        [sys.executable, "-c", code, *run.command_line("killed")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    folder = tmp_path / "killed" / "checkpoints"
+    assert checkpoints_in(folder) == ["step-00000003", "step-00000006"]
+    assert not (tmp_path / "killed" / "model").exists()
+    (own,) = folder.iterdir()
+    (own / ".step-00000009").mkdir()
+    (own / ".step-00000009" / "progress.json").write_text("{")
+    resumed, again = run("killed")
+    assert len(straight["losses"]) == STEPS and straight["losses"] == resumed["losses"]
+    assert weights == again
+    assert (straight["resumed_at"], resumed["resumed_at"]) == ([], [6])
+    assert straight["tokens"] == resumed["tokens"]
+    assert not folder.exists() and not (tmp_path / "straight" / "checkpoints").exists()
+
+
+def test_dropout_of_adapters_is_repeated_too(run, cut_at, lines):
+    pytest.importorskip("peft", reason="peft is not installed")
+    straight, weights = run("straight", method="lora")
+    cut_at(8)
+    with pytest.raises(PowerCut):
+        run("cut", method="lora")
+    lines()
+    resumed, again = run("cut", method="lora")
+    assert resumed["resumed_at"] == [6]
+    assert straight["losses"] == resumed["losses"] and weights == again
+
+
+def test_a_run_may_be_cut_more_than_once(run, cut_at, lines):
+    straight, weights = run("straight")
+    for step in (4, 5, 11):
+        cut_at(step)
+        with pytest.raises(PowerCut):
+            run("cut")
+    lines()
+    resumed, again = run("cut")
+    assert straight["losses"] == resumed["losses"] and weights == again
+    assert resumed["resumed_at"] == [3, 9]  # what was begun at 3 for the second time left nothing behind
+
+
+@pytest.mark.parametrize("how", ["shorter", "changed", "missing", "unfinished"])
+def test_a_torn_checkpoint_is_left_out_for_the_one_before(run, cut_at, lines, tmp_path, how):
+    straight, weights = run("straight")
+    cut_at(8)
+    with pytest.raises(PowerCut):
+        run("torn")
+    last = max((tmp_path / "torn" / "checkpoints").glob("*/step-*"))
+    data = next(last.glob("*.distcp"))
+    if how == "shorter":
+        data.write_bytes(data.read_bytes()[:-100])
+    elif how == "changed":
+        content = bytearray(data.read_bytes())
+        content[len(content) // 2] ^= 1
+        data.write_bytes(bytes(content))
+    elif how == "missing":
+        data.unlink()
+    else:
+        (last / "complete.json").unlink()
+    said = lines()
+    resumed, again = run("torn")
+    assert [line for line in said if "is not whole" in line and last.name in line]
+    assert "going on from the checkpoint step-00000003 of 16 steps" in said
+    assert resumed["resumed_at"] == [3] and straight["losses"] == resumed["losses"] and weights == again
+
+
+def test_without_a_whole_checkpoint_it_begins_again(run, cut_at, lines, tmp_path):
+    straight, weights = run("straight")
+    cut_at(8)
+    with pytest.raises(PowerCut):
+        run("torn")
+    for path in (tmp_path / "torn" / "checkpoints").glob("*/step-*/complete.json"):
+        path.write_text("{")
+    said = lines()
+    begun, again = run("torn")
+    assert sum("is not whole" in line for line in said) == 2
+    assert begun["resumed_at"] == [] and straight["losses"] == begun["losses"] and weights == again
+
+
+def test_sigterm_ends_a_run_with_a_checkpoint(run, cut_at, lines, tmp_path):
+    straight, weights = run("straight")
+    cut_at(4, end=signal.SIGTERM)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM after step 5 of 16; the same command goes on from"):
+        run("stopped")
+    assert signal.getsignal(signal.SIGTERM) == before
+    lines()
+    resumed, again = run("stopped")
+    assert resumed["resumed_at"] == [5] and straight["losses"] == resumed["losses"] and weights == again
+
+
+def test_sigterm_ends_the_script_with_a_status(run, tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "tune.py"), *run.command_line("stopped")]
+    command[command.index("--epochs") + 1] = "4000"
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in started.stdout:
+        if line.startswith("step 5/"):
+            break
+    started.terminate()
+    _, errors = started.communicate(timeout=60)
+    assert started.returncode == 1
+    assert errors.splitlines()[-1].startswith("error: stopped by SIGTERM after step ")
+    assert len(checkpoints_in(tmp_path / "stopped" / "checkpoints")) == 2
+    assert not (tmp_path / "stopped" / "model").exists() and not (tmp_path / "stopped" / "record.json").exists()
+
+
+def test_a_checkpoint_of_other_settings_is_removed_not_used(run, cut_at, lines, tmp_path):
+    other, weights = run("straight", learning_rate=1e-3)
+    cut_at(8)
+    with pytest.raises(PowerCut):
+        run("changed")
+    folder = tmp_path / "changed" / "checkpoints"
+    (folder / "notes").mkdir()
+    said = lines()
+    changed, again = run("changed", learning_rate=1e-3)
+    assert sum("of other settings, data or code: they are removed, not used" in line for line in said) == 1
+    assert changed["resumed_at"] == [] and changed["losses"] == other["losses"] and weights == again
+    assert [path.name for path in folder.iterdir()] == ["notes"]  # what is not ours stays
+
+
+def test_too_small_a_gpu_is_said_with_what_helps(run, monkeypatch, tmp_path):
+    def full(line):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
+
+    monkeypatch.setattr(script, "say", full)
+    with pytest.raises(InputError) as caught:
+        run("full")
+    assert str(caught.value) == (
+        "the GPU's memory is too small: CUDA out of memory. Tried to allocate 2.00 GiB. Lower "
+        "execution.micro_batch_tokens (now 200), raise execution.processes (now 1), or set execution.gradient_checkpointing"
+    )
+    assert not (tmp_path / "full" / "record.json").exists()
+
+
+def test_the_last_two_checkpoints_are_kept(model, tmp_path):
+    kept = Checkpoints(tmp_path, {"a": 1}, every=1, processes=ALONE)
+    optimizer = torch.optim.AdamW(model.parameters())
+    steps = []
+    for number in range(1, 5):
+        started = time.monotonic()
+        steps.append(StepLog(number, 9, 1.0, 0.1, 10, time.monotonic() - started))
+        path = kept.save(model, optimizer, steps)
+        assert path.is_dir()
+    assert checkpoints_in(tmp_path) == ["step-00000003", "step-00000004"]
+    assert Checkpoints(tmp_path, {"a": 1}, every=1, processes=ALONE).resume(model, optimizer) == steps
