@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from implicit.render import Format, chat_template
 from stage.command import InputError, arguments, run_stage, say
 from stage.fit import check_datasets
+from stage.hub import explained, find_commit, is_hub_id
 from stage.models import context_length, load_model, save_model
 from stage.record import Record, fingerprint
 
@@ -19,21 +20,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def load(path: str, revision: str | None) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """A model in its own precision, and its tokenizer. Raises InputError that says how to get at a gated one."""
-    from huggingface_hub.errors import GatedRepoError
+def load(path: str, commit: str | None) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """A model in its own precision, and its tokenizer, from a directory, or from the hub at a commit."""
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main")
-        return load_model(path, device="cpu", precision="auto", revision=revision), tokenizer
-    except (OSError, ValueError) as error:
-        if isinstance(error.__cause__, GatedRepoError):
-            raise InputError(
-                f"models: {path!r} is gated: ask for access at https://huggingface.co/{path}, then set HF_TOKEN, "
-                "or give a directory with the model as `path`"
-            ) from None
-        raise InputError(f"models: {path!r} cannot be loaded as a model with its tokenizer: {error}") from None
+    with explained("model", path, commit):
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=commit or "main", trust_remote_code=False)
+        return load_model(path, device="cpu", precision="auto", revision=commit), tokenizer
 
 
 def prepare_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[str]:
@@ -85,18 +78,18 @@ def main() -> None:
     args = arguments(__doc__, paths=["model", "record"], lists=["conversations"])
     settings: dict[str, Any] = args.settings
     record = Record("import_model", settings=settings, inputs={})
-    model, tokenizer = load(settings["path"], settings["revision"])
+    path, revision = settings["path"], settings["revision"]
+    commit = find_commit("model", path, revision) if is_hub_id(path) else None
+    model, tokenizer = load(path, commit)
     if tokenizer.eos_token is None:
-        raise InputError(
-            f"models: the tokenizer of {settings['path']!r} has no EOS token, which responses are to end with"
-        )
+        raise InputError(f"models: the tokenizer of {path!r} has no EOS token, which responses are to end with")
     check_head(model)
     for line in prepare_tokens(model, tokenizer):
         say(line)
     if settings["too_long"] == "error":
         check_datasets(args.conversations, tokenizer, context=context_length(model.config))
     tokenizer.chat_template = chat_template(Format(**settings["chat"]))
-    base = settings["path"] + (f" at {settings['revision']}" if settings["revision"] else "")
+    base = path + (f" at {commit}" if commit else "")
     save_model(model, tokenizer, args.model, card={"base": base, "data": "none", "mode": "none", "seed": "none"})
     record.write(
         args.record,
@@ -104,7 +97,7 @@ def main() -> None:
         device="cpu",
         architecture=type(model).__name__,
         parameters=model.num_parameters(),
-        commit_on_hub=getattr(model.config, "_commit_hash", None),
+        commit_on_hub=commit,
     )
 
 

@@ -103,7 +103,7 @@ def load_local(settings: dict[str, Any], args: argparse.Namespace) -> tuple[Any,
     path, revision = settings["path"], settings.get("revision")
     precision = settings.get("precision") or "float32"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main")
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
         model = load_model(path, device=pick_device(args.device), precision=precision, revision=revision)
     except (OSError, ValueError) as error:
         raise InputError(f"judge.path: {path} cannot be loaded: {' '.join(str(error).split())[:300]}") from None

@@ -1,6 +1,7 @@
 """Every architecture that is said to be supported, with its tokenizer's habits: docs/models.md."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -179,10 +180,7 @@ def test_import_writes_a_directory_that_needs_nothing_more(tmp_path, chat):
     path = architectures.save("llama-2", tmp_path / "llama", context=128)
     AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).save_pretrained(path)
     for source, target in ((path, "first"), (tmp_path / "first" / "model", "second")):
-        settings = json.dumps({"path": str(source), "revision": None, "too_long": "error", "chat": chat.__dict__})
-        command = [sys.executable, ROOT / "scripts" / "import_model.py", "--model", tmp_path / target / "model"]
-        command += ["--record", tmp_path / target / "record.json", "--settings", settings]
-        done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        done = import_from(source, tmp_path / target, chat)
         assert done.returncode == 0, done.stdout
         assert ("added the pad token" in done.stdout) == (target == "first")
     states = [
@@ -201,3 +199,55 @@ def test_a_bos_is_left_out_where_the_config_says_so(imported):
     chat = Format(user_tag="<|A|>", assistant_tag="<|B|>", add_bos=False)
     prompt = render_prompt("Hi", tokenizer, chat)
     assert tokenizer.decode(prompt) == "<|A|>\nHi\n<|B|>\n" and tokenizer.bos_token_id not in prompt
+
+
+def import_from(path, target, chat, *, revision=None, **environment):
+    """Run the import from the shell: the finished process."""
+    settings = json.dumps({"path": str(path), "revision": revision, "too_long": "error", "chat": chat.__dict__})
+    command = [sys.executable, ROOT / "scripts" / "import_model.py", "--model", target / "model"]
+    command += ["--record", target / "record.json", "--settings", settings]
+    return subprocess.run(
+        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | environment, check=False
+    )
+
+
+def test_a_hub_id_at_a_revision_is_taken_from_the_cache_when_offline(tmp_path, chat):
+    """Two commits of a repository lie in the hub's cache: the one that is asked for is imported, and recorded."""
+    cache = tmp_path / "hub" / "models--org--small"
+    commits = {"a" * 40: 0, "b" * 40: 1}
+    for commit, seed in commits.items():
+        architectures.save("gpt-neox", cache / "snapshots" / commit, context=64, seed=seed)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("a" * 40)
+    offline = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    done = import_from("org/small", tmp_path / "out", chat, revision="b" * 40, **offline)
+    assert done.returncode == 0, done.stdout
+    assert json.loads((tmp_path / "out" / "record.json").read_text())["commit_on_hub"] == "b" * 40
+    found, wanted, other = (
+        AutoModelForCausalLM.from_pretrained(path).state_dict()["gpt_neox.embed_in.weight"]
+        for path in (tmp_path / "out" / "model", *(cache / "snapshots" / commit for commit in ("b" * 40, "a" * 40)))
+    )
+    assert torch.equal(found[: len(wanted)], wanted) and not torch.equal(wanted, other)
+    missing = import_from("org/none", tmp_path / "none", chat, **offline)
+    assert (
+        missing.returncode == 1
+        and "error: model org/none, revision " not in missing.stdout
+        and "error: model org/none" in missing.stdout
+    )
+    assert not (tmp_path / "none").exists()
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path, chat):
+    path = architectures.save("gpt-neox", tmp_path / "model", context=64)
+    proof = tmp_path / "it_ran"
+    (path / "evil.py").write_text(f"open({str(proof)!r}, 'w').close()\nclass Evil: pass\nclass EvilConfig: pass\n")
+    file = path / "config.json"
+    config = json.loads(file.read_text()) | {
+        "auto_map": {"AutoConfig": "evil.EvilConfig", "AutoModelForCausalLM": "evil.Evil"}
+    }
+    file.write_text(json.dumps(config))
+    assert import_from(path, tmp_path / "known", chat).returncode == 0  # by our own code for its architecture
+    file.write_text(json.dumps(config | {"model_type": "evil"}))
+    done = import_from(path, tmp_path / "unknown", chat)
+    assert done.returncode == 1 and "error: model " in done.stdout and not (tmp_path / "unknown").exists()
+    assert not proof.exists()

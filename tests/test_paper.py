@@ -106,6 +106,36 @@ def test_the_papers_grid_is_the_papers():
     assert expected_jobs(config_of("paper", "paper-published-epochs")).get("tune_candidate") is None
 
 
+def test_hyperparameters_are_the_papers_and_by_one_overlay_the_scripts():
+    """Appendix A of the paper, and what all of the authors' 182 scripts say."""
+    common = {
+        "batch_size": 64,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "max_length": 2048,
+        "precision": "bfloat16",
+        "method": "full",
+    }
+    different = {
+        "paper": {"schedule": "cosine", "warmup": 0.1, "train_turn_newline": False},
+        "paper-scripts": {"schedule": "linear", "warmup": 0.03, "train_turn_newline": True, "normalise_by": "example"},
+    }
+    for name, own in different.items():
+        config = config_of("paper", *([name] if name != "paper" else []))
+        for model, rate in (("llama2", 1e-5), ("olmo", 3e-6)):
+            for mode in config.run.modes:
+                tuning = config.mode_tuning(model, mode).model_dump()
+                assert common.items() <= tuning.items() and own.items() <= tuning.items()
+                assert tuning["learning_rate"] == rate
+            assert config.model_chat(model).add_bos == (name == "paper" or model == "llama2")
+        assert config.selection.epochs == [5, 7, 10, 15, 20] and config.run.test_seeds == [1, 2, 3, 4, 5]
+        assert (config.rules.eos_bonus, config.rules.eos_ramp, config.rules.diversity_penalty) == (15.0, 250, -1.5)
+        assert config.rules.after_ramp == ("hold" if name == "paper" else "none")
+        assert config.rules.diversity_scope == ("response" if name == "paper" else "prompt_and_response")
+        assert config.generation.max_new_tokens == 8192 and config.rules.variants["no_eos"].max_new_tokens == 512
+        assert (config.ranking.instructions, config.ranking.others) == (1000, 5)
+
+
 def test_make_plan_prints_tokens_hours_calls_and_the_ceilings(project):
     configs = [PAPER, "experiments/hosted.yaml"]
     hosted = {"judge": {"server": {"price": {"input": 2.0, "output": 8.0}}}, "ceilings": {"gpu_hours": 50}}

@@ -9,6 +9,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
+from stage.hub import is_hub_id
+from stage.local_files import is_url
+
 Integer = Annotated[int, Strict()]
 Count = Annotated[int, Strict(), Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -552,13 +555,3 @@ def _missing_files(config: Config) -> list[str]:
             if not any((Path(path) / file).is_file() for file in needed):
                 faults.append(f"models.{name}.path: the directory {path} holds no {' or '.join(needed)}")
     return faults
-
-
-def is_url(file: str) -> bool:
-    """Whether a file is to be downloaded."""
-    return file.startswith(("https://", "http://"))
-
-
-def is_hub_id(path: str) -> bool:
-    """Whether a model's path is an id on the hub, such as org/name, and no directory."""
-    return not Path(path).exists() and not path.startswith((".", "/")) and path.count("/") <= 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from stage.command import InputError
@@ -9,6 +10,11 @@ from stage.local_files import Row, offline, read_rows, take_range
 
 NOT_CACHED = "not in the cache, and HF_HUB_OFFLINE is set: download it first"
 ORIGINS = ("rewrite", "file", "hub", "world")  # the first that is given counts
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a model's path is an id on the hub, such as org/name, and no directory."""
+    return not Path(path).exists() and not path.startswith((".", "/")) and path.count("/") <= 1
 
 
 def origin_of(source: dict[str, Any]) -> str:

@@ -169,6 +169,11 @@ READERS: dict[str, Callable[[Path, str], Iterator[tuple[str, Any]]]] = {
 }
 
 
+def is_url(file: str) -> bool:
+    """Whether a file is to be downloaded."""
+    return file.startswith(("https://", "http://"))
+
+
 def offline() -> bool:
     """Whether HF_HUB_OFFLINE says that no network is to be used."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
@@ -177,7 +182,7 @@ def offline() -> bool:
 @contextmanager
 def local_copy(path: str) -> Iterator[Path]:
     """A file's path; of a URL, a copy that is deleted afterwards. Raises InputError for what is not there."""
-    if not path.startswith(("http://", "https://")):
+    if not is_url(path):
         if not Path(path).is_file():
             raise InputError(f"{path}: no such file")
         yield Path(path)

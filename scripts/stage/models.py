@@ -32,7 +32,10 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     dtype = precision if precision == "auto" else getattr(torch, precision)
-    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, revision=revision or "main").to(device).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, revision=revision or "main", trust_remote_code=False
+    )
+    return model.to(device).eval()
 
 
 def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
