@@ -8,7 +8,8 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from stage.config import GPUS, ConfigError, check_config
+from stage.check import ConfigError, check_config
+from stage.config import GPUS
 from stage.hub import is_hub_id
 from stage.local_files import is_url
 from stage.sources import sources

@@ -19,8 +19,8 @@ from implicit.render import Format, encode_response, hide_instructions, render, 
 from implicit.rules import UnresolvedToken, resolve_tokens
 from implicit.tune import Tuning, tune
 from import_model import check_head, prepare_tokens
+from stage.check import check_config
 from stage.command import InputError
-from stage.config import check_config
 from stage.models import context_length
 
 ROOT = Path(__file__).parents[1]

@@ -11,8 +11,8 @@ import yaml
 
 from make_dataset import conversations
 from make_evaluation_set import evaluation_rows
+from stage.check import ConfigError, check_config
 from stage.command import InputError
-from stage.config import ConfigError, check_config
 from tune import render_rows
 
 ROOT = Path(__file__).parents[1]

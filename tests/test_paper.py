@@ -16,7 +16,7 @@ import yaml
 from snakemake.utils import update_config
 from test_judge_server import Service, reply, says, served
 
-from stage.config import check_config
+from stage.check import check_config
 from stage.storage import read_json, read_table
 
 ROOT = Path(__file__).parents[1]

@@ -1,16 +1,12 @@
-"""The shape of a config, and its check: once, before any job starts, with every fault named.
+"""The shape of a config. Its check is in ``stage.check``.
 
 Identity (what is computed) and execution (on what, how fast) are kept apart: only ``execution`` may
 change without changing a result's meaning.
 """
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
-
-from stage.hub import is_hub_id
-from stage.local_files import is_url
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 Integer = Annotated[int, Strict()]
 Count = Annotated[int, Strict(), Field(ge=1)]
@@ -356,12 +352,12 @@ class Config(Section):
     def mode_tuning(self, model: str, mode: str) -> Tuning:
         """How a model is tuned in a mode: the common values, over them the model's own, over them the mode's own."""
         return Tuning.model_validate(
-            _merged(self.tuning.model_dump(), self.models[model].tuning, self.modes[mode].tuning)
+            merged(self.tuning.model_dump(), self.models[model].tuning, self.modes[mode].tuning)
         )
 
     def model_chat(self, model: str) -> Chat:
         """The chat format of a model: the common values, with the model's own laid over them."""
-        return Chat.model_validate(_merged(self.chat.model_dump(), self.models[model].chat))
+        return Chat.model_validate(merged(self.chat.model_dump(), self.models[model].chat))
 
     def epoch_grid(self, model: str, mode: str) -> list[int]:
         """The epoch counts that are chosen from: a single one where the model gives it."""
@@ -390,168 +386,11 @@ class Config(Section):
         return [mode for mode in self.run.modes if self.ranking and mode in self.ranking.modes]
 
 
-def _merged(*layers: dict[str, Any]) -> dict[str, Any]:
+def merged(*layers: dict[str, Any]) -> dict[str, Any]:
     """Mappings laid over one another, nested ones likewise."""
     result: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
             nested = isinstance(value, dict) and isinstance(result.get(key), dict)
-            result[key] = _merged(result[key], value) if nested else value
+            result[key] = merged(result[key], value) if nested else value
     return result
-
-
-class ConfigError(ValueError):
-    """One or more faults of a config, a line each."""
-
-
-def check_config(raw: dict[str, Any]) -> Config:
-    """Check a config as Snakemake read it. Raises ConfigError that lists every fault by key and value."""
-    try:
-        config = Config.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(fault) for fault in error.errors())) from None
-    faults = [*_unknown_names(config), *_bad_values(config), *_missing_files(config)]
-    if faults:
-        raise ConfigError("\n".join(faults))
-    return config
-
-
-def _explain(fault: Any) -> str:
-    key = ".".join(str(part) for part in fault["loc"]) or "config"
-    if fault["type"] == "extra_forbidden":
-        known = _keys_at(fault["loc"][:-1])
-        return f"{key}: unknown key" + (f"; known keys here are {', '.join(known)}" if known else "")
-    if fault["type"] == "missing":
-        return f"{key}: missing"
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}" + ("" if fault["type"] == "value_error" else f", but it is {fault['input']!r}")
-
-
-def _keys_at(location: tuple) -> list[str]:
-    """The keys that the section at a location knows, as far as it can be followed."""
-    section: Any = Config
-    for part in location:
-        fields = getattr(section, "model_fields", None)
-        annotation = fields[part].annotation if fields and part in fields else section
-        sections = [a for a in _types_in(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
-        if not sections:
-            return []
-        section = sections[0]
-    return list(section.model_fields)
-
-
-def _types_in(annotation: Any) -> list[Any]:
-    inner = getattr(annotation, "__args__", ())
-    return [annotation, *(t for arg in inner for t in _types_in(arg))]
-
-
-def _unknown_names(config: Config) -> list[str]:
-    """References from one section to a name that another does not define."""
-    datasets, sets, modes = list(config.datasets), list(config.evaluation_sets), list(config.modes)
-    references = [("run.models", name, list(config.models)) for name in config.run.models]
-    references += [("run.modes", name, modes) for name in config.run.modes]
-    references += [(f"modes.{name}.dataset", mode.dataset, datasets) for name, mode in config.modes.items()]
-    references += [
-        (f"datasets.{name}.rewrite", source.rewrite, datasets)
-        for name, source in config.datasets.items()
-        if source.rewrite is not None
-    ]
-    references += [
-        (f"models.{name}.epochs", mode, modes) for name, model in config.models.items() for mode in model.epochs
-    ]
-    references += [("generation.evaluation_set", config.generation.evaluation_set, sets)]
-    if config.selects():
-        references += [("selection.evaluation_set", config.selection.evaluation_set, sets)]
-    if config.ranking:
-        references += [("ranking.evaluation_set", config.ranking.evaluation_set, sets)]
-        references += [("ranking.modes", name, modes) for name in config.ranking.modes]
-    if config.similarity:
-        references += [("similarity.modes", name, config.run.modes) for name in config.similarity.modes]
-        references += [("similarity.baseline", config.similarity.baseline, datasets)]
-    if config.judge:
-        references += [("judge.reference_mode", config.judge.reference_mode, config.run.modes)]
-    return [
-        f"{key}: {name!r} is not defined; defined are {', '.join(known)}"
-        for key, name, known in references
-        if name not in known
-    ]
-
-
-def _bad_values(config: Config) -> list[str]:
-    """Values that are right by themselves and wrong together."""
-    faults: list[str] = []
-    layers = [(f"modes.{name}", mode.tuning, {}) for name, mode in config.modes.items()]
-    layers += [(f"models.{name}", model.tuning, model.chat) for name, model in config.models.items()]
-    for key, tuning, chat in layers:
-        for section, common, own in (("tuning", config.tuning, tuning), ("chat", config.chat, chat)):
-            try:
-                type(common).model_validate(_merged(common.model_dump(), own))
-            except ValidationError as error:
-                faults += [f"{key}.{section}.{_explain(fault)}" for fault in error.errors()]
-    if not config.rewriting and any(
-        _rewritten(config, config.modes[mode].dataset) for mode in config.run.modes if mode in config.modes
-    ):
-        faults.append("rewriting: missing, but a dataset in use is to be rewritten by it")
-    if config.similarity and config.similarity.seed not in config.run.test_seeds:
-        faults.append(f"similarity.seed: {config.similarity.seed} is none of run.test_seeds, {config.run.test_seeds}")
-    if config.plan.gpu not in GPUS:
-        faults.append(f"plan.gpu: {config.plan.gpu!r} is not known; known are {', '.join(GPUS)}")
-    for key, values in (("run.test_seeds", config.run.test_seeds), ("selection.epochs", config.selection.epochs)):
-        if len(set(values)) != len(values):
-            faults.append(f"{key}: {values} holds a value twice")
-    if not config.judge and config.selects():
-        faults.append(f"selection.epochs: {config.selection.epochs} cannot be chosen from without a judge; give one")
-    for name in config.run.models:
-        model = config.models.get(name)
-        if model and model.pretrain:
-            context = model.pretrain.architecture.context
-            for key, length in (
-                ("tuning.max_length", config.tuning.max_length),
-                (f"models.{name}.pretrain.sequence_length", model.pretrain.sequence_length),
-            ):
-                if length > context:
-                    faults.append(f"{key}: {length} tokens, but the context of model {name!r} is {context}")
-        if model and model.world is None and any(used.origin == "world" for used in _used_sources(config).values()):
-            faults.append(f"models.{name}.world: missing, but a set in use is drawn from the model's world")
-    return faults
-
-
-def _used_sources(config: Config) -> dict[str, Source]:
-    """The datasets and evaluation sets that this run reads, by their place in the config."""
-    datasets = {config.modes[mode].dataset for mode in config.run.modes if mode in config.modes}
-    datasets |= {config.similarity.baseline} if config.similarity else set()
-    datasets |= {rewritten for name in datasets if (rewritten := _rewritten(config, name))}
-    sets = {config.generation.evaluation_set}
-    sets |= {config.ranking.evaluation_set} if config.ranking else set()
-    sets |= {config.selection.evaluation_set} if config.selects() else set()
-    used: dict[str, Source] = {
-        f"datasets.{name}": config.datasets[name] for name in sorted(datasets) if name in config.datasets
-    }
-    return used | {
-        f"evaluation_sets.{name}": config.evaluation_sets[name]
-        for name in sorted(sets)
-        if name in config.evaluation_sets
-    }
-
-
-def _rewritten(config: Config, name: str) -> str | None:
-    return config.datasets[name].rewrite if name in config.datasets else None
-
-
-def _missing_files(config: Config) -> list[str]:
-    """Local files and model directories that are not there, or not what they should be."""
-    faults: list[str] = []
-    files = [(key, file) for key, source in _used_sources(config).items() for file in (source.file, source.templates)]
-    if config.judge:
-        files += [("judge.template", config.judge.template), ("judge.gamed_table", config.judge.gamed_table)]
-    for key, file in files:
-        if file and not is_url(file) and not Path(file).is_file():
-            faults.append(f"{key}: file {file}: not found from {Path.cwd()}")
-    for name in config.run.models:
-        path = config.models[name].path if name in config.models else None
-        if path is None or is_hub_id(path):
-            continue
-        for needed in (["config.json"], ["tokenizer.json", "tokenizer.model", "vocab.json"]):
-            if not any((Path(path) / file).is_file() for file in needed):
-                faults.append(f"models.{name}.path: the directory {path} holds no {' or '.join(needed)}")
-    return faults
