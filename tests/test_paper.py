@@ -264,7 +264,7 @@ def test_every_rule_runs_and_every_table_comes_out(finished):
     assert {r["model"] for r in table4} == {"llama2"} and len(table4) == 5
     for row in table1 + table3 + table4:
         assert (row["seeds"], row["n"], row["judge"], row["metric"]) == (
-            "2",
+            "1",
             "12",
             "small",
             "length_controlled_minimal",
