@@ -93,4 +93,4 @@ rule plan:
     message:
         "plan: what {CONFIG.experiment} will cost"
     shell:
-        "python {input.code[0]} --settings {params.settings:q}"
+        "printf %s {params.settings:q} | python {input.code[0]} --settings -"

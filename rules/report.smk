@@ -95,7 +95,7 @@ rule make_tables:
     message:
         "tables: {params.folder}"
     shell:
-        "python {input.code[0]} --output {params.folder} --settings {params.settings:q} > {log} 2>&1"
+        "printf %s {params.settings:q} | python {input.code[0]} --output {params.folder} --settings - > {log} 2>&1"
 
 
 rule plot_win_rates:

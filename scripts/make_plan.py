@@ -7,14 +7,13 @@ its texts are counted; else ``plan.tokens`` of the config is taken.
 """
 
 import argparse
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from implicit.chat_client import estimate_tokens
 from stage.budget import UNITS, spent
-from stage.command import run_stage
+from stage.command import read_settings, run_stage
 from stage.costs import CHARACTERS_PER_TOKEN, Machine, generation_hours, scoring_hours, tuning_hours
 from stage.storage import read_table
 
@@ -138,7 +137,7 @@ def total(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--settings", type=read_settings, required=True)
     settings = parser.parse_args().settings
     print("\n".join(lines(summed(settings["jobs"], settings), settings)))
 

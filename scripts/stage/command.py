@@ -46,7 +46,7 @@ def arguments(
         parser.add_argument(f"--{name}", action="store_true")
     for name, known in (choices or {}).items():
         parser.add_argument(f"--{name}", choices=known, default=known[0])
-    parser.add_argument("--settings", type=json.loads, default={}, help="the stage's slice of the config, as JSON")
+    parser.add_argument("--settings", type=read_settings, default={}, help="the stage's slice of the config, as JSON")
     if computes:
         parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
         parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -58,6 +58,11 @@ def arguments(
     if computes or asks:
         parser.add_argument("--budget", type=json.loads, help="ledger, ceilings and machine, as JSON; none by default")
     return parser.parse_args()
+
+
+def read_settings(text: str) -> Any:
+    """JSON as it is, or from standard input where ``-`` stands: a large grid's is longer than an argument may be."""
+    return json.loads(sys.stdin.read() if text == "-" else text)
 
 
 def run_stage(main: Callable[[], Any], *errors: type[Exception]) -> None:
