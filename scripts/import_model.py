@@ -24,7 +24,7 @@ def load(path: str, commit: str | None) -> "tuple[PreTrainedModel, PreTrainedTok
     """A model in its own precision, and its tokenizer, from a directory, or from the hub at a commit."""
     from transformers import AutoTokenizer
 
-    with explained("model", path, commit):
+    with explained("model", path, commit, Exception):  # what is no tokenizer or no weights leads to errors of any kind
         tokenizer = AutoTokenizer.from_pretrained(path, revision=commit or "main", trust_remote_code=False)
         return load_model(path, device="cpu", precision="auto", revision=commit), tokenizer
 

@@ -68,8 +68,7 @@ def make_judge(
     asking = {"requests": args.requests, "timeout": args.timeout, "attempts": args.attempts}
     keeping = {"answers": answers, "log": say}
     purse = None if ledger.ceilings["price"] is None else ledger
-    template = settings.get("template")
-    template = None if template is None else Path(template).read_text(encoding="utf-8")
+    template = read_template(settings.get("template"))
     if settings["kind"] == "oracle":
         return oracle_judge(*sides, name=name)
     if settings["kind"] == "evaluator":
@@ -92,6 +91,14 @@ def make_judge(
     )
 
 
+def read_template(path: str | None) -> str | None:
+    """The judge's template, if it has one of its own."""
+    try:
+        return None if path is None else Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"judge.template: {path} is no UTF-8 text: {error}") from None
+
+
 def load_local(settings: dict[str, Any], args: argparse.Namespace) -> tuple[Any, Any, str]:
     """A local judge's model and tokenizer, and what identifies them: a directory's sha256, or a hub's commit."""
     import torch
@@ -105,8 +112,9 @@ def load_local(settings: dict[str, Any], args: argparse.Namespace) -> tuple[Any,
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
         model = load_model(path, device=pick_device(args.device), precision=precision, revision=revision)
-    except (OSError, ValueError) as error:
-        raise InputError(f"judge.path: {path} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    except Exception as error:  # what is no tokenizer or no weights leads to errors of any kind
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise InputError(f"judge.path: {path} cannot be loaded: {reason}") from None
     version = fingerprint(path)[:12] if Path(path).is_dir() else model.config._commit_hash
     return model, tokenizer, f"{path}@{version}"
 

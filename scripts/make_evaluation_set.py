@@ -17,7 +17,7 @@ from implicit.recipes import RecipeError, alpaca, read_templates
 from implicit.world.sets import World
 from stage.command import InputError, arguments, run_stage, say
 from stage.hub import origin_of, source_rows
-from stage.local_files import Row, check_distinct, check_sha256, fill, local_copy, take_first
+from stage.local_files import Row, check_distinct, check_sha256, check_text, fill, local_copy, take_first
 from stage.storage import write_table
 
 Mapping = Callable[[Row, str], tuple[str, str | None]]  # a row and its place -> the instruction and its reference
@@ -62,8 +62,12 @@ def _mapped(source: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         instruction, reference = mapping(row, place)
         if not instruction.strip():
             raise InputError(f"{place}: the instruction is empty")
+        check_text(instruction, f"{place}: the instruction")
+        check_text(reference or "", f"{place}: the reference")
         given = row.get("index")
         index = given if isinstance(given, int) and not isinstance(given, bool) else position
+        if not 0 <= index < 2**63:
+            raise InputError(f"{place}: 'index' is {index}: it must be a position in the set, from 0")
         filled = {"index": index, "instruction": instruction, "reference": reference}
         yield place, filled | {"request": None, "source": origin}
 

@@ -9,6 +9,7 @@ LaTeX are rendered. A standard deviation is over seeds, with n - 1 in the denomi
 import csv
 import io
 import statistics
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,67 @@ def tuning_table(settings: Row) -> list[Row]:
     return rows
 
 
+@cache
+def response_counts(path: str) -> tuple[int, int, int]:
+    """Of a file of responses: how many, how many were not stopped by themselves, how many of their prompts were cut."""
+    table = read_table("responses", Path(path))
+    return len(table), sum(not row["stopped"] for row in table), sum(row["cut"] > 0 for row in table)
+
+
+def footnotes(name: str, settings: Row) -> list[str]:
+    """What was cut or changed on the way to tables 1 to 4: a line for each kind of loss that there was, by system.
+
+    Counts are sums over a system's seeds; of the rows that were tuned on, which all seeds share, one seed's.
+    """
+    figures = [figure for figure in settings["figures"] if name in figure["tables"]]
+    summaries = [read_json(figure["path"]) for figure in figures]
+    judged = {str(given["path"]) for summary in summaries for given in summary["inputs"].values()}
+    responses = [entry for entry in settings["responses"] if str(entry["path"]) in judged]
+    systems = [(entry["model"], short(entry["system"])) for entry in responses]
+    systems += [(e["model"], short(e["system"])) for e in settings["rankings"] if name == "table2"]
+    cut_rows, unstopped, cut_prompts, protected = {}, {}, {}, {}
+    for entry in settings["tunings"]:
+        record = read_json(entry["path"])
+        if (entry["model"], entry["mode"]) in systems:
+            cut_rows[entry["model"], entry["mode"]] = record["rows_cut"], record["rows"]
+    for entry, system in zip(responses, systems, strict=False):
+        count, open_ended, shortened = response_counts(str(entry["path"]))
+        add_counts(unstopped, system, open_ended, count)
+        add_counts(cut_prompts, system, shortened, count)
+    for figure, summary in zip(figures, summaries, strict=True):
+        texts = 3 * summary["n"]  # the instruction and two outputs of each
+        add_counts(protected, (figure["model"], short(figure["system"])), summary["protected"], texts)
+    lines = [
+        listed("Rows cut at tuning.max_length", cut_rows, settings),
+        listed("Prompts cut, as they left too little of the context", cut_prompts, settings),
+        listed("Responses not stopped, but cut off at max_new_tokens or the context", unstopped, settings),
+        listed("Texts shown to the judge with their control marks broken up", protected, settings),
+    ]
+    return [line for line in lines if line]
+
+
+def short(system: str) -> str:
+    """A system's name without what all tuned models have in theirs."""
+    return system.split("/chosen")[0]
+
+
+def add_counts(counts: dict[tuple[str, str], tuple[int, int]], system: tuple[str, str], count: int, of: int) -> None:
+    """Add to a system's count, and to what it is of."""
+    before = counts.get(system, (0, 0))
+    counts[system] = before[0] + count, before[1] + of
+
+
+def listed(what: str, counts: dict[tuple[str, str], tuple[int, int]], settings: Row) -> str:
+    """Counts that are not 0, as a line; empty where all are."""
+    several = len(settings["models"]) > 1
+    told = [
+        f"{f'{model} ' if several else ''}{system} {count:,} of {of:,}"
+        for (model, system), (count, of) in counts.items()
+        if count
+    ]
+    return f"{what}: {', '.join(told)}." if told else ""
+
+
 def to_csv(rows: list[Row]) -> str:
     """Rows as CSV with a header."""
     text = io.StringIO()
@@ -283,6 +345,7 @@ def main() -> None:
         notes = [settings["note"] or ""]
         notes += [CONTROL_NOTE] if name in ("table1", "table3", "table4") else []
         notes += [PAPER_NOTE] if name.startswith("table") else []
+        notes += footnotes(name, settings) if name in ("table1", "table2", "table3", "table4") else []
         notes = [note for note in notes if note]
         write_text(to_csv(rows), args.output / f"{name}.csv")
         write_text(to_markdown(rows, title=TITLES[name], notes=notes), args.output / f"{name}.md")

@@ -27,9 +27,10 @@ def load_encoder(path: str, revision: str | None, *, device: str) -> Encoder:
     from transformers import AutoModel, AutoTokenizer
 
     own = {"revision": revision or "main", "trust_remote_code": False}
-    with explained("model", path, revision):
+    with explained("model", path, revision, Exception):  # whatever what is no model leads to
         tokenizer = AutoTokenizer.from_pretrained(path, **own)
-        model, found = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **own)
+        own |= {"dtype": torch.float32, "use_safetensors": True}
+        model, found = AutoModel.from_pretrained(path, output_loading_info=True, **own)
     # Weights that are not in the file are drawn at random, with a warning only. The pooler's are not used here.
     missing = [key for key in found["missing_keys"] if "pooler" not in key]
     if missing:

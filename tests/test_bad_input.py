@@ -1,16 +1,22 @@
 """Everything that a user can get wrong ends in one clear message, before anything costly, with nothing half-written."""
 
 import copy
+import gzip
+import io
 import json
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from test_bad_files import FILES
 
+import make_dataset
+import make_evaluation_set
+from implicit.recipes import RecipeError
 from make_dataset import conversations
-from make_evaluation_set import evaluation_rows
 from stage.check import ConfigError, check_config
 from stage.command import InputError
 from tune import render_rows
@@ -34,32 +40,112 @@ def test_the_default_config_is_right():
     assert check_config(DEFAULT).experiment == "tiny"
 
 
+SERVER = {"base_url": "https://api.example.com/v1", "model": "judge", "price": {"input": 1, "output": 1}, "request": {"logprobs": True, "top_logprobs": 5}}  # fmt: skip
+SECRET = "sk-very-secret-0123456789"
+
+
+def judge(**changes):
+    """The default judge as one behind a server, changed."""
+    return DEFAULT["judge"] | {"kind": "server", "server": SERVER} | changes
+
+
+def from_file(**changes):
+    return {"file": "rows.jsonl", "user": "{a}", "assistant": "{b}"} | changes
+
+
+CONFIGS = [
+    # unknown keys, wrong types, wrong values
+    ("tuning.learning_rat", 1e-4, "tuning.learning_rat: unknown key; known keys here are learning_rate, batch_size"),
+    ("generationn", {}, "generationn: unknown key; known keys here are experiment, run, models"),
+    ("tuning.batch_size", "three", "tuning.batch_size: Input should be a valid integer, but it is 'three'"),
+    ("tuning.batch_size", 2.5, "tuning.batch_size: Input should be a valid integer, but it is 2.5"),
+    ("tuning.schedule", "cosin", "tuning.schedule: Input should be 'cosine', 'linear' or 'constant', but it is 'cosin'"),
+    ("chat.add_bos", "yes", "chat.add_bos: Input should be a valid boolean, but it is 'yes'"),
+    ("tuning", None, "tuning: Input should be a valid dictionary or instance of Tuning, but it is None"),
+    ("tuning.learning_rate", float("inf"), "tuning.learning_rate: Input should be a finite number, but it is inf"),
+    ("tuning.learning_rate", 0, "tuning.learning_rate: Input should be greater than 0, but it is 0"),
+    ("tuning.weight_decay", float("nan"), "tuning.weight_decay: Input should be a finite number, but it is nan"),
+    ("tuning.warmup", 1.5, "tuning.warmup: Input should be less than or equal to 1, but it is 1.5"),
+    ("rules.token_scores", {"!": "high"}, "rules.token_scores.!: Input should be a valid number"),
+    ("rules.eos_bonus", float("nan"), "rules.eos_bonus: Input should be a finite number, but it is nan"),
+    ("rules.variants", {"few": {"use": ["eoss"]}}, "rules.variants.few.use.0: Input should be 'eos', 'uniform' or 'div"),
+    ("ceilings.price", -1, "ceilings.price: Input should be greater than or equal to 0, but it is -1"),
+    ("execution.device", "gpu", "execution.device: Input should be 'auto', 'cpu' or 'cuda', but it is 'gpu'"),
+    ("execution.processes", 0, "execution.processes: Input should be greater than or equal to 1, but it is 0"),
+    ("plan.gpu", "H300", "plan.gpu: 'H300' is not known; known are A100-80GB, H100"),
+    ("experiment", "../elsewhere", "experiment: String should match pattern"),
+    # names
+    ("modes.poem.dataset", "poems", "modes.poem.dataset: 'poems' is not defined; defined are lima, arithmetic"),
+    ("modes.poem.tuning", {"epoch": 3}, "modes.poem.tuning.epoch: unknown key"),
+    ("modes.poem.label", "code", "modes: code, poem have the same label, 'code': tables could not tell them apart"),
+    ("run.modes", ["haiku"], "run.modes: 'haiku' is not defined"),
+    ("run.models", ["large"], "run.models: 'large' is not defined; defined are tiny"),
+    ("run.models", ["data"], "models: 'data' is the name of a folder of results"),
+    ("run.modes", ["base"], "modes: 'base' is the name of a system"),
+    ("run.test_seeds", [], "run.test_seeds: List should have at least 1 item after validation, not 0, but it is []"),
+    ("run.test_seeds", [1, 1], "run.test_seeds: [1, 1] holds a value twice"),
+    ("generation.evaluation_set", "tests", "generation.evaluation_set: 'tests' is not defined; defined are validation"),
+    ("ranking.modes", ["haiku"], "ranking.modes: 'haiku' is not defined"),
+    ("models.tiny.epochs", {"haiku": 2}, "models.tiny.epochs: 'haiku' is not defined"),
+    # values that are wrong together
+    ("selection.epochs", [0, 2], "selection.epochs.0: Input should be greater than or equal to 1, but it is 0"),
+    ("selection.epochs", [2, 2], "selection.epochs: [2, 2] holds a value twice"),
+    ("judge", None, "selection.epochs: [1, 3] cannot be chosen from without a judge"),
+    ("chat.assistant_tag", "<|user|>", "chat: 'user_tag' and 'assistant_tag' are both '<|user|>': they must differ"),
+    ("tuning.max_length", 4096, "tuning.max_length: 4096 tokens, but the context of model 'tiny' is 2048"),
+    ("models.tiny.pretrain.sequence_length", 9999, "sequence_length: 9999 tokens, but the context of model 'tiny' is 2048"),
+    ("models.tiny.pretrain.architecture.heads", 7, "architecture: 'hidden_size' is 192: it must be an even multiple of"),
+    ("models.tiny.pretrain", None, "models.tiny: give either 'pretrain' or 'path'"),
+    ("models.tiny.path", "here", "models.tiny: give either 'pretrain' or 'path', not both"),
+    ("models.tiny.world", None, "models.tiny: 'pretrain' needs a 'world' whose corpus is read"),
+    ("models.tiny", {"path": "no/such/model"}, "models.tiny.path: the directory no/such/model holds no config.json"),
+    ("ranking.others", 200, "ranking: 'others' is 200: it must be smaller than 'instructions', 200"),
+    ("ranking.instructions", 300, "ranking.instructions: 300, but evaluation_sets.test has 200"),
+    ("ranking.bootstrap", 1, "ranking.bootstrap: Input should be greater than or equal to 2, but it is 1"),
+    ("similarity", {"encoder": "e", "modes": ["poem"], "baseline": "lima", "seed": 9}, "similarity.seed: 9 is none of run.test_seeds"),
+    # datasets and evaluation sets
+    ("datasets.poem", from_file(file="no/such.jsonl"), "datasets.poem: file no/such.jsonl: not found"),
+    ("datasets.poem", from_file(file="rows.doc"), "must end in one of .json, .json.gz"),
+    ("datasets.poem", {"file": "rows.jsonl", "user": "{a}"}, "needs one of 'user' and 'assistant', 'messages', 'recipe'"),
+    ("datasets.poem", from_file(messages="m"), "needs one of 'user' and 'assistant', 'messages', 'recipe'"),
+    ("datasets.poem", from_file(rows=[5, 2]), "datasets.poem: 'rows' is [5, 2]: the first must be smaller than the second"),
+    ("datasets.poem", from_file(sha256="abc"), "datasets.poem.sha256: String should match pattern"),
+    ("datasets.poem", {"examples": 5}, "datasets.poem: give where its rows come from: 'world', 'hub' or 'file'"),
+    ("datasets.poem", {"world": "poem"}, "datasets.poem: a dataset of the world needs 'examples'"),
+    ("datasets.poem", {"world": "sonnet", "examples": 5}, "datasets.poem.world: Input should be 'instructions', 'arith"),
+    ("datasets.poem", {"hub": {"id": "poems"}, "messages": "m"}, "datasets.poem.hub.id: String should match pattern"),
+    ("datasets.poem", {"hub": {"id": "a/b"}, "recipe": "sonnets"}, "datasets.poem.recipe: Input should be 'lima', 'poetry'"),
+    ("datasets.poem", {"rewrite": "lima"}, "rewriting: missing, but a dataset in use is to be rewritten by it"),
+    ("evaluation_sets.test", {"hub": {"id": "a/b"}}, "evaluation_sets.test: an evaluation set from a file or a hub needs"),
+    ("evaluation_sets.test", {"file": "a.json", "recipe": "alpaca"}, "'templates' goes with the recipe 'alpaca'"),
+    # judges, whose keys are repeated by no message
+    ("judge.kind", "server", "judge: a judge of kind 'server' needs 'server'"),
+    ("judge.path", "here", "judge: a judge of kind 'oracle' has no 'path'"),
+    ("judge.name", "GPT 4", "judge.name: String should match pattern"),
+    ("judge.reference_mode", "gold", "judge.reference_mode: 'gold' is not defined"),
+    ("judge.metric", "length", "judge.metric: Input should be 'length_controlled_minimal' or 'length_controlled_v1'"),
+    ("judge.bootstrap", 1, "judge.bootstrap: Input should be greater than or equal to 2, but it is 1"),
+    ("judge", judge(template="no/such.txt"), "judge.template: file no/such.txt: not found"),
+    ("judge", judge(server=SERVER | {"base_url": "api.example.com"}), "judge.server.base_url: String should match pattern"),
+    ("judge", judge(server=SERVER | {"base_url": f"https://me:{SECRET}@a.b/v1"}), "judge.server: 'base_url' must hold no user"),
+    ("judge", judge(server=SERVER | {"base_url": f"https://a.b/v1?key={SECRET}"}), "judge.server: 'base_url' must hold no user, "),
+    ("judge", judge(server=SERVER | {"key_variable": SECRET}), "'key_variable' must be the name of an environment variable"),
+    ("judge", judge(server=SERVER | {"key": SECRET}), "judge.server.key: unknown key; known keys here are base_url, model"),
+    ("judge", judge(server=SERVER | {"request": {"api_key": SECRET}}), "judge.server: 'request' must not hold api_key"),
+    ("judge", judge(server=SERVER | {"request": {"n": 2, "stream": True}}), "judge.server: 'request' must not hold stream, n"),
+    ("judge", judge(server=SERVER | {"request": {}}), "'server.request' needs logprobs: true and top_logprobs"),
+    ("judge", judge(server={k: v for k, v in SERVER.items() if k != "price"}), "judge.server.price: missing"),
+    ("judge", judge(server=SERVER | {"price": {"input": -1, "output": 0}}), "judge.server.price.input: Input should be gr"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("path", "value", "message"),
-    [
-        ("tuning.learning_rat", 1e-4, "tuning.learning_rat: unknown key; known keys here are learning_rate, batch_size"),
-        ("generationn", {}, "generationn: unknown key; known keys here are experiment, run, models"),
-        ("tuning.batch_size", "three", "tuning.batch_size: Input should be a valid integer, but it is 'three'"),
-        ("tuning.schedule", "cosin", "tuning.schedule: Input should be 'cosine', 'linear' or 'constant', but it is 'cosin'"),
-        ("chat.add_bos", "yes", "chat.add_bos: Input should be a valid boolean, but it is 'yes'"),
-        ("modes.poem.dataset", "poems", "modes.poem.dataset: 'poems' is not defined; defined are lima, arithmetic"),
-        ("modes.poem.tuning", {"epoch": 3}, "modes.poem.tuning.epoch: unknown key"),
-        ("run.modes", ["haiku"], "run.modes: 'haiku' is not defined"),
-        ("run.test_seeds", [], "run.test_seeds: List should have at least 1 item after validation, not 0, but it is []"),
-        ("run.test_seeds", [1, 1], "run.test_seeds: [1, 1] holds a value twice"),
-        ("selection.epochs", [0, 2], "selection.epochs.0: Input should be greater than or equal to 1, but it is 0"),
-        ("judge", None, "selection.epochs: [1, 3] cannot be chosen from without a judge"),
-        ("models.tiny.pretrain", None, "models.tiny: give either 'pretrain' or 'path'"),
-        ("datasets.poem", {"file": "no/such.jsonl", "user": "{a}", "assistant": "{b}"}, "file no/such.jsonl: not found"),
-        ("datasets.poem", {"file": "rows.doc", "user": "{a}", "assistant": "{b}"}, "must end in one of .json, .json.gz"),
-        ("datasets.poem", {"file": "rows.jsonl", "user": "{a}"}, "needs one of 'user' and 'assistant', 'messages', 'recipe'"),
-        ("tuning.max_length", 4096, "tuning.max_length: 4096 tokens, but the context of model 'tiny' is 2048"),
-    ],
-)  # fmt: skip
+    ("path", "value", "message"), CONFIGS, ids=[f"{i} {case[0]}" for i, case in enumerate(CONFIGS)]
+)
 def test_a_wrong_config_is_named_by_key_and_value(path, value, message):
     with pytest.raises(ConfigError) as caught:
         check_config(changed(path, value))
-    assert message in str(caught.value)
+    assert message in str(caught.value) and SECRET not in str(caught.value)
 
 
 def test_all_faults_of_a_config_are_told_at_once():
@@ -80,63 +166,99 @@ def write(path, text):
     return str(path)
 
 
+def lines(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def parquet(rows, share=1.0):
+    """Rows as Parquet, the first part of its bytes only."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()[: int(share * buffer.tell())]
+
+
+def talk(*turns):
+    return json.dumps([{"m": [{"role": role, "content": content} for role, content in turns]}])
+
+
+GOOD = {"q": "a", "a": "b"}
+PAIR = {"user": "{q}", "assistant": "{a}"}
+TURNS = {"messages": "m"}
+ASKED = {"instruction": "{q}"}
+ROWS = [  # kind of set, file's name, its content, source, message
+    ("dataset", "r.jsonl", lines(GOOD) + '{"q": "a", \n', PAIR, r"r.jsonl, line 2: no valid JSON: "),
+    ("dataset", "r.jsonl", lines(GOOD, GOOD, [1]), PAIR, r"r.jsonl, line 3: a row must be an object with named columns"),
+    ("dataset", "r.jsonl", lines(GOOD, GOOD | {"a": "  "}), PAIR, r"r.jsonl, line 2: the response in message 2 is empty"),
+    ("dataset", "r.jsonl", lines(GOOD, {"q": "a"}), PAIR, r"line 2: no column of text called 'a'; the columns are q"),
+    ("dataset", "r.jsonl", lines(GOOD, {"q": "a", "a": None}), PAIR, r"r.jsonl, line 2: no column of text called 'a'"),
+    ("dataset", "r.jsonl", lines({"q": {"x": 1}, "a": "b"}), PAIR, r"r.jsonl, line 1: no column of text called 'q'"),
+    ("dataset", "r.jsonl", lines(GOOD, GOOD | {"a": "x \ud83d"}), PAIR, r"line 2: message 2 holds \\ud83d, half a character, at"),
+    ("dataset", "r.jsonl", '{"q": ' + "[" * 100_000, PAIR, r"r.jsonl, line 1: JSON that cannot be taken in: .*recursion"),
+    ("dataset", "r.jsonl", '{"q": ' + "9" * 5000 + "}", PAIR, r"r.jsonl, line 1: JSON that cannot be taken in: .*digits"),
+    ("dataset", "r.jsonl", "", PAIR, r"datasets.d: its source gives no rows at all"),
+    ("dataset", "r.json", "[]", PAIR, r"datasets.d: its source gives no rows at all"),
+    ("dataset", "r.jsonl", lines(GOOD), PAIR | {"rows": [0, 5]}, r"r.jsonl: holds 1 rows, but 'rows' asks for \[0, 5\]"),
+    ("dataset", "r.jsonl", lines(GOOD), PAIR | {"examples": 5}, r"datasets.d.examples: 5 are asked for, but .* only 1"),
+    ("dataset", "r.jsonl", lines(GOOD), PAIR | {"sha256": "0" * 64}, r"datasets.d.sha256: 0000.* is expected, but the rows have"),
+    ("dataset", "r.jsonl", b"\xff\xfe{}", PAIR, r"r.jsonl: cannot be read as UTF-8 text"),
+    ("dataset", "r.jsonl", lines(GOOD), PAIR | {"user": "{q"}, r"line 1: the template '{q' cannot be filled: .*brace"),
+    ("dataset", "r.jsonl", lines(GOOD), PAIR | {"user": "{}"}, r"line 1: no column of text called ''; the columns are q, a"),
+    ("dataset", "r.jsonl", lines(GOOD), PAIR | {"user": "{q.__class__}"}, r"line 1: no column of text called 'q.__class__'"),
+    ("dataset", "r.jsonl", lines(GOOD), PAIR | {"user": "{q!r:>99}"}, r"must have names of columns in braces, and nothing else"),
+    ("dataset", "r.json", '{"q": "a"}', PAIR, r"r.json: must be a JSON list of rows, but it is a dict"),
+    ("dataset", "r.csv", "q,a\nx\n", PAIR, r"r.csv, line 2: 1 cells, but the header names 2"),
+    ("dataset", "r.csv", 'q,a\n"x,y\n', PAIR, r"r.csv, line 2: no valid CSV"),
+    ("dataset", "r.jsonl.gz", gzip.compress(lines(GOOD).encode())[:-9], PAIR, r"r.jsonl.gz: cannot be read as UTF-8 text"),
+    ("dataset", "r.parquet", parquet([GOOD] * 99, 0.6), PAIR, r"r.parquet: cannot be read as Parquet"),
+    ("dataset", "r.parquet", b"", PAIR, r"r.parquet: cannot be read as Parquet"),
+    ("dataset", "r.parquet.gz", gzip.compress(parquet([GOOD]))[:40], PAIR, r"r.parquet.gz: cannot be unpacked"),
+    ("dataset", "r.parquet", parquet([{"x": 1}]), PAIR, r"r.parquet, row 1: no column of text called 'q'; the columns are x"),
+    ("dataset", "r.json", talk(("user", "a")), TURNS, r"r.json, row 1: the conversation has no assistant turn"),
+    ("dataset", "r.json", talk(("assistant", " ")), TURNS, r"r.json, row 1: the response in message 1 is empty"),
+    ("dataset", "r.json", talk(("system", "a")), TURNS, r"row 1: message 1 has the role 'system': use 'user' or 'assistant'"),
+    ("dataset", "r.json", talk(("assistant", 3)), TURNS, r"r.json, row 1: message 1 is no text, but 3"),
+    ("dataset", "r.json", talk(), TURNS, r"r.json, row 1: the conversation has no assistant turn"),
+    ("dataset", "r.json", '[{"m": "hello"}]', TURNS, r"r.json, row 1: column 'm' must be a list of {role, content}"),
+    ("dataset", "r.json", '[{"m": [{"role": "user"}]}]', TURNS, r"r.json, row 1: column 'm' must be a list of {role, content}"),
+    ("dataset", "r.json", '[{"conversations": "x"}]', {"recipe": "lima"}, r"row 1: column 'conversations' must be a list of texts"),
+    ("set", "r.jsonl", lines({"q": "a"}, {"q": "b"}, {"q": "a"}), ASKED, r"line 3: the instruction 'a' occurs twice, first in .*line 1"),
+    ("set", "r.jsonl", lines({"q": "a"}, {"q": " "}), ASKED, r"r.jsonl, line 2: the instruction is empty"),
+    ("set", "r.jsonl", lines({"q": "\udc00"}), ASKED, r"line 1: the instruction holds \\udc00, half a character"),
+    ("set", "r.jsonl", lines(GOOD | {"a": ""}), ASKED | {"reference": "{a}"}, r"r.jsonl, line 1: the reference is empty"),
+    ("set", "r.jsonl", lines({"q": "a"}), ASKED | {"reference": "{a}"}, r"r.jsonl, line 1: no column of text called 'a'"),
+    ("set", "r.jsonl", "", ASKED, r"evaluation_sets.d: its source gives no rows at all"),
+    ("set", "r.jsonl", lines({"q": "a"}), ASKED | {"instructions": 9}, r"evaluation_sets.d.instructions: 9 are asked for"),
+    ("set", "r.jsonl", lines({"q": "a", "index": 2**70}), ASKED, r"r.jsonl, line 1: 'index' is 1180591620717411303424: it must"),
+    ("set", "r.parquet", parquet([{"q": "a"}] * 99, 0.5), ASKED, r"r.parquet: cannot be read as Parquet"),
+    ("set", None, None, {"world": "test", "instructions": 999}, r"evaluation_sets.d.instructions: the world holds 240"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "content", "given", "message"), ROWS, ids=[f"{i} {case[1]}" for i, case in enumerate(ROWS)]
+)
+def test_rows_that_cannot_be_used_are_named_and_nothing_is_written(
+    tmp_path, monkeypatch, kind, name, content, given, message
+):
+    folder = tmp_path / "out"
+    script = {"dataset": make_dataset, "set": make_evaluation_set}[kind]
+    if name is not None:
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    source = {"file": str(tmp_path / name) if name else None} | given
+    settings = json.dumps({"name": "d", "source": source, "world": 1})
+    monkeypatch.setattr(sys, "argv", ["x", "--output", str(folder / "d.parquet"), "--settings", settings])
+    with pytest.raises((InputError, RecipeError), match=message):
+        script.main()
+    assert not folder.exists()
+
+
+def test_there_are_many_ways_to_be_wrong():
+    assert len(CONFIGS) + len(ROWS) + len(FILES) >= 150
+    assert len({f"{path} {value}" for path, value, _ in CONFIGS}) == len(CONFIGS)
+
+
 def source(file, **more):
     return {"file": file, "rows": None, "user": None, "assistant": None, "messages": None} | more
-
-
-GOOD = '{"q": "a", "a": "b"}\n'
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (GOOD + '{"q": "a", \n', "rows.jsonl, line 2: no valid JSON: "),
-        (GOOD + GOOD + "[1]\n", r"rows.jsonl, line 3: a row must be an object"),
-        (GOOD + '{"q": "a", "a": "  "}\n', "rows.jsonl, line 2: the response in message 2 is empty"),
-        (GOOD + '{"q": "a"}\n', "rows.jsonl, line 2: no column of text called 'a'; the columns are q"),
-        (GOOD + '{"q": "a", "a": null}\n', "rows.jsonl, line 2: no column of text called 'a'"),
-    ],
-)
-def test_a_broken_row_is_named_by_its_line(tmp_path, text, message):
-    file = write(tmp_path / "rows.jsonl", text)
-    with pytest.raises(InputError, match=message):
-        conversations("d", source(file, user="{q}", assistant="{a}"), None)
-
-
-@pytest.mark.parametrize(
-    ("messages", "message"),
-    [
-        ([{"role": "user", "content": "a"}], "row 1: the conversation has no assistant turn"),
-        ([{"role": "assistant", "content": " "}], "row 1: the response in message 1 is empty"),
-        ([{"role": "system", "content": "a"}], "row 1: message 1 has the role 'system'"),
-        ([{"role": "assistant", "content": 3}], "row 1: message 1 is no text, but 3"),
-        ("hello", "row 1: column 'm' must be a list"),
-    ],
-)
-def test_a_conversation_that_cannot_be_tuned_on(tmp_path, messages, message):
-    file = write(tmp_path / "rows.json", json.dumps([{"m": messages}]))
-    with pytest.raises(InputError, match=message):
-        conversations("d", source(file, messages="m"), None)
-
-
-def test_too_few_rows_and_bytes_that_are_no_text(tmp_path):
-    file = write(tmp_path / "rows.jsonl", GOOD)
-    with pytest.raises(InputError, match=r"holds 1 rows, but 'rows' asks for \[0, 5\]"):
-        conversations("d", source(file, user="{q}", assistant="{a}", rows=[0, 5]), None)
-    (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(InputError, match="cannot be read as UTF-8 text"):
-        conversations("d", source(str(tmp_path / "bytes.jsonl"), user="{q}", assistant="{a}"), None)
-
-
-def test_an_instruction_that_occurs_twice(tmp_path):
-    file = write(tmp_path / "rows.jsonl", '{"q": "a"}\n{"q": "b"}\n{"q": "a"}\n')
-    with pytest.raises(InputError, match=r"line 3: the instruction 'a' occurs twice, first in .*line 1"):
-        evaluation_rows("test", {"file": file, "rows": None, "instruction": "{q}", "reference": None}, None)
-
-
-def test_more_instructions_than_the_world_holds():
-    with pytest.raises(InputError, match=r"evaluation_sets.test.instructions: the world holds 240"):
-        evaluation_rows("test", {"file": None, "world": "test", "instructions": 999}, 1)
 
 
 def test_json_lines_json_and_parquet_give_the_same_conversations(tmp_path):

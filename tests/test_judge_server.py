@@ -1,38 +1,30 @@
 """Judging through a real HTTP server on loopback, which computes its log-probabilities with a small Llama."""
 
 import copy
-import http.server
-import json
 import subprocess
 import sys
 import threading
-import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from judge_server import KEY, REQUEST, TEMPLATE, Service, command_line, error, judged, reply, says, served, write_files
 from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import judge_responses
 from implicit.answers import Answers
-from implicit.chat_client import ChatServer, ServerError, is_local, read_key
 from implicit.judge import IncompleteJudging, JudgeError, judge_pairs, label_share
-from implicit.judge_kinds import ALPACA_EVAL_2, evaluator_judge, local_judge, server_judge
+from implicit.judge_kinds import ALPACA_EVAL_2, evaluator_judge, local_judge
 from implicit.local_judge import LocalJudgeError, encode_messages, label_tokens, score_labels
 from implicit.pretrain import Architecture, build_model
 from implicit.win_rates import MetricError
-from stage.budget import CeilingReached, Ledger
 from stage.command import InputError
 from stage.record import fingerprint
 from stage.storage import read_json, read_table, write_table
 
 ROOT = Path(__file__).parents[1]
-KEY = "sk-very-secret-0123456789"
-REQUEST = {"temperature": 1, "max_tokens": 1, "logprobs": True, "top_logprobs": 600}
-TEMPLATE = "Which is better?\n{instruction}\n(m) {output_1}\n(M) {output_2}\n"
 
 
 @pytest.fixture(scope="module")
@@ -59,75 +51,6 @@ def pairs(world):
     return right, other
 
 
-class Service:
-    """An OpenAI-compatible server: ``before`` may answer in its place, by (number of the request, its body)."""
-
-    def __init__(self, answer, before=None):
-        self.answer, self.before = answer, before or (lambda number, body: None)
-        self.bodies, self.keys, self.times, self.together, self.most = [], [], [], 0, 0
-        self.lock = threading.Lock()
-
-    def respond(self, body, headers):
-        with self.lock:
-            self.bodies.append(body)
-            self.times.append(time.monotonic())
-            self.keys.append(headers["Authorization"])
-            number = len(self.bodies)
-            self.together += 1
-            self.most = max(self.most, self.together)
-        try:
-            return self.before(number, body) or (200, {}, self.answer(body))
-        finally:
-            with self.lock:
-                self.together -= 1
-
-
-@contextmanager
-def served(service):
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            found = self.path == "/v1/chat/completions"
-            status, headers, reply = service.respond(body, self.headers) if found else (404, {}, error("no such path"))
-            said = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
-            self.send_response(status)
-            for name, value in {
-                "Content-Type": "application/json",
-                "Content-Length": str(len(said)),
-                **headers,
-            }.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(said)
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def error(message, **more):
-    return {"error": {"message": message, "type": "x", **more}}
-
-
-def reply(choice, *, prompt_tokens=100, completion_tokens=1):
-    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
-    return {"id": "1", "object": "chat.completion", "created": 0, "model": "judge-0613", "usage": usage,
-            "choices": [{"index": 0, "finish_reason": "length"} | choice]}  # fmt: skip
-
-
-def says(text, **more):
-    return {"message": {"role": "assistant", "content": text}, "logprobs": None} | more
-
-
 def computing(judging):
     """What the model itself says: the next token's log-probabilities, one prompt at a time, without padding."""
     model, tokenizer = judging
@@ -146,40 +69,6 @@ def computing(judging):
         return reply(says(ranked[0]["token"], logprobs={"content": [token]}), prompt_tokens=ids.shape[1])
 
     return answer
-
-
-def labelled(preferred="m"):
-    """Always the same label, for certain."""
-    top = [{"token": preferred, "logprob": -0.01}]
-    return lambda body: reply(says(preferred, logprobs={"content": [top[0] | {"top_logprobs": top}]}))
-
-
-def asking(url, **changes):
-    given = {"base_url": url, "model": "judge", "key_variable": "JUDGE_KEY", "request": REQUEST, "input_price": 10.0}
-    return ChatServer(
-        **given | {"output_price": 30.0, "requests": 4, "attempts": 3, "pause": 0.01, "timeout": 20.0} | changes
-    )
-
-
-def judged(
-    service,
-    pairs,
-    path,
-    *,
-    log=None,
-    template=TEMPLATE,
-    both_orders=False,
-    answer="logprobs",
-    purse=None,
-    **changes,
-):
-    with served(service) as url, Answers(path, log=(log or []).append) as answers:
-        judge = server_judge(
-            name="judge", server=asking(url, **changes), answers=answers, template=template, answer=answer,
-            log=[].append if log is None else log.append, purse=purse,
-        )  # fmt: skip
-        found = judge_pairs(*pairs, judge, seed=0, both_orders=both_orders)
-    return found, judge.summary()
 
 
 @pytest.fixture(autouse=True)
@@ -307,228 +196,13 @@ def test_a_local_judge_goes_on_where_it_was_stopped(judging, pairs, tmp_path):
     assert [calls for _, calls in results] == [11, 0, 11] and results[0][0] == results[1][0]
 
 
-# --- what goes wrong ------------------------------------------------------------------------------------------------
-
-
-def test_a_server_that_fails_midway_loses_nothing_and_the_next_run_asks_for_the_rest(judging, pairs, tmp_path):
-    path, log = tmp_path / "answers.jsonl", []
-    straight, told = judged(Service(computing(judging)), pairs, None)
-    failing = Service(
-        computing(judging), before=lambda number, body: (500, {}, error("out of memory")) if number > 5 else None
-    )
-    with pytest.raises(
-        IncompleteJudging, match=r"6 of 12 .* rows \[.*status 500.*Answers that came are kept"
-    ) as caught:
-        judged(failing, pairs, path, log=log)
-    assert len(path.read_text().splitlines()) == 5 and len(failing.bodies) == 5 + 6 * 3
-    with path.open("ab") as file:  # and a crash while the sixth was written
-        file.write(path.read_bytes()[:100])
-    again = Service(computing(judging))
-    resumed, summary = judged(again, pairs, path, log=log)
-    assert len(again.bodies) == 6 and (summary["calls"], summary["cached"]) == (6, 5)
-    assert resumed == straight
-    assert any("torn and was dropped" in line for line in log) and "5 answered before; to ask 6" in " ".join(log)
-    for name in ("prompt_tokens", "completion_tokens", "price", "label_share"):
-        assert summary[name] == pytest.approx(told[name])
-    answered = {json.loads(line)["key"] for line in path.read_text().splitlines()}
-    assert len(answered) == 11 and "r" in str(caught.value)
-    judged(Service(lambda body: pytest.fail("asked again")), pairs, path)
-
-
-def test_a_changed_judge_prompt_setting_or_text_is_asked_anew(pairs, tmp_path):
-    path, one = tmp_path / "answers.jsonl", (pairs[0][:1], pairs[1][:1])
-    calls = []
-    for given in (
-        {}, {}, {"model": "other"}, {"template": TEMPLATE + "!"}, {"request": REQUEST | {"temperature": 0}},
-        {"requests": 1, "attempts": 2, "timeout": 9.0},
-    ):  # fmt: skip
-        service = Service(labelled())
-        judged(service, one, path, **given)
-        calls.append(len(service.bodies))
-    one[1][0]["output"] += "!"
-    judged(service := Service(labelled()), one, path)
-    assert calls == [1, 0, 1, 1, 1, 0] and len(service.bodies) == 1
-
-
-def test_too_many_requests_and_faults_of_the_server_are_waited_out(pairs, tmp_path):
-    def before(number, body):
-        if number == 1:
-            return 429, {"Retry-After": "1"}, error("slow down")
-        return {
-            2: (500, {}, error("oops")),
-            3: (503, {}, "<html>"),
-            4: (200, {}, "no json"),
-            5: (200, {}, {"choices": []}),
-        }.get(number)
-
-    service = Service(labelled(), before=before)
-    found, told = judged(service, (pairs[0][:1], pairs[1][:1]), tmp_path / "a.jsonl", attempts=6, pause=0.05)
-    waited = [b - a for a, b in zip(service.times, service.times[1:], strict=False)]
-    assert len(service.bodies) == 6 and waited[0] >= 1
-    assert all(p >= 0.05 * 2**i for i, p in enumerate(waited)) and max(waited[1:]) < 1.6  # growing
-    assert found.preferences[0] in (1.0, 2.0) and told["calls"] == 1
-
-
-def test_a_request_that_takes_too_long_is_tried_again(pairs, tmp_path):
-    service = Service(labelled(), before=lambda number, body: time.sleep(0.8) if number == 1 else None)
-    judged(service, (pairs[0][:1], pairs[1][:1]), None, timeout=0.3)
-    assert len(service.bodies) == 2
-
-
-def test_an_answer_without_log_probabilities_is_never_kept_and_the_rows_are_named(pairs, tmp_path):
-    """alpaca-eval alone: a win rate of 50 over the one pair whose outputs are equal, without an error."""
-    path, log = tmp_path / "answers.jsonl", []
-    service = Service(lambda body: reply(says("m")))
-    with pytest.raises(
-        IncompleteJudging, match=r"11 of 12 comparisons .* rows \['r0', 'r1', 'r2', 'r4'.*no preference can be read"
-    ):
-        judged(service, pairs, path, log=log)
-    assert path.read_bytes() == b""
-    # After ten questions in a row without an answer nothing more is asked; some were under way.
-    assert 30 <= len(service.bodies) <= 33 and any("the rest is not asked" in line for line in log)
-
-
-@pytest.mark.parametrize("choice", [says(""), says(None), says("both"), says("m", finish_reason="content_filter"),
-                                    {"message": {"role": "assistant", "content": "M", "refusal": "no"}}])  # fmt: skip
-def test_an_empty_or_refused_answer_is_asked_for_again(pairs, choice):
-    service = Service(lambda body: reply(choice if len(service.bodies) < 3 else says("M.")))
-    found, told = judged(service, (pairs[0][:1], pairs[1][:1]), None, answer="text", request={"max_tokens": 5})
-    assert len(service.bodies) == 3 and found.preferences[0] in (1.0, 2.0)
-    assert told["price_now"] == pytest.approx(3 * told["price"]) and told["label_share"] is None
-
-
-@pytest.mark.parametrize(("status", "said", "check"), [
-    (401, "Incorrect API key provided: " + KEY, "JUDGE_KEY"), (403, "forbidden", "JUDGE_KEY"),
-    (404, "no model", "most end in /v1"), (400, "unknown field", "server.request"),
-    (429, "insufficient_quota", "credit"),
-])  # fmt: skip
-def test_what_trying_again_cannot_mend_is_one_message(pairs, tmp_path, status, said, check):
-    log = []
-    service = Service(None, before=lambda number, body: (status, {}, error(said, code=said)))
-    with pytest.raises(
-        ServerError, match=rf"http://127.0.0.1:\d+/v1 answers with status {status}: .*Check .*{check}"
-    ) as caught:
-        judged(service, pairs, tmp_path / "a.jsonl", log=log)
-    assert len(service.bodies) <= 4 and (tmp_path / "a.jsonl").read_bytes() == b""
-    assert KEY not in str(caught.value) + "".join(log)
-    assert set(service.keys) == {f"Bearer {KEY}"}
-
-
-def test_a_missing_key_is_said_before_anything_unless_the_server_is_local(pairs, monkeypatch):
-    monkeypatch.delenv("JUDGE_KEY")
-    service = Service(labelled())
-    judged(service, (pairs[0][:1], pairs[1][:1]), None)
-    assert service.keys == ["Bearer none"]
-    assert [is_local(f"http{s}://{h}/v1") for s, h in [("", "localhost:8000"), ("", "[::1]:1"), ("s", "api.openai.com"), ("", "10.0.0.1")]] == [True, True, False, False]  # fmt: skip
-    with pytest.raises(
-        ServerError, match=r"https://api.example.com/v1: the environment variable JUDGE_KEY holds no key"
-    ):
-        read_key("https://api.example.com/v1", "JUDGE_KEY")
-
-
-def test_settings_that_cannot_work_are_refused_before_anything(pairs):
-    service = Service(labelled())
-    with pytest.raises(JudgeError, match="needs `logprobs: true` and `top_logprobs`"):
-        judged(service, pairs, None, request={"max_tokens": 1})
-    with pytest.raises(ServerError, match="stream, n cannot be set there"):
-        judged(service, pairs, None, request=REQUEST | {"n": 3, "stream": True})
-    assert not service.bodies
-
-
-# --- order, price, ceilings -----------------------------------------------------------------------------------------
-
-
-def test_requests_are_made_together_and_answers_stay_with_their_rows(pairs, tmp_path):
-    """The later a request comes, the sooner it is answered; the judge prefers the longer output, wherever it stands."""
-
-    def answer(body):
-        time.sleep(max(0.0, 0.2 - 0.03 * len(service.bodies)))
-        one, two = body["messages"][0]["content"].split("(m) ")[1].rsplit("\n(M) ", 1)
-        return labelled("m" if rank(one) > rank(two) else "M")(body)
-
-    def rank(text):
-        return len(text.strip()), text.strip()
-
-    service = Service(answer)
-    found, told = judged(service, pairs, tmp_path / "a.jsonl", requests=6)
-    expected = [
-        1.5 if a["output"] == b["output"] else 1.0 if rank(a["output"]) > rank(b["output"]) else 2.0
-        for a, b in zip(*pairs, strict=True)
-    ]
-    assert found.preferences == expected and {1.0, 2.0} <= set(expected)
-    assert 1 < service.most <= 6
-    assert told["price"] == told["price_now"] == pytest.approx(11 * (100 * 10 + 1 * 30) / 1e6)
-    assert (told["prompt_tokens"], told["completion_tokens"], told["calls"], told["cached"]) == (1100, 11, 11, 0)
-
-
-def test_no_request_is_sent_that_would_pass_a_ceiling(pairs, tmp_path):
-    class Four:
-        """A purse with money for four requests, that lets everybody begin."""
-
-        def __init__(self):
-            self.begun, self.prices = [], []
-
-        def begin(self, price):
-            self.begun.append(price)
-
-        def spend(self, price):
-            if len(self.prices) == 4:
-                raise RuntimeError("the ceiling is reached")
-            self.prices.append(price)
-
-    purse, service = Four(), Service(labelled())
-    with pytest.raises(RuntimeError, match="the ceiling is reached"):
-        judged(service, pairs, tmp_path / "a.jsonl", purse=purse)
-    assert len(service.bodies) == 4 == len((tmp_path / "a.jsonl").read_text().splitlines())
-    assert all(0 < price < 0.01 for price in purse.prices)
-    with pytest.raises(ServerError, match="the price of judge is not known"):
-        judged(service, pairs, None, purse=purse, input_price=None)
-    everything = Four()
-    judged(Service(labelled()), pairs[:1] * 2, None, purse=everything)  # equal sides: nothing to ask
-    assert everything.begun == []
-
-
-def test_a_comparison_that_would_pass_a_ceiling_sends_nothing_at_all(pairs, tmp_path):
-    ceilings = {"gpu_hours": None, "price": 0.002}  # of some 0.006 that all requests would cost
-    machine = {"tflops": 1.0, "bandwidth": 1.0, "utilisation": 1.0}
-    ledger = Ledger({"folder": str(tmp_path / "ledger"), "ceilings": ceilings, "machine": machine}, "job")
-    service = Service(labelled())
-    with pytest.raises(CeilingReached, match=r"ceilings.price: job needs about"):
-        judged(service, pairs, tmp_path / "a.jsonl", purse=ledger)
-    assert service.bodies == []
-
-
 # --- the script -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def files(pairs, tmp_path):
-    rows = [
-        {
-            "id": row["id"],
-            "index": i,
-            "instruction": row["instruction"],
-            "reference": row["output"],
-            "request": None,
-            "source": "x",
-        }
-        for i, row in enumerate(pairs[0])
-    ]
-    write_table("evaluation_set", rows, tmp_path / "set.parquet")
-    for name, side in zip(("it", "poem"), pairs, strict=True):
-        write_table("responses", [
-            row | {"index": i, "stopped": True, "tokens": 1, "cut": 0, "generator": name} for i, row in enumerate(side)
-        ], tmp_path / f"{name}.parquet")  # fmt: skip
+    write_files(tmp_path, pairs)
     return tmp_path
-
-
-def command_line(files, settings, **options):
-    given = {"set": "set.parquet", "responses": "poem.parquet", "opponent": "it.parquet", "output": "out.parquet"}
-    line = [str(ROOT / "scripts" / "judge_responses.py")]
-    for name, value in (given | {"summary": "out.json", "answers": "deep/answers.jsonl"} | options).items():
-        line += [f"--{name}", str(files / value) if isinstance(value, str) else json.dumps(value)]
-    common = {"name": "j", "seed": 0, "bootstrap": 20, "metric": "length_controlled_minimal", "both_orders": False}
-    return [*line, "--settings", json.dumps(common | settings)]
 
 
 def run_alone(files, settings, **options):

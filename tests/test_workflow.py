@@ -254,7 +254,9 @@ def tune_alone(project, tmp_path, **changes):
 def test_a_loss_that_is_not_finite_stops_the_job_with_nothing_written(project, tmp_path):
     done = tune_alone(project, tmp_path, learning_rate=1e30, warmup=0.0)
     assert done.returncode == 1
-    fault = r"error: the (loss at step \d+ is (nan|inf)|gradient at step \d+ is not finite), at learning rate [\d.]+e\+\d+"
+    fault = (
+        r"error: the (loss at step \d+ is (nan|inf)|gradient at step \d+ is not finite), at learning rate [\d.]+e\+\d+"
+    )
     assert re.search(fault, done.stdout)
     assert "Traceback" not in done.stdout and not (tmp_path / "out").exists()
 

@@ -82,12 +82,17 @@ class Answers:
         return self._found.get(key)
 
     def add(self, answer: Answer) -> None:
-        """Keep an answer: when this returns, it is on disk."""
-        line = json.dumps(asdict(answer), ensure_ascii=False) + "\n"
+        """Keep an answer: when this returns, it is on disk. Raises AnswersError, with no part left, where it cannot."""
+        line = json.dumps(asdict(answer)) + "\n"  # in ASCII: a server may send what is no UTF-8
         with self._lock:
             if self._file is not None:
-                _write(self._file, line.encode())
-                os.fsync(self._file)
+                end = os.fstat(self._file).st_size
+                try:
+                    _write(self._file, line.encode())
+                    os.fsync(self._file)
+                except OSError as error:
+                    os.ftruncate(self._file, end)
+                    raise AnswersError(f"{self.path} cannot be written: {error.strerror}; it is as it was") from None
             self._found[answer.key] = answer
 
     def _claim(self) -> None:
@@ -108,6 +113,8 @@ class Answers:
         for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
             try:
                 answer = Answer(**json.loads(line))
+                if not isinstance(answer.key, str) or not isinstance(answer.price, int | float | None):
+                    raise TypeError
             except (ValueError, TypeError):
                 raise AnswersError(f"{self.path}, line {number}: no answer; mend or delete that line") from None
             self._found[answer.key] = answer

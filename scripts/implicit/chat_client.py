@@ -5,9 +5,7 @@ none: it is asked again, never kept, and named at the end. What trying again can
 everything at once with one message.
 """
 
-import ipaddress
 import json
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -15,9 +13,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
 
 from implicit.answers import Answer, Answers, answer_key
+from implicit.connections import ServerError, connect, read_key, without_key
 
 if TYPE_CHECKING:
     import openai
@@ -100,7 +98,7 @@ class Asked:
 
 
 class Purse(Protocol):
-    """What watches over a ceiling: both methods raise to stop before it would be passed."""
+    """What watches over a ceiling: each method raises to stop before it would be passed."""
 
     def begin(self, price: float) -> None:
         """Set aside what all questions together will cost, by estimate, before the first is sent."""
@@ -108,9 +106,8 @@ class Purse(Protocol):
     def spend(self, price: float) -> None:
         """Count the estimated price of one request before it is sent; never called twice at a time."""
 
-
-class ServerError(RuntimeError):
-    """A server that will not answer, or cannot be asked; the message names it and says what to check."""
+    def correct(self, difference: float) -> None:
+        """Count what an answer, which is kept by then, cost beyond its estimate, or less."""
 
 
 def estimate_tokens(characters: float, *, alpaca_eval_2: bool = False) -> float:
@@ -132,27 +129,6 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def read_key(base_url: str, variable: str) -> str:
-    """The server's key, from the environment. Raises ServerError where there is none and the server is not local."""
-    key = os.environ.get(variable, "").strip()
-    if key:
-        return key
-    if is_local(base_url):
-        return "none"
-    raise ServerError(
-        f"{base_url}: the environment variable {variable} holds no key; set it (to anything, if the server wants none)"
-    )
-
-
-def is_local(base_url: str) -> bool:
-    """Whether a server runs on this machine."""
-    host = urlsplit(base_url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
 def check_request(request: dict[str, Any]) -> None:
     """Raise ServerError when a request's settings hold what is not theirs to set."""
     wrong = [name for name in OURS if name in request]
@@ -162,10 +138,13 @@ def check_request(request: dict[str, Any]) -> None:
 
 def choice_text(choice: dict[str, Any]) -> str:
     """The text of an answer, or the arguments of the tool that it calls; empty where there is neither."""
-    message = choice.get("message") or {}
-    calls = message.get("tool_calls") or []
-    function = calls[0].get("function") if calls else message.get("function_call")
-    return str((function or {}).get("arguments") or message.get("content") or "")
+    message = choice.get("message")
+    message = message if isinstance(message, dict) else {}
+    calls = message.get("tool_calls")
+    call = calls[0] if isinstance(calls, list) and calls else {}
+    function = (call.get("function") if isinstance(call, dict) else None) or message.get("function_call")
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    return str(arguments or message.get("content") or "")
 
 
 def ask(
@@ -227,12 +206,8 @@ class _Asking:
 
     def run(self, pending: dict[str, Question], log: Callable[[str], None]) -> dict[str, str]:
         """Ask all of ``pending``; why, for each key that has no answer."""
-        import openai
-
         self.key = read_key(self.server.base_url, self.server.key_variable)
-        client = openai.OpenAI(
-            api_key=self.key, base_url=self.server.base_url, timeout=self.server.timeout, max_retries=0
-        )
+        client = connect(self.server.base_url, self.key, timeout=self.server.timeout)
         reasons: dict[str, str] = {}
         without = done = 0
         with client, ThreadPoolExecutor(max_workers=self.server.requests) as pool:
@@ -283,7 +258,7 @@ class _Asking:
                 except openai.APIConnectionError as error:  # time-outs are of this kind
                     reason = f"{type(error).__name__}: {error}"
                     continue
-                reason = self.keep(key, question, reply.text)
+                reason = self.keep(key, question, without_key(reply.text, self.key))
                 if not reason:
                     return None
             return reason
@@ -293,25 +268,25 @@ class _Asking:
 
     def keep(self, key: str, question: Question, text: str) -> str:
         """Keep the answer in a reply. Returns what is wrong with it, and does not keep it then."""
-        try:
-            reply = json.loads(text)
-            choice = reply["choices"][0]
-            usage = reply.get("usage") or {}
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        reply = _completion(text)
+        if reply is None:
             return f"the reply is no chat completion: {text[:200]!r}"
+        choice = reply["choices"][0]
         tokens = [
-            usage.get("prompt_tokens", round(question.prompt_tokens)),  # a server may not say what it used
-            usage.get("completion_tokens", round(question.completion_tokens)),
+            _used(reply, "prompt_tokens", question.prompt_tokens),
+            _used(reply, "completion_tokens", question.completion_tokens),
         ]
         price = self.server.price(*tokens)
+        wrong = self.fault(choice)
+        if wrong is None:
+            model = str(reply.get("model") or self.server.model)
+            self.answers.add(Answer(key, model, choice, *tokens, price, utc_now()))
         with self.lock:
             self.calls += 1
             self.spent = _sum([self.spent, price])
-        wrong = self.fault(choice)
-        if wrong is not None:
-            return wrong
-        self.answers.add(Answer(key, reply.get("model") or self.server.model, choice, *tokens, price, utc_now()))
-        return ""
+            if self.purse is not None:
+                self.purse.correct(price - self.server.price(question.prompt_tokens, question.completion_tokens))
+        return wrong or ""
 
     def explain(self, error: "openai.APIStatusError") -> str:
         """One message: the server, the status, what it says, and what to check."""
@@ -322,8 +297,24 @@ class _Asking:
             404: f"server.base_url (most end in /v1) and server.model, here {self.server.model!r}",
             429: "the account's credit",
         }.get(error.status_code, "server.base_url, server.model and server.request")
-        said = " ".join(str(error.message).replace(self.key, "***").split())[:300]
+        said = " ".join(without_key(str(error.message), self.key).split())[:300]
         return f"{self.server.base_url} answers with status {error.status_code}: {said}. Check {check}"
+
+
+def _completion(text: str) -> dict[str, Any] | None:
+    """A reply whose first choice holds a message; None for any other."""
+    try:
+        reply = json.loads(text)
+        return reply if isinstance(reply["choices"][0]["message"], dict) else None
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        return None
+
+
+def _used(reply: dict[str, Any], name: str, estimate: float) -> int:
+    """The tokens that a reply says were used; the estimate where it does not say, or says what is no number."""
+    usage = reply.get("usage")
+    said = usage.get(name) if isinstance(usage, dict) else None
+    return said if isinstance(said, int) and said >= 0 else round(estimate)
 
 
 def _may_pass(error: "openai.APIStatusError") -> bool:

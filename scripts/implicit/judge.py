@@ -288,6 +288,8 @@ def _label_logprobs(choice: dict[str, Any], labels: Sequence[str]) -> list[float
     if not tokens or _refused(choice):
         return None
     top = [(_bare(token["token"]), token["logprob"]) for token in tokens[0].get("top_logprobs") or []]
+    if any(math.isnan(p) for _, p in top):
+        return None
     found = [np.logaddexp.reduce([p for token, p in top if token == label] or [-np.inf]) for label in labels]
     return None if np.isinf(found).all() else [float(logprob) for logprob in found]
 

@@ -190,18 +190,26 @@ def read_evaluator(evaluator: str) -> tuple[dict[str, Any], str]:
         raise JudgeError(f"judge.evaluator: {path} is no YAML: {error}") from None
     if not isinstance(config, dict) or len(config) != 1:
         raise JudgeError(f"judge.evaluator: {path} must define exactly one annotator, by name")
-    settings = dict(next(iter(config.values())))
+    settings = next(iter(config.values()))
+    if not isinstance(settings, dict):
+        raise JudgeError(f"judge.evaluator: {path}: its annotator must be a mapping of settings, not {settings!r:.60}")
+    settings = dict(settings)
     template = path.resolve().parents[1] / settings.pop("prompt_template", "")
     if not template.is_file():
         raise JudgeError(f"judge.evaluator: {path}: its prompt_template {template} is no file")
-    return settings, template.read_text(encoding="utf-8")
+    try:
+        return settings, template.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise JudgeError(f"judge.evaluator: {template} is no UTF-8 text: {error}") from None
 
 
 def openai_server(
     evaluator: str, given: dict[str, Any], *, requests: int, timeout: float, attempts: int, pause: float
 ) -> ChatServer:
     """The server that an evaluator's OpenAI settings ask, as alpaca-eval's function would. Raises JudgeError."""
-    model = given["model_name"]
+    model = given.get("model_name")
+    if not model:
+        raise JudgeError(f"judge.evaluator: {evaluator} names no model_name in completions_kwargs")
     unsupported = [name for name in NOT_SUPPORTED if given.get(name) is not None]
     if unsupported:
         raise JudgeError(f"judge.evaluator: {evaluator}: {', '.join(unsupported)} cannot be used here; leave it out")
@@ -269,6 +277,8 @@ def _complete_by_function(
                 answers.add(Answer(keys[i], model, content, 0, 0, price, utc_now()))
             else:
                 asked.failures[i] = wrong
+            if purse is not None and price is not None:
+                purse.correct(price - estimates[i])
     asked.answers = [None if i in asked.failures else answers.get(k) for i, k in enumerate(keys)]
     judge.asked.add(asked)
     return [None if answer is None else answer.content for answer in asked.answers]

@@ -103,7 +103,10 @@ def rewrite_fault(choice: dict[str, Any]) -> str | None:
     """Why a rewritten response does not count, or None: a part of it would be trained on as if it were the whole."""
     if choice.get("finish_reason") == "length":
         return "the rewritten response is cut off: raise max_tokens in rewriting.server.request"
-    return None if said(choice) else "the rewritten response is empty"
+    try:
+        return None if said(choice).encode() else "the rewritten response is empty"
+    except UnicodeEncodeError:
+        return "the rewritten response holds half a character, which is no text"
 
 
 def rewrite(

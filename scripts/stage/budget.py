@@ -59,6 +59,10 @@ class Ledger:
         if self.spent["price"] > self.reserved["price"]:
             self.reserve(price=self.spent["price"])
 
+    def correct(self, difference: float) -> None:
+        """Count what an answer cost beyond its estimate, or less. Raises CeilingReached: then no more is sent."""
+        self.spend(difference)
+
     def settle(self, **amounts: float) -> None:
         """Replace what was set aside by what it came to."""
         if self.folder is not None:

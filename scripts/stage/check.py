@@ -1,5 +1,6 @@
 """The check of a config: once, before any job starts, with every fault named by key and value."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ from pydantic import BaseModel, ValidationError
 from stage.config import GPUS, Config, Source, merged
 from stage.hub import is_hub_id
 from stage.local_files import is_url
+
+FOLDERS = ("data", "tables", "figures", "logs", "benchmarks", "answers", "checkpoints", "ledger")  # of the results
 
 
 class ConfigError(ValueError):
@@ -109,6 +112,14 @@ def _bad_values(config: Config) -> list[str]:
     for key, values in (("run.test_seeds", config.run.test_seeds), ("selection.epochs", config.selection.epochs)):
         if len(set(values)) != len(values):
             faults.append(f"{key}: {values} holds a value twice")
+    ranking = config.ranking
+    held = config.evaluation_sets.get(ranking.evaluation_set) if ranking else None
+    if ranking and held and held.instructions is not None and held.instructions < ranking.instructions:
+        faults.append(
+            f"ranking.instructions: {ranking.instructions}, but evaluation_sets.{ranking.evaluation_set} has "
+            f"{held.instructions}"
+        )
+    faults += _names_taken(config)
     if not config.judge and config.selects():
         faults.append(f"selection.epochs: {config.selection.epochs} cannot be chosen from without a judge; give one")
     for name in config.run.models:
@@ -123,6 +134,18 @@ def _bad_values(config: Config) -> list[str]:
                     faults.append(f"{key}: {length} tokens, but the context of model {name!r} is {context}")
         if model and model.world is None and any(used.origin == "world" for used in _used_sources(config).values()):
             faults.append(f"models.{name}.world: missing, but a set in use is drawn from the model's world")
+    return faults
+
+
+def _names_taken(config: Config) -> list[str]:
+    """Names that would meet another's folder, or another's row in a table."""
+    faults = [f"models: {name!r} is the name of a folder of results" for name in config.run.models if name in FOLDERS]
+    faults += [f"modes: {name!r} is the name of a system" for name in config.run.modes if name in ("base", "rules")]
+    labels = {name: config.modes[name].label for name in config.run.modes if name in config.modes}
+    twice = [label for label, count in Counter(labels.values()).items() if count > 1]
+    for label in twice:
+        names = [name for name, own in labels.items() if own == label]
+        faults.append(f"modes: {', '.join(names)} have the same label, {label!r}: tables could not tell them apart")
     return faults
 
 

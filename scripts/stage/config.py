@@ -4,12 +4,17 @@ Identity (what is computed) and execution (on what, how fast) are kept apart: on
 change without changing a result's meaning.
 """
 
+import re
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
+from implicit.chat_client import OURS
+
 Integer = Annotated[int, Strict()]
 Count = Annotated[int, Strict(), Field(ge=1)]
+Draws = Annotated[int, Strict(), Field(ge=2)]  # of a bootstrap: one has no standard deviation
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Flag = Annotated[bool, Strict()]
@@ -34,7 +39,7 @@ FILE_ENDINGS = tuple(
 class Section(BaseModel):
     """A part of the config: a key that is not named in it is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Run(Section):
@@ -48,6 +53,14 @@ class Architecture(Section):
     layers: Count
     heads: Count
     context: Count
+
+    @model_validator(mode="after")
+    def of_whole_heads(self) -> Self:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(
+                f"'hidden_size' is {self.hidden_size}: it must be an even multiple of 'heads', which is {self.heads}"
+            )
+        return self
 
 
 class Pretrain(Section):
@@ -196,6 +209,12 @@ class Chat(Section):
     assistant_tag: Annotated[str, Field(min_length=1)]
     add_bos: Flag
 
+    @model_validator(mode="after")
+    def told_apart(self) -> Self:
+        if self.user_tag.strip() == self.assistant_tag.strip():
+            raise ValueError(f"'user_tag' and 'assistant_tag' are both {self.user_tag!r}: they must differ")
+        return self
+
 
 class Selection(Section):
     epochs: Annotated[list[Count], Field(min_length=1)]
@@ -235,7 +254,13 @@ class Ranking(Section):
     others: Count
     seed: Integer
     modes: list[str]
-    bootstrap: Count
+    bootstrap: Draws
+
+    @model_validator(mode="after")
+    def enough_others(self) -> Self:
+        if self.others >= self.instructions:
+            raise ValueError(f"'others' is {self.others}: it must be smaller than 'instructions', {self.instructions}")
+        return self
 
 
 class Price(Section):
@@ -249,10 +274,23 @@ class Server(Section):
     """An OpenAI-compatible server. The key is read from the environment variable that `key_variable` names."""
 
     base_url: Annotated[str, Field(pattern=r"^https?://")]
-    model: str
+    model: Annotated[str, Field(min_length=1)]
     key_variable: str = "OPENAI_API_KEY"
     request: dict[str, Any] = {}
     price: Price
+
+    @model_validator(mode="after")
+    def without_secrets(self) -> Self:
+        """What stands in a config stands in records, too. The messages do not repeat what may be a key."""
+        parts = urlsplit(self.base_url)
+        if parts.username or parts.password or parts.query:
+            raise ValueError("'base_url' must hold no user, password or query; keys come from the environment")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
+            raise ValueError("'key_variable' must be the name of an environment variable, not the key itself")
+        wrong = [name for name in OURS if name in self.request]
+        if wrong:
+            raise ValueError(f"'request' must not hold {', '.join(wrong)}: each is set elsewhere, or cannot be set")
+        return self
 
 
 class Judge(Section):
@@ -267,7 +305,7 @@ class Judge(Section):
     answer: Literal["logprobs", "text"] = "logprobs"
     reference_mode: str
     seed: Integer
-    bootstrap: Count
+    bootstrap: Draws
     metric: Literal["length_controlled_minimal", "length_controlled_v1"]
     gamed_table: str | None = None
     both_orders: Flag
@@ -278,6 +316,9 @@ class Judge(Section):
         for key in ("evaluator", "server", "path"):
             if (getattr(self, key) is not None) != (key in needed):
                 raise ValueError(f"a judge of kind {self.kind!r} {'needs' if key in needed else 'has no'} {key!r}")
+        request = self.server.request if self.server and self.answer == "logprobs" else None
+        if request is not None and not (request.get("logprobs") and request.get("top_logprobs")):
+            raise ValueError("'answer' is logprobs: 'server.request' needs logprobs: true and top_logprobs: 2 or more")
         return self
 
 

@@ -124,6 +124,8 @@ def explained(kind: str, id_: str, revision: str | None, *also: type[Exception])
     what = f"{kind} {id_}" + (f", revision {revision}" if revision else "")
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{id_}"
     stand_in = f"a local {'file' if kind == 'dataset' else 'path'!r} can stand in for it"
+    if Path(id_).is_dir():
+        stand_in = "give a whole directory, with weights as safetensors, as `save_pretrained` writes it"
     try:
         yield
     except InputError:
@@ -142,8 +144,10 @@ def explained(kind: str, id_: str, revision: str | None, *also: type[Exception])
         message = f"the hub says: {error}"
     except (errors.HTTPError, ConnectionError, TimeoutError) as error:
         message = NOT_CACHED if offline() else f"the hub cannot be reached: {error}"
-    except (OSError, ValueError, *also) as error:
+    except (OSError, ValueError) as error:
         message = f"cannot be read: {error}"
+    except also as error:
+        message = f"cannot be read: {type(error).__name__}: {error}"
     else:
         return
     raise InputError(f"{what}: {message}; {stand_in}")

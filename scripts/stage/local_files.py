@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from http.client import HTTPException
 from itertools import islice
 from pathlib import Path
+from string import Formatter
 from typing import Any, BinaryIO, TextIO, TypeVar
 
 from stage.command import InputError
@@ -67,6 +68,8 @@ def take_first(found: Iterable[Item], count: int | None, *, key: str) -> list[It
     taken = list(islice(found, count))
     if count is not None and len(taken) < count:
         raise InputError(f"{key}: {count} are asked for, but the rows give only {len(taken)}")
+    if not taken:
+        raise InputError(f"{key.rpartition('.')[0]}: its source gives no rows at all")
     return taken
 
 
@@ -102,6 +105,8 @@ def _parse(place: str, text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{place}: no valid JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+        raise InputError(f"{place}: JSON that cannot be taken in: {error}") from None
 
 
 def _csv(path: Path, name: str) -> Iterator[tuple[str, Any]]:
@@ -139,7 +144,7 @@ def _parquet(path: Path, name: str) -> Iterator[tuple[str, Any]]:
             batches = pq.ParquetFile(file).iter_batches(batch_size=1000)
             for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), start=1):
                 yield f"{name}, row {number}", row
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{name}: cannot be read as Parquet: {error}") from None
 
 
@@ -211,13 +216,25 @@ def _download(url: str, path: Path) -> None:
 
 
 def fill(template: str, row: Row, place: str) -> str:
-    """Fill ``{column}`` in a template from a row. Raises InputError for a column that is missing or no text."""
+    """Fill ``{column}`` in a template from a row.
+
+    Raises InputError for a column that is missing or no text, and for a template with anything else in braces.
+    """
 
     class Columns(dict):
         def __missing__(self, key: str) -> str:
             raise InputError(f"{place}: no column of text called {key!r}; the columns are {', '.join(row)}")
 
-    return template.format_map(Columns({k: v for k, v in row.items() if isinstance(v, str | int | float)}))
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise InputError(
+            f"{place}: the template {template!r} cannot be filled: {error}; write {{{{ for a brace"
+        ) from None
+    if any(spec or conversion for *_, spec, conversion in parts):
+        raise InputError(f"{place}: the template {template!r} must have names of columns in braces, and nothing else")
+    columns = Columns({k: v for k, v in row.items() if isinstance(v, str | int | float)})
+    return "".join(text + ("" if name is None else str(columns[name])) for text, name, *_ in parts)
 
 
 def to_conversation(row: Row, place: str, *, user: str | None, assistant: str | None, messages: str | None) -> list:
@@ -238,10 +255,20 @@ def check_conversation(messages: list[dict[str, str]], place: str) -> None:
             raise InputError(f"{place}: message {number} has the role {message['role']!r}: use 'user' or 'assistant'")
         if not isinstance(message["content"], str):
             raise InputError(f"{place}: message {number} is no text, but {message['content']!r}")
+        check_text(message["content"], f"{place}: message {number}")
         if message["role"] == "assistant" and not message["content"].strip():
             raise InputError(f"{place}: the response in message {number} is empty")
     if not any(message["role"] == "assistant" for message in messages):
         raise InputError(f"{place}: the conversation has no assistant turn")
+
+
+def check_text(text: str, what: str) -> None:
+    """Raise InputError for a text that no file could hold: JSON may name one half of a character by itself."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start].encode("unicode_escape").decode()
+        raise InputError(f"{what} holds {half}, half a character, at place {error.start}: mend or drop it") from None
 
 
 def check_distinct(instructions: list[str], places: list[str]) -> None:

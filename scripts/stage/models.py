@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stage.command import InputError
+from stage.command import InputError, say
 from stage.record import commit
 from stage.storage import written_whole
 
@@ -26,15 +26,25 @@ def load_model(
 ) -> "PreTrainedModel":
     """Load a model, ready for inference, in a torch dtype by name or ``auto``, its own.
 
-    Code that comes with a model is never run.
+    Code that comes with a model is never run, and weights are read as safetensors alone: a pickle can run code, too.
+    Raises InputError for weights that the config asks for and the files lack; what else is wrong, transformers raises.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     dtype = precision if precision == "auto" else getattr(torch, precision)
-    model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, revision=revision or "main", trust_remote_code=False
-    )
+    own = {"revision": revision or "main", "trust_remote_code": False, "use_safetensors": True}
+    model, found = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True, **own)
+    # transformers draws such weights at random, with a warning only.
+    if found["missing_keys"]:
+        missing = sorted(found["missing_keys"])
+        raise InputError(
+            f"{path}: {len(missing)} weights that config.json asks for are in no safetensors file, such as "
+            f"{', '.join(missing[:3])}: give weights and config of the same {type(model).__name__}"
+        )
+    unused = sorted(found["unexpected_keys"])
+    if unused:
+        say(f"{path}: {len(unused)} weights are not used by a {type(model).__name__}, such as {', '.join(unused[:3])}")
     return model.to(device).eval()
 
 

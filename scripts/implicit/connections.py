@@ -1,0 +1,98 @@
+"""The way to a server: its key, and a connection that mixes up no answers and waits for none for ever."""
+
+import ipaddress
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    import openai
+
+NO_KEY = "none"  # what a server on this machine is given where there is no key
+SHORTEST_SECRET = 12  # characters; a shorter key is a stand-in such as "none", which may stand in any text
+
+
+class ServerError(RuntimeError):
+    """A server that will not answer, or cannot be asked; the message names it and says what to check."""
+
+
+def read_key(base_url: str, variable: str) -> str:
+    """The server's key: from an environment variable, or from the file that ``<variable>_FILE`` names.
+
+    Raises ServerError for a file that cannot be read, and where there is no key and the server is not local.
+    """
+    key, file = os.environ.get(variable, "").strip(), os.environ.get(f"{variable}_FILE", "").strip()
+    if not key and file:
+        try:
+            key = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            raise ServerError(f"{variable}_FILE names {file}, which cannot be read as text") from None
+        if not key:
+            raise ServerError(f"{variable}_FILE names {file}, which holds no key")
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise ServerError(f"the key that {variable} gives holds a blank, or no plain ASCII: give the key alone")
+    if key:
+        return key
+    if is_local(base_url):
+        return NO_KEY
+    raise ServerError(
+        f"{base_url}: the environment variable {variable} holds no key, and {variable}_FILE names no file with one; "
+        "set one of them (to anything, if the server wants none)"
+    )
+
+
+def is_local(base_url: str) -> bool:
+    """Whether a server runs on this machine."""
+    host = urlsplit(base_url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def without_key(text: str, key: str) -> str:
+    """A text without the key: some servers say what they were sent."""
+    return text.replace(key, "***") if len(key) >= SHORTEST_SECRET else text
+
+
+def connect(base_url: str, key: str, *, timeout: float) -> "openai.OpenAI":
+    """A client that never tries again by itself. ``timeout`` (seconds) is of a whole request, not of a part.
+
+    Every request has a connection of its own: on one that is kept open, an answer that a server or proxy sends twice is
+    taken for the answer to the next question.
+    """
+    import httpx2
+    import openai
+
+    class Limited(httpx2.SyncByteStream):
+        """A body that must have come by a time: the client's own limit starts anew with every piece."""
+
+        def __init__(self, stream: httpx2.SyncByteStream, end: float) -> None:
+            self.stream, self.end = stream, end
+
+        def __iter__(self) -> Iterator[bytes]:
+            for piece in self.stream:
+                yield piece
+                if time.monotonic() > self.end:
+                    raise httpx2.ReadTimeout(f"no whole answer within {timeout:g} s")
+
+        def close(self) -> None:
+            self.stream.close()
+
+    def begin(request: httpx2.Request) -> None:
+        request.extensions["end"] = time.monotonic() + timeout
+
+    def limit(response: httpx2.Response) -> None:
+        response.stream = Limited(response.stream, response.request.extensions["end"])
+
+    return openai.OpenAI(
+        api_key=key,
+        base_url=base_url,
+        timeout=timeout,
+        max_retries=0,
+        default_headers={"Connection": "close"},
+        http_client=openai.DefaultHttpxClient(event_hooks={"request": [begin], "response": [limit]}),
+    )

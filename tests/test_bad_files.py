@@ -1,0 +1,375 @@
+"""Model directories, tokenizers, a judge's files and half-written tables: each ends in one message, nothing written."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import architectures
+import pytest
+import yaml
+from judge_server import REQUEST, command_line, write_files
+
+import import_model
+import judge_responses
+import resolve_rules
+from implicit.answers import AnswersError
+from implicit.chat_client import ServerError
+from implicit.judge import JudgeError
+from implicit.local_judge import LocalJudgeError
+from implicit.rules import UnresolvedToken
+from implicit.win_rates import MetricError
+from stage.command import InputError
+from stage.storage import read_table, write_table
+
+CHAT = {"user_tag": "<|user|>", "assistant_tag": "<|assistant|>", "add_bos": True}
+REFUSED = (
+    InputError, AnswersError, JudgeError, LocalJudgeError, MetricError, ServerError, UnresolvedToken,
+)  # fmt: skip
+SERVER = {
+    "base_url": "http://127.0.0.1:9/v1",
+    "model": "x",
+    "price": {"input": 0, "output": 0},
+    "request": REQUEST,
+    "key_variable": "NO_KEY",
+}
+FILES = []  # what is wrong, what makes it so in a folder, the script's arguments, message
+
+
+def wrong(script, message, **given):
+    """Add to the table what the decorated function does to a folder of files that are right."""
+
+    def add(change):
+        FILES.append((script, change, given, message))
+        return change
+
+    return add
+
+
+def set_json(path, **changes):
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+# --- models and tokenizers ------------------------------------------------------------------------------------------
+
+WHOLE = "cannot be read: .*give a whole directory, with weights as safetensors"
+
+
+@wrong(import_model, rf"model .*model: {WHOLE}")
+def config_is_no_json(folder):
+    halve(folder / "model" / "config.json")
+
+
+@wrong(import_model, rf"model type `nope` .*{WHOLE[-40:]}")
+def config_of_an_unknown_architecture(folder):
+    set_json(folder / "model" / "config.json", model_type="nope")
+
+
+@wrong(import_model, r"Should have a `model_type` key in its config.json")
+def config_without_an_architecture(folder):
+    (folder / "model" / "config.json").write_text("{}")
+
+
+@wrong(import_model, r"model: 9 weights that config.json asks for are in no safetensors file, such as model.layers.2")
+def config_asks_for_more_layers(folder):
+    set_json(folder / "model" / "config.json", num_hidden_layers=3)
+
+
+@wrong(import_model, rf"RuntimeError: .*{WHOLE[-40:]}")
+def config_asks_for_another_shape(folder):
+    set_json(folder / "model" / "config.json", intermediate_size=128)
+
+
+@wrong(import_model, r"weights that config.json asks for are in no safetensors file, such as bert")
+def config_of_another_model(folder):
+    set_json(folder / "model" / "config.json", model_type="bert", architectures=["BertModel"])
+
+
+@wrong(import_model, rf"no file named model.safetensors.*{WHOLE[-40:]}")
+def no_weights(folder):
+    (folder / "model" / "model.safetensors").unlink()
+
+
+@wrong(import_model, r"SafetensorError: .*weights as safetensors")
+def half_of_the_weights(folder):
+    halve(folder / "model" / "model.safetensors")
+
+
+@wrong(import_model, r"SafetensorError: .*weights as safetensors")
+def weights_of_no_bytes(folder):
+    (folder / "model" / "model.safetensors").write_bytes(b"")
+
+
+@wrong(import_model, r"no file named model.safetensors.*weights as safetensors")
+def weights_as_a_pickle(folder):
+    """It would be read as transformers has it by default, and a pickle runs what it likes."""
+    import torch
+    from safetensors.torch import load_file
+
+    torch.save(load_file(folder / "model" / "model.safetensors"), folder / "model" / "pytorch_model.bin")
+    (folder / "model" / "model.safetensors").unlink()
+
+
+@wrong(import_model, r"cannot be read: .*b.safetensors")
+def an_index_that_names_a_file_that_is_not_there(folder):
+    (folder / "model" / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": "b.safetensors"}}
+    (folder / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@wrong(import_model, rf"model .*model: {WHOLE}")
+def half_of_the_tokenizer(folder):
+    halve(folder / "model" / "tokenizer.json")
+
+
+@wrong(import_model, rf"model .*model: cannot be read: KeyError: 'added_tokens'.*{WHOLE[-40:]}")
+def a_tokenizer_that_holds_nothing(folder):
+    (folder / "model" / "tokenizer.json").write_text("{}")
+
+
+@wrong(import_model, rf"model .*model: {WHOLE}")
+def settings_of_the_tokenizer_are_no_json(folder):
+    halve(folder / "model" / "tokenizer_config.json")
+
+
+@wrong(import_model, r"the tokenizer of '.*model' has no EOS token, which responses are to end with")
+def a_tokenizer_without_an_eos(folder):
+    (folder / "model" / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+
+
+@wrong(import_model, rf"model .*model: {WHOLE}")
+def no_tokenizer(folder):
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / "model" / file).unlink()
+
+
+@wrong(
+    import_model, r"row d-0 \(here\): a response of \d+ tokens is longer than the context of the model, 512: shorten"
+)
+def a_response_longer_than_the_context(folder):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "word " * 999}]
+    write_table("conversations", [{"id": "d-0", "messages": turns, "source": "here"}], folder / "rows.parquet")
+
+
+@wrong(resolve_rules, r"rules.token_scores: no single token of this model's tokenizer says 'Supercali': it is")
+def a_rule_of_no_single_token(folder):
+    pass
+
+
+# --- what a judge reads ---------------------------------------------------------------------------------------------
+
+ORACLE = {"kind": "oracle"}
+
+
+def responses(folder, **changes):
+    rows = read_table("responses", folder / "poem.parquet")
+    write_table("responses", [row | {k: f(i, row) for k, f in changes.items()} for i, row in enumerate(rows)], folder / "poem.parquet")  # fmt: skip
+
+
+@wrong(judge_responses, r"poem.parquet responds twice to \['r2'\]", **ORACLE)
+def an_instruction_that_is_answered_twice(folder):
+    rows = read_table("responses", folder / "poem.parquet")
+    write_table("responses", [*rows, rows[2]], folder / "poem.parquet")
+
+
+@wrong(judge_responses, r"poem.parquet does not respond to the instructions of the evaluation set", **ORACLE)
+def an_instruction_that_is_not_answered(folder):
+    write_table("responses", read_table("responses", folder / "poem.parquet")[1:], folder / "poem.parquet")
+
+
+@wrong(judge_responses, r"poem.parquet holds responses of \['poem', 'x'\], but one generator is judged", **ORACLE)
+def two_generators_in_one_file(folder):
+    responses(folder, generator=lambda i, row: "x" if i else "poem")
+
+
+@wrong(judge_responses, r"both sides are called 'it'", **ORACLE)
+def two_sides_of_one_name(folder):
+    responses(folder, generator=lambda i, row: "it")
+
+
+@wrong(judge_responses, r"rows without an output: \['r0'\]", **ORACLE)
+def a_response_that_is_null(folder):
+    responses(folder, output=lambda i, row: row["output"] if i else None)
+
+
+@wrong(judge_responses, r"judge.kind: the oracle knows only the tiny world's instructions, not \['r0', 'r1'", **ORACLE)
+def an_oracle_for_other_instructions(folder):
+    pass
+
+
+@wrong(judge_responses, r"judge.metric: length_controlled_v1 .* there are 4; use length_controlled_minimal", **ORACLE | {"metric": "length_controlled_v1"})  # fmt: skip
+def a_metric_of_another_set(folder):
+    pass
+
+
+@wrong(judge_responses, r"judge.template: its placeholders must be .*but they are \['instruction'\]", kind="server", server=SERVER, template="t.txt")  # fmt: skip
+def a_template_without_its_placeholders(folder):
+    (folder / "t.txt").write_text("{instruction}")
+
+
+@wrong(judge_responses, r"judge.template: .*t.txt is no UTF-8 text", kind="server", server=SERVER, template="t.txt")
+def a_template_that_is_no_text(folder):
+    (folder / "t.txt").write_bytes(b"\xff\xfe{instruction}")
+
+
+@wrong(judge_responses, r"judge.template: .* must begin with <\|im_start\|> and end", kind="server", server=SERVER, template="t.txt")  # fmt: skip
+def a_template_that_ends_no_turn(folder):
+    (folder / "t.txt").write_text("<|im_start|>{instruction} {output_1} {output_2}")
+
+
+@wrong(judge_responses, r"https://api.example.com/v1: the environment variable NO_KEY holds no key, and NO_KEY_FILE",
+       kind="server", server=SERVER | {"base_url": "https://api.example.com/v1"})  # fmt: skip
+def a_server_without_a_key(folder):
+    pass
+
+
+@wrong(judge_responses, r"answers.jsonl, line 2: no answer; mend or delete that line", kind="server", server=SERVER)
+def kept_answers_that_were_changed(folder):
+    (folder / "deep").mkdir()
+    line = {"key": "a", "model": "m", "content": 1, "prompt_tokens": 1, "completion_tokens": 1, "price": 0, "time": "t"}
+    (folder / "deep" / "answers.jsonl").write_text(f"{json.dumps(line)}\n{json.dumps(line | {'price': 'free'})}\n")
+
+
+@wrong(judge_responses, r"judge.evaluator: no folder or file 'nobody', and alpaca-eval ships none .*: ", kind="evaluator", evaluator="nobody")  # fmt: skip
+def an_evaluator_that_nobody_ships(folder):
+    pass
+
+
+@wrong(judge_responses, r"judge.evaluator: .*e.yaml is no YAML", kind="evaluator", evaluator="e.yaml")
+def an_evaluator_that_is_no_yaml(folder):
+    (folder / "e.yaml").write_text("a: [")
+
+
+@wrong(judge_responses, r"judge.evaluator: .*e.yaml must define exactly one annotator", kind="evaluator", evaluator="e.yaml")  # fmt: skip
+def an_evaluator_of_two(folder):
+    (folder / "e.yaml").write_text("a: {}\nb: {}")
+
+
+@wrong(judge_responses, r"judge.evaluator: .*e.yaml: its annotator must be a mapping of settings", kind="evaluator", evaluator="e.yaml")  # fmt: skip
+def an_evaluator_without_settings(folder):
+    (folder / "e.yaml").write_text("a: text")
+
+
+@wrong(judge_responses, r"judge.evaluator: .*: its prompt_template .*none.txt is no file", kind="evaluator", evaluator="e.yaml")  # fmt: skip
+def an_evaluator_without_its_template(folder):
+    (folder / "e.yaml").write_text("a: {prompt_template: none.txt}")
+
+
+@wrong(judge_responses, r"judge.evaluator: .*'davinci' is no chat model", kind="evaluator", evaluator="e.yaml")
+def an_evaluator_that_is_no_chat_model(folder):
+    (folder / "t.txt").write_text("{instruction} {output_1} {output_2}")
+    settings = {
+        "prompt_template": str(folder / "t.txt"),
+        "completions_kwargs": {"model_name": "davinci", "is_chat": False},
+    }
+    (folder / "e.yaml").write_text(yaml.safe_dump({"a": settings}))
+
+
+@wrong(judge_responses, r"judge.evaluator: .*names no model_name", kind="evaluator", evaluator="e.yaml")
+def an_evaluator_that_names_no_model(folder):
+    (folder / "t.txt").write_text("{instruction} {output_1} {output_2}")
+    (folder / "e.yaml").write_text(yaml.safe_dump({"a": {"prompt_template": str(folder / "t.txt")}}))
+
+
+@wrong(judge_responses, r"judge.path: .*model cannot be loaded: .*SafetensorError", kind="local", path="model")
+def a_local_judge_of_half_its_weights(folder):
+    halve(folder / "model" / "model.safetensors")
+
+
+@wrong(judge_responses, r"judge.path: .*nowhere cannot be loaded", kind="local", path="nowhere")
+def a_local_judge_that_is_not_there(folder):
+    pass
+
+
+# --- tables that were written in part -------------------------------------------------------------------------------
+
+
+@wrong(judge_responses, r"set.parquet", **ORACLE)
+def half_of_an_evaluation_set(folder):
+    halve(folder / "set.parquet")
+
+
+@wrong(judge_responses, r"poem.parquet", **ORACLE)
+def half_of_the_responses(folder):
+    halve(folder / "poem.parquet")
+
+
+@wrong(judge_responses, r"poem.parquet", **ORACLE)
+def responses_of_no_bytes(folder):
+    (folder / "poem.parquet").write_bytes(b"")
+
+
+@wrong(judge_responses, r"poem.parquet is no table of responses: its columns are \['id', 'index'", **ORACLE)
+def another_kind_of_table(folder):
+    shutil.copy(folder / "set.parquet", folder / "poem.parquet")
+
+
+# --- the suite ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def right(tmp_path_factory):
+    """A folder in which everything is as it should be."""
+    folder = tmp_path_factory.mktemp("right")
+    architectures.save("llama-2", folder / "model")
+    sides = [
+        [{"id": f"r{i}", "instruction": f"Question {i}?", "output": f"{answer} {i}"} for i in range(4)]
+        for answer in ("one", "another")
+    ]
+    write_files(folder, sides)
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    write_table("conversations", [{"id": "d-0", "messages": turns, "source": "here"}], folder / "rows.parquet")
+    return folder
+
+
+def words_of(script, folder, given):
+    """The command line of a script on the files of a folder; what it writes goes to ``out``."""
+    out = folder / "out"
+    if script is judge_responses:
+        paths = {"template": str(folder / given["template"])} if "template" in given else {}
+        paths |= {
+            key: str(folder / given[key]) for key in ("path", "evaluator") if given.get(key) not in (None, "nobody")
+        }
+        return command_line(folder, given | paths, output="out/judgements.parquet", summary="out/judgements.json")
+    if script is resolve_rules:
+        settings = {"token_scores": {"!": 1.0, "Supercali": 1.0}}
+        return ["x", "--model", str(folder / "model"), "--output", str(out / "x"), "--settings", json.dumps(settings)]
+    settings = {"path": str(folder / "model"), "revision": None, "too_long": "error", "chat": CHAT}
+    words = [
+        "x",
+        "--model",
+        str(out / "model"),
+        "--record",
+        str(out / "record.json"),
+        "--settings",
+        json.dumps(settings),
+    ]
+    return [*words, "--conversations", str(folder / "rows.parquet")]
+
+
+@pytest.mark.parametrize(("script", "change", "given", "message"), FILES, ids=[case[1].__name__ for case in FILES])
+def test_files_that_cannot_be_used_are_named_and_nothing_is_written(
+    right, tmp_path, monkeypatch, script, change, given, message
+):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    folder = tmp_path / "files"
+    shutil.copytree(right, folder)
+    if script is resolve_rules:
+        with_pad(folder)
+    change(folder)
+    monkeypatch.setattr(sys, "argv", words_of(script, folder, given))
+    # A table of another stage is refused by its reader, whose errors are those of any value.
+    with pytest.raises((*REFUSED, ValueError) if ".parquet" in message else REFUSED, match=f"(?s){message}"):
+        script.main()
+    assert not (folder / "out").exists()
+    assert not [path for path in Path(folder).rglob(".*")]  # no temporary file
+
+
+def with_pad(folder):
+    """The tokenizer, with all that the importing gives it."""
+    set_json(folder / "model" / "tokenizer_config.json", pad_token="<unk>")

@@ -1,0 +1,516 @@
+"""Servers that misbehave, each fault by script: what is asked again, how often, what counts, and what is kept."""
+
+import json
+import multiprocessing
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from judge_server import (
+    KEY,
+    REQUEST,
+    TEMPLATE,
+    Service,
+    asking,
+    command_line,
+    error,
+    judged,
+    labelled,
+    reply,
+    says,
+    served,
+    write_files,
+)
+
+import judge_responses
+from implicit.answers import Answers, AnswersError
+from implicit.chat_client import Question, ServerError, ask, read_key
+from implicit.connections import is_local
+from implicit.judge import IncompleteJudging, JudgeError
+from implicit.judge_kinds import server_judge
+from stage.budget import CeilingReached, Ledger, spent
+from stage.storage import read_json
+
+BUDGET = {"machine": {"tflops": 1.0, "bandwidth": 1.0, "utilisation": 1.0}}
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+
+
+@pytest.fixture
+def pairs():
+    """Twelve pairs; the model's output is the better one, but for one that is equal."""
+    theirs = [{"id": f"r{i}", "instruction": f"Question {i}?", "output": f"bad answer {i}"} for i in range(12)]
+    ours = [row | {"output": f"good answer {i}"} for i, row in enumerate(theirs)]
+    ours[3]["output"] = theirs[3]["output"]  # equal: a tie that nobody is asked about
+    return theirs, ours
+
+
+RIGHT = [2.0, 2.0, 2.0, 1.5] + [2.0] * 8
+
+
+def good(body):
+    """The label of the good answer, for certain."""
+    first = body["messages"][0]["content"].split("(m) ")[1]
+    return labelled("m" if first.startswith("good") else "M")(body)
+
+
+# --- faults, by script ----------------------------------------------------------------------------------------------
+
+
+def reset(handler):
+    """The connection ends with RST, before a word of an answer."""
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+
+
+def silent(handler):
+    """Nothing comes, and the connection stays open until the client has enough."""
+    handler.connection.settimeout(5)
+    handler.connection.recv(1)
+
+
+def endless(handler):
+    """A blank every few moments, for ever, as some proxies send while they wait for a model."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+    for _ in range(500):
+        handler.wfile.write(b" ")
+        time.sleep(0.02)
+
+
+def broken_off(handler):
+    """Fewer bytes than the header promises."""
+    handler.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"choices": [')
+
+
+def status(code, **headers):
+    return lambda body: (code, {name.replace("_", "-"): value for name, value in headers.items()}, error("not now"))
+
+
+def content(text):
+    return lambda body: (200, {}, text)
+
+
+def choice(**changed):
+    return lambda body: (200, {}, reply(good(body)["choices"][0] | changed))
+
+
+def truncated(body):
+    return 200, {}, json.dumps(good(body))[:-25]
+
+
+def relabelled(body):
+    tops = [{"token": "X", "logprob": -0.1}, {"token": "Both", "logprob": -2.0}]
+    return 200, {}, reply(says("X", logprobs={"content": [tops[0] | {"top_logprobs": tops}]}))
+
+
+def echoed(body):
+    return 200, {}, f"You sent Authorization: Bearer {KEY}"
+
+
+RETRIED = {  # name: (what the server does, what the message says of it)
+    "429 without Retry-After": (status(429), "status 429"),
+    "429 with Retry-After": (status(429, Retry_After="0.05"), "status 429"),
+    "429 with a date in the past": (status(429, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"), "status 429"),
+    "429 with a Retry-After that is none": (status(429, Retry_After="soon"), "status 429"),
+    "408": (status(408), "status 408"),
+    "409": (status(409), "status 409"),
+    "500": (status(500), "status 500"),
+    "502, a proxy's page": (lambda body: (502, {"Content-Type": "text/html"}, "<html>Bad gateway"), "status 502"),
+    "503": (status(503), "status 503"),
+    "connection reset": (reset, "APIConnectionError"),
+    "no word": (silent, "APITimeoutError"),
+    "a body that never ends": (endless, "APITimeoutError"),
+    "a body that breaks off": (broken_off, "APIConnectionError"),
+    "truncated JSON": (truncated, "no chat completion"),
+    "an empty body": (content(""), "no chat completion"),
+    "a page with status 200": (content("<html>Please log in"), "no chat completion: '<html>"),
+    "JSON that is no object": (content("[]"), "no chat completion"),
+    "thousands of brackets": (content("[" * 100_000), "no chat completion"),
+    "no choices": (content({"choices": []}), "no chat completion"),
+    "a choice that is text": (content({"choices": ["m"]}), "no chat completion"),
+    "no message": (content({"choices": [{"index": 0}]}), "no chat completion"),
+    "empty text": (choice(**says("")), "no preference can be read"),
+    "no text": (choice(**says(None)), "no preference can be read"),
+    "missing logprobs": (choice(logprobs=None), "no preference can be read"),
+    "logprobs of no token": (choice(logprobs={"content": []}), "no preference can be read"),
+    "logprobs of another shape": (choice(logprobs=[1, 2]), "no preference can be read"),
+    "a logprob that is no number": (
+        choice(logprobs={"content": [{"top_logprobs": [{"token": "m", "logprob": float("nan")}]}]}),
+        "no preference can be read",
+    ),
+    "a refusal": (choice(message={"role": "assistant", "content": None, "refusal": "No."}), "no preference can be read"),
+    "a content filter": (choice(finish_reason="content_filter"), "no preference can be read"),
+    "a wrong label": (relabelled, "no preference can be read"),
+    "the key, in the reply": (echoed, r"no chat completion: 'You sent Authorization: Bearer \*\*\*'"),
+}  # fmt: skip
+
+
+def faulty(fault, times, *, of="Question 1?"):
+    """A server that fails so many times on one question, and answers all others."""
+    left = [times]
+
+    def before(number, body):
+        if of not in body["messages"][0]["content"] or left[0] == 0:
+            return None
+        left[0] -= 1
+        return fault if fault in (reset, silent, endless, broken_off) else fault(body)
+
+    return Service(good, before=before)
+
+
+def some(pairs, count=3):
+    return pairs[0][:count], pairs[1][:count]
+
+
+@pytest.mark.parametrize("name", RETRIED)
+def test_a_fault_that_may_pass_is_tried_again_and_then_named_with_its_row(pairs, tmp_path, name):
+    """Of three rows one fails: twice, and then it is answered; always, and then the next run asks for it alone."""
+    fault, why = RETRIED[name]
+    service = faulty(fault, 2)
+    found, told = judged(service, some(pairs), None, timeout=0.3)
+    assert len(service.bodies) == 3 + 2 and found.preferences == RIGHT[:3]
+
+    path, log = tmp_path / "answers.jsonl", []
+    service = faulty(fault, -1)
+    with pytest.raises(
+        IncompleteJudging, match=rf"(?s)1 of 3 comparisons .* rows \['r1'\]; why: .*{why}.*kept"
+    ) as caught:
+        judged(service, some(pairs), path, log=log, timeout=0.3)
+    assert len(service.bodies) == 2 + 3  # as often as `attempts` says, and no more
+    assert len(path.read_text().splitlines()) == 2
+    assert KEY not in str(caught.value) + "".join(log) + path.read_text()
+
+    service = Service(good)
+    found, told = judged(service, some(pairs), path, timeout=0.3)
+    assert len(service.bodies) == 1 and (told["calls"], told["cached"]) == (1, 2)
+    assert found.preferences == RIGHT[:3]
+
+
+@pytest.mark.parametrize(("status", "said", "check"), [
+    (401, "Incorrect API key provided: " + KEY, "JUDGE_KEY"), (403, "forbidden", "JUDGE_KEY"),
+    (404, "no model", "most end in /v1"), (400, "unknown field", "server.request"), (413, "too large", "server.request"),
+    (429, "insufficient_quota", "credit"),
+])  # fmt: skip
+def test_what_trying_again_cannot_mend_is_one_message(pairs, tmp_path, status, said, check):
+    log = []
+    service = Service(None, before=lambda number, body: (status, {}, error(said, code=said)))
+    with pytest.raises(
+        ServerError, match=rf"http://127.0.0.1:\d+/v1 answers with status {status}: .*Check .*{check}"
+    ) as caught:
+        judged(service, pairs, tmp_path / "a.jsonl", log=log)
+    assert len(service.bodies) <= 4 and (tmp_path / "a.jsonl").read_bytes() == b""
+    assert KEY not in str(caught.value) + "".join(log)
+    assert set(service.keys) == {f"Bearer {KEY}"}
+
+
+def test_pauses_grow_and_a_server_may_ask_for_longer_ones(pairs):
+    script = {1: status(429, Retry_After="0.6"), 2: status(500), 3: status(503), 4: status(429)}
+    service = Service(good, before=lambda number, body: script[number](body) if number in script else None)
+    judged(service, some(pairs, 1), None, attempts=6, pause=0.05)
+    waited = [b - a for a, b in zip(service.times, service.times[1:], strict=False)]
+    assert len(waited) == 4 and waited[0] >= 0.6 > waited[1]
+    assert all(wait >= 0.05 * 2**i for i, wait in enumerate(waited))
+
+
+def test_when_nothing_is_answered_the_rest_is_not_asked(pairs, tmp_path):
+    log, service = [], Service(lambda body: reply(says("m")))
+    with pytest.raises(IncompleteJudging, match=r"11 of 12 comparisons .* rows \['r0', 'r1', 'r2', 'r4'"):
+        judged(service, pairs, tmp_path / "a.jsonl", log=log)
+    assert (tmp_path / "a.jsonl").read_bytes() == b""
+    # After ten questions in a row without an answer nothing more is asked; some were under way.
+    assert 30 <= len(service.bodies) <= 33 and any("the rest is not asked" in line for line in log)
+
+
+# --- which answer is whose ------------------------------------------------------------------------------------------
+
+
+def named(body):
+    return reply(says(f"answer to {body['messages'][0]['content']}"))
+
+
+def numbered(service, count=12, **changes):
+    """The texts that came back for ``count`` questions."""
+    with served(service) as url, Answers(None) as answers:
+        questions = [Question([{"role": "user", "content": f"q{i}"}], 10.0, 1.0) for i in range(count)]
+        server = asking(url, request={}, **changes)
+        asked = ask(questions, kind="x", server=server, answers=answers, fault=lambda choice: None)
+    return [answer.content["message"]["content"] for answer in asked.answers]
+
+
+def test_answers_that_overtake_each_other_stay_with_their_questions():
+    def before(number, body):
+        time.sleep(0.25 - 0.02 * int(body["messages"][0]["content"][1:]))
+
+    service = Service(named, before=before)
+    assert numbered(service, requests=12) == [f"answer to q{i}" for i in range(12)]
+    assert service.most > 6  # at the same time
+
+
+def test_an_answer_that_comes_twice_is_not_taken_for_the_next_one():
+    """On a connection that is kept open, the second copy would be read as the answer to the next question."""
+
+    def twice(body):
+        said = json.dumps(named(body)).encode()
+        message = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
+            len(said),
+            said,
+        )
+
+        def write(handler):
+            handler.wfile.write(message + message)
+            handler.close_connection = False
+
+        return write
+
+    service = Service(None, before=lambda number, body: twice(body))
+    assert numbered(service, requests=1) == [f"answer to q{i}" for i in range(12)]
+    assert len(service.bodies) == 12
+
+
+def test_a_question_that_stands_twice_is_asked_once_and_a_second_choice_is_not_read(tmp_path):
+    def two(body):
+        first = named(body)
+        return first | {"choices": [*first["choices"], says("another")]}
+
+    service = Service(two)
+    with served(service) as url, Answers(tmp_path / "a.jsonl") as answers:
+        questions = [Question([{"role": "user", "content": text}], 10.0, 1.0) for text in "abab"]
+        asked = ask(questions, kind="x", server=asking(url, request={}), answers=answers, fault=lambda choice: None)
+    assert [a.content["message"]["content"][-1] for a in asked.answers] == list("abab")
+    assert len(service.bodies) == 2 == len((tmp_path / "a.jsonl").read_text().splitlines())
+
+
+@pytest.mark.parametrize("usage", [None, [], "many", {"prompt_tokens": None}, {"prompt_tokens": -5, "completion_tokens": "1"}])  # fmt: skip
+def test_where_a_server_does_not_say_what_it_used_the_estimate_counts(pairs, usage):
+    found, told = judged(Service(lambda body: good(body) | {"usage": usage}), some(pairs), None)
+    assert found.preferences == RIGHT[:3]
+    assert 0 < told["prompt_tokens"] < 100 and told["completion_tokens"] == 3 and told["price"] > 0
+
+
+# --- crashes --------------------------------------------------------------------------------------------------------
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.02)
+
+
+def test_a_run_that_is_killed_loses_no_answer_and_pays_for_none_twice(pairs, tmp_path, monkeypatch):
+    """SIGKILL while three requests are under way, which were never answered; the server counts what it answers."""
+    write_files(tmp_path, pairs)
+    path, answered = tmp_path / "deep" / "answers.jsonl", []
+
+    def answer(body):
+        answered.append(body["messages"][0]["content"])
+        return good(body)
+
+    service = Service(answer, before=lambda number, body: silent if number > 5 and len(answered) >= 5 else None)
+    with served(service) as url:
+        server = {"base_url": url, "model": "judge", "key_variable": "JUDGE_KEY", "request": REQUEST, "price": {"input": 10, "output": 30}}  # fmt: skip
+        (tmp_path / "template.txt").write_text(TEMPLATE)
+        settings = {"kind": "server", "server": server, "template": str(tmp_path / "template.txt")}
+        budget = {"folder": str(tmp_path / "ledger"), "ceilings": {"price": 5.0}} | BUDGET
+        words = command_line(tmp_path, settings, budget=budget, requests=1)
+        process = subprocess.Popen(
+            [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        wait_for(lambda: len(service.bodies) > 5 or process.poll() is not None)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, process.stdout.read()
+        process.stdout.close()
+        assert len(answered) == 5 == len(path.read_text().splitlines()) and not (tmp_path / "out.json").exists()
+        reserved = spent(tmp_path / "ledger")["price"]
+        assert reserved > 5 * 0.0001  # what a killed job had set aside stays set aside until it runs again
+        service.before = lambda number, body: None
+        monkeypatch.setattr(sys, "argv", words)
+        judge_responses.main()
+    assert len(answered) == 11 and set(Counter(answered).values()) == {1}
+    summary = read_json(tmp_path / "out.json")
+    assert (summary["calls"], summary["cached"], summary["wins"], summary["ties"]) == (6, 5, 11, 1)
+    assert summary["price"] == pytest.approx(11 * (100 * 10 + 30) / 1e6)
+    assert spent(tmp_path / "ledger")["price"] == pytest.approx(summary["price"])
+
+
+def test_an_answer_that_cannot_be_written_leaves_the_file_whole(tmp_path):
+    """A limit of the file's size stands in for a full disk: the line that passes it is written in part."""
+    path = tmp_path / "answers.jsonl"
+    code = f"""
+import resource, signal, sys
+sys.path.insert(0, "scripts")
+from implicit.answers import Answer, Answers, AnswersError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with Answers({str(path)!r}) as answers:
+    answers.add(Answer("a", "m", "x" * 100, 1, 1, 0.0, "now"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+    try:
+        answers.add(Answer("b", "m", "x" * 1000, 1, 1, 0.0, "now"))
+    except AnswersError as error:
+        print(error)
+    answers.add(Answer("c", "m", "", 1, 1, 0.0, "now"))
+"""
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert "answers.jsonl cannot be written: File too large; it is as it was" in done.stdout
+    with Answers(path) as answers:
+        assert len(answers) == 2 and answers.get("b") is None
+
+
+@pytest.mark.parametrize("line", ["{}", "[1]", "no json", '{"key": 1, "model": "m", "content": 1, "prompt_tokens": 1, "completion_tokens": 1, "price": 0, "time": "x"}'])  # fmt: skip
+def test_a_kept_line_that_is_no_answer_is_named(tmp_path, line):
+    (tmp_path / "a.jsonl").write_text(f"{line}\n")
+    with pytest.raises(AnswersError, match=r"a.jsonl, line 1: no answer; mend or delete that line"), Answers(tmp_path / "a.jsonl"):  # fmt: skip
+        pass
+    assert (tmp_path / "a.jsonl").read_text() == f"{line}\n"
+
+
+# --- keys and settings ----------------------------------------------------------------------------------------------
+
+
+def test_a_missing_key_is_said_before_anything_unless_the_server_is_local(pairs, monkeypatch):
+    monkeypatch.delenv("JUDGE_KEY")
+    service = Service(good)
+    judged(service, some(pairs, 1), None)
+    assert service.keys == ["Bearer none"]
+    assert [is_local(f"http{s}://{h}/v1") for s, h in [("", "localhost:8000"), ("", "[::1]:1"), ("s", "api.openai.com"), ("", "10.0.0.1")]] == [True, True, False, False]  # fmt: skip
+    with pytest.raises(ServerError, match=r"https://api.example.com/v1: .* JUDGE_KEY holds no key, and JUDGE_KEY_FILE"):
+        read_key("https://api.example.com/v1", "JUDGE_KEY")
+
+
+def test_a_key_may_lie_in_a_file_and_the_environment_goes_first(pairs, tmp_path, monkeypatch):
+    (tmp_path / "key").write_text(f"{KEY}-of-a-file\n")
+    monkeypatch.setenv("JUDGE_KEY_FILE", str(tmp_path / "key"))
+    assert read_key("https://api.example.com/v1", "JUDGE_KEY") == KEY
+    monkeypatch.delenv("JUDGE_KEY")
+    judged(service := Service(good), some(pairs, 1), None)
+    assert service.keys == [f"Bearer {KEY}-of-a-file"]
+    for text, message in (
+        ("", "which holds no key"),
+        (f"A={KEY}\nB=2", "holds a blank"),
+        ("schlüssel", "no plain ASCII"),
+    ):
+        (tmp_path / "key").write_text(text)
+        with pytest.raises(ServerError, match=message) as caught:
+            read_key("http://localhost/v1", "JUDGE_KEY")
+        assert KEY not in str(caught.value)
+    monkeypatch.setenv("JUDGE_KEY_FILE", str(tmp_path / "nowhere"))
+    with pytest.raises(ServerError, match=r"JUDGE_KEY_FILE names .*nowhere, which cannot be read"):
+        read_key("http://localhost/v1", "JUDGE_KEY")
+
+
+def test_settings_that_cannot_work_are_refused_before_anything(pairs):
+    service = Service(good)
+    with pytest.raises(JudgeError, match="needs `logprobs: true` and `top_logprobs`"):
+        judged(service, pairs, None, request={"max_tokens": 1})
+    with pytest.raises(ServerError, match="stream, n cannot be set there"):
+        judged(service, pairs, None, request=REQUEST | {"n": 3, "stream": True})
+    assert not service.bodies
+
+
+def test_a_changed_judge_prompt_setting_or_text_is_asked_anew(pairs, tmp_path):
+    path, one = tmp_path / "answers.jsonl", some(pairs, 1)
+    calls = []
+    for given in (
+        {}, {}, {"model": "other"}, {"template": TEMPLATE + "!"}, {"request": REQUEST | {"temperature": 0}},
+        {"requests": 1, "attempts": 2, "timeout": 9.0},
+    ):  # fmt: skip
+        service = Service(good)
+        judged(service, one, path, **given)
+        calls.append(len(service.bodies))
+    one[1][0]["output"] += "!"
+    judged(service := Service(good), one, path)
+    assert calls == [1, 0, 1, 1, 1, 0] and len(service.bodies) == 1
+
+
+# --- the ceiling ----------------------------------------------------------------------------------------------------
+
+
+class Four:
+    """A purse with money for four requests, that lets everybody begin."""
+
+    def __init__(self):
+        self.begun, self.prices = [], []
+
+    def begin(self, price):
+        self.begun.append(price)
+
+    def spend(self, price):
+        if len(self.prices) == 4:
+            raise RuntimeError("the ceiling is reached")
+        self.prices.append(price)
+
+    def correct(self, difference):
+        pass
+
+
+def test_no_request_is_sent_that_would_pass_a_ceiling(pairs, tmp_path):
+    purse, service = Four(), Service(good)
+    with pytest.raises(RuntimeError, match="the ceiling is reached"):
+        judged(service, pairs, tmp_path / "a.jsonl", purse=purse)
+    assert len(service.bodies) == 4 == len((tmp_path / "a.jsonl").read_text().splitlines())
+    assert all(0 < price < 0.01 for price in purse.prices)
+    with pytest.raises(ServerError, match="the price of judge is not known"):
+        judged(service, pairs, None, purse=purse, input_price=None)
+    everything = Four()
+    judged(Service(good), pairs[:1] * 2, None, purse=everything)  # equal sides: nothing to ask
+    assert everything.begun == []
+
+
+def ledger(folder, job, price):
+    return Ledger({"folder": str(folder), "ceilings": {"gpu_hours": None, "price": price}} | BUDGET, job)
+
+
+def _judge(url, pairs, folder, number, ceiling):
+    """A judging job in a process of its own: whether the ceiling let it through."""
+    with Answers(None) as answers:
+        judge = server_judge(
+            name="judge", server=asking(url), answers=answers, template=TEMPLATE, purse=ledger(folder, f"job {number}", ceiling),
+        )  # fmt: skip
+        try:
+            judge.complete([f"{TEMPLATE} {row['id']} (m) good {number}" for row in pairs[1]])
+        except CeilingReached:
+            return 0
+    return 1
+
+
+def test_jobs_at_the_same_time_do_not_pass_a_ceiling_together(pairs, tmp_path):
+    """Four jobs of twelve questions at once, with money for two: two ask all of theirs, two ask nothing."""
+    service = Service(lambda body: good(body) | {"usage": None})  # so that each costs what was estimated
+    with served(service) as url:
+        purse = Four()
+        with Answers(None) as answers:
+            judge = server_judge(name="j", server=asking(url), answers=answers, template=TEMPLATE, purse=purse)
+            with pytest.raises(RuntimeError, match="the ceiling"):
+                judge.complete([f"{TEMPLATE} {row['id']} (m) good 0" for row in pairs[1]])
+        one, service.bodies = purse.begun[0], []
+        with multiprocessing.get_context("fork").Pool(4) as pool:
+            let = pool.starmap(_judge, [(url, pairs, tmp_path / "ledger", i, 2.5 * one) for i in range(4)], chunksize=1)
+    assert sorted(let) == [0, 0, 1, 1] and len(service.bodies) == 24
+    assert spent(tmp_path / "ledger")["price"] <= 2.5 * one
+
+
+def test_answers_that_cost_more_than_was_estimated_stop_at_the_ceiling_and_are_kept(pairs, tmp_path):
+    """Each costs 0.0103 instead of some 0.0005: with money for four, not more are sent than were under way."""
+    path = tmp_path / "a.jsonl"
+    service = Service(lambda body: good(body) | {"usage": {"prompt_tokens": 1000, "completion_tokens": 10}})
+    with pytest.raises(CeilingReached, match=r"ceilings.price: job needs about"):
+        judged(service, pairs, path, purse=ledger(tmp_path / "ledger", "job", 0.045), requests=2)
+    kept = path.read_text().splitlines()
+    assert 5 <= len(service.bodies) <= 6 and len(kept) == len(service.bodies)
+
+
+def test_a_comparison_that_would_pass_a_ceiling_sends_nothing_at_all(pairs, tmp_path):
+    service = Service(good)
+    with pytest.raises(CeilingReached, match=r"ceilings.price: job needs about"):
+        judged(service, pairs, tmp_path / "a.jsonl", purse=ledger(tmp_path / "ledger", "job", 0.002))
+    assert service.bodies == []
