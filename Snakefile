@@ -10,6 +10,7 @@ configfile: "config.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/cluster.smk"
 include: "rules/data.smk"
 include: "rules/models.smk"
 include: "rules/tune.smk"
@@ -26,5 +27,14 @@ rule all:
         rules.tables.input,
 
 
+onstart:
+    if workflow.non_local_exec:
+        refuse_queued_jobs()
+
+
 onsuccess:
     shell("python scripts/print_summary.py {RESULTS}")
+
+
+onerror:
+    explain_failures(workflow.scheduler.failed)

@@ -31,7 +31,7 @@ REWRITTEN = [name for name, dataset in CONFIG.datasets.items() if dataset.origin
 # How, not what: global names reach the shell commands without being parameters, so that a change reruns nothing.
 MACHINE = dict(zip(("tflops", "bandwidth"), GPUS[CONFIG.plan.gpu])) | {"utilisation": CONFIG.plan.utilisation}
 BUDGET = json.dumps({"folder": f"{RESULTS}/ledger", "ceilings": CONFIG.ceilings.model_dump(), "machine": MACHINE})
-TUNING_OPTIONS = f"--processes {EXECUTION.processes} --checkpoint-steps {EXECUTION.checkpoint_steps}"
+TUNING_OPTIONS = f"--checkpoint-steps {EXECUTION.checkpoint_steps}"
 TUNING_OPTIONS += " --gradient-checkpointing" if EXECUTION.gradient_checkpointing else ""
 REQUESTS = f"--requests {EXECUTION.requests} --timeout {EXECUTION.timeout} --attempts {EXECUTION.attempts}"
 
@@ -127,9 +127,9 @@ def chat(model):
     return CONFIG.model_chat(model).model_dump()
 
 
-def memory(model, copies=1):
-    """MiB of main memory that a job needs which loads a model ``copies`` times in float32."""
-    return 2000 + round(4.2 * 1024 * copies * (CONFIG.models[model].parameters or 0))
+def memory(model, attempt, copies=1):
+    """MiB of main memory of a job that loads a model ``copies`` times in float32: what it needs, more with each attempt."""
+    return attempt * (2000 + round(4.2 * 1024 * copies * (CONFIG.models[model].parameters or 0)))
 
 
 def gpus(count=1):

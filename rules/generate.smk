@@ -66,7 +66,7 @@ rule generate_responses:
         f"{BENCHMARKS}/generate/{{model}}/{{system}}/{{set}}.tsv"
     threads: EXECUTION.threads
     resources:
-        mem_mb=lambda wildcards: memory(wildcards.model),
+        mem_mb=lambda wildcards, attempt: memory(wildcards.model, attempt),
         runtime=60,
         gpu=gpus(),
         device=EXECUTION.device,

@@ -63,7 +63,7 @@ rule import_model:
         model="|".join(IMPORTED) or "none",
     threads: 1
     resources:
-        mem_mb=lambda wildcards: memory(wildcards.model),
+        mem_mb=lambda wildcards, attempt: memory(wildcards.model, attempt),
     params:
         settings=lambda wildcards: settings(
             path=CONFIG.models[wildcards.model].path,

@@ -26,7 +26,7 @@ rule rank_responses:
         f"{BENCHMARKS}/rank/{{model}}/{{system}}.tsv"
     threads: EXECUTION.threads
     resources:
-        mem_mb=lambda wildcards: memory(wildcards.model),
+        mem_mb=lambda wildcards, attempt: memory(wildcards.model, attempt),
         runtime=60,
         gpu=gpus(),
         device=EXECUTION.device,

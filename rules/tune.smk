@@ -44,9 +44,10 @@ rule tune_candidate:
         f"{BENCHMARKS}/tune/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}.tsv"
     threads: EXECUTION.threads
     resources:
-        mem_mb=lambda wildcards: memory(wildcards.model, EXECUTION.processes),
+        mem_mb=lambda wildcards, attempt: memory(wildcards.model, attempt, EXECUTION.processes),
         runtime=60,
         gpu=gpus(EXECUTION.processes),
+        processes=EXECUTION.processes,
         device=EXECUTION.device,
         batch=EXECUTION.micro_batch_tokens,
     params:
@@ -58,7 +59,7 @@ rule tune_candidate:
     shell:
         "python {input.code[0]} --base {input.base} --base-record {input.base_record} --data {input.data} "
         "--model {output.model} --record {output.record} --settings {params.settings:q} --epochs {params.epochs} "
-        "--checkpoints {params.checkpoints} {TUNING_OPTIONS} --budget {BUDGET:q} "
+        "--checkpoints {params.checkpoints} --processes {resources.processes} {TUNING_OPTIONS} --budget {BUDGET:q} "
         "--device {resources.device} --threads {threads} --batch {resources.batch} > {log} 2>&1"
 
 

@@ -217,7 +217,6 @@ def tuning_table(settings: Row) -> list[Row]:
                 "trained tokens": record["trained_tokens"],
                 "first loss": f"{record['losses'][0]:.3f}",
                 "last loss": f"{record['losses'][-1]:.3f}",
-                "seconds": f"{record['seconds']:.0f}",
             }
         )
     return rows
