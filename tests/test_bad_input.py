@@ -76,7 +76,7 @@ CONFIGS = [
     ("experiment", "../elsewhere", "experiment: String should match pattern"),
     # names
     ("modes.poem.dataset", "poems", "modes.poem.dataset: 'poems' is not defined; defined are lima, arithmetic"),
-    ("modes.poem.tuning", {"epoch": 3}, "modes.poem.tuning.epoch: unknown key"),
+    ("modes.poem.tuning", {"epoch": 3}, "modes.poem.tuning.epoch: unknown key; known keys here are learning_rate, batch_size"),
     ("modes.poem.label", "code", "modes: code, poem have the same label, 'code': tables could not tell them apart"),
     ("run.modes", ["haiku"], "run.modes: 'haiku' is not defined"),
     ("run.models", ["large"], "run.models: 'large' is not defined; defined are tiny"),

@@ -29,10 +29,11 @@ def check_config(raw: dict[str, Any]) -> Config:
     return config
 
 
-def _explain(fault: Any) -> str:
+def _explain(fault: Any, shape: type[BaseModel] = Config) -> str:
+    """A fault that pydantic found in something of a shape, as a line."""
     key = ".".join(str(part) for part in fault["loc"]) or "config"
     if fault["type"] == "extra_forbidden":
-        known = _keys_at(fault["loc"][:-1])
+        known = _keys_at(fault["loc"][:-1], shape)
         return f"{key}: unknown key" + (f"; known keys here are {', '.join(known)}" if known else "")
     if fault["type"] == "missing":
         return f"{key}: missing"
@@ -40,9 +41,9 @@ def _explain(fault: Any) -> str:
     return f"{key}: {message}" + ("" if fault["type"] == "value_error" else f", but it is {fault['input']!r}")
 
 
-def _keys_at(location: tuple) -> list[str]:
+def _keys_at(location: tuple, shape: type[BaseModel]) -> list[str]:
     """The keys that the section at a location knows, as far as it can be followed."""
-    section: Any = Config
+    section: Any = shape
     for part in location:
         fields = getattr(section, "model_fields", None)
         annotation = fields[part].annotation if fields and part in fields else section
@@ -100,7 +101,7 @@ def _bad_values(config: Config) -> list[str]:
             try:
                 type(common).model_validate(merged(common.model_dump(), own))
             except ValidationError as error:
-                faults += [f"{key}.{section}.{_explain(fault)}" for fault in error.errors()]
+                faults += [f"{key}.{section}.{_explain(fault, type(common))}" for fault in error.errors()]
     if not config.rewriting and any(
         _rewritten(config, config.modes[mode].dataset) for mode in config.run.modes if mode in config.modes
     ):
