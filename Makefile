@@ -1,7 +1,9 @@
 # make run    builds the environment where that is needed, then runs the default experiment
 # make plan   says what that will cost: jobs, tokens, GPU hours, calls of the judge, price
+# make verify checks that all results are as they were made: files against records, tables against judgements
 # make test   likewise, then runs the whole test suite
 # make test-slurm  runs a whole SLURM on this machine, and the workflow on it (root, Debian); says so where it cannot
+# make test-faults runs the workflow with its jobs and Snakemake killed at random moments (FAULTS_SEED=1, FAULTS_EACH=2)
 # make lint   checks style (needs envs/dev.txt)
 # Options: CORES=4, CONFIG=experiments/seeds.yaml (or several, in quotes), PYTHON=python3.12
 
@@ -10,7 +12,7 @@ CONFIG ?=
 PYTEST_ARGS ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run plan test test-slurm lint environment
+.PHONY: run plan verify test test-slurm test-faults lint environment
 
 environment:
 	@PYTHON="$(PYTHON)" sh envs/build.sh
@@ -21,11 +23,17 @@ run: environment
 plan: environment
 	@snakemake plan --cores 1 --quiet all $(if $(CONFIG),--configfile $(CONFIG))
 
+verify: environment
+	@snakemake verify --cores 1 --quiet all $(if $(CONFIG),--configfile $(CONFIG))
+
 test: environment
 	@python -m pytest $(PYTEST_ARGS)
 
 test-slurm: environment
 	@python -m pytest tests/test_slurm.py -m slurm $(PYTEST_ARGS)
+
+test-faults: environment
+	@python -m pytest tests/test_faults.py -m faults -s $(PYTEST_ARGS)
 
 lint: environment
 	@python -m pip install --quiet --disable-pip-version-check -r envs/dev.txt

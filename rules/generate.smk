@@ -86,4 +86,4 @@ rule generate_responses:
         "python {input.code[0]} --model {input.model} --model-record {input.record} --set {input.set} "
         "--output {output.table} --json {output.json} --record {output.record} --settings {params.settings:q} "
         "--backend {EXECUTION.backend} --budget {BUDGET:q} "
-        "--device {resources.device} --threads {threads} --batch {resources.batch} > {log} 2>&1"
+        "--device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"

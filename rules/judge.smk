@@ -39,7 +39,7 @@ rule judge_responses:
         f"{BENCHMARKS}/judge/{{model}}/{{system}}/{{set}}.against-{{opponent}}.tsv"
     wildcard_constraints:
         opponent=r"references|seed-?\d+",
-    threads: 1
+    threads: EXECUTION.threads if CONFIG.judge and CONFIG.judge.kind == "local" else 1
     resources:
         mem_mb=2000,
         gpu=gpus() if CONFIG.judge and CONFIG.judge.kind == "local" else 0,
@@ -56,22 +56,16 @@ rule judge_responses:
         "python {input.code[0]} --set {input.set} --responses {input.responses} {params.opponent} {params.gamed} "
         "--output {output.table} --summary {output.summary} --answers {params.answers} --settings {params.settings:q} "
         "{REQUESTS} --budget {BUDGET:q} "
-        "--device {resources.device} --threads {threads} --batch {resources.batch} > {log} 2>&1"
+        "--device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"
 
 
-def validations(wildcards):
+def validations(model, mode):
     """The validation summaries of every epoch count, in order; none when there is nothing to choose."""
-    grid = CONFIG.epoch_grid(wildcards.model, wildcards.mode)
-    epochs = grid if len(grid) > 1 else []
-    seed = CONFIG.validation_seed(wildcards.model)
+    grid = CONFIG.epoch_grid(model, mode)
+    seed, name = CONFIG.validation_seed(model), CONFIG.selection.evaluation_set
     return [
-        judgement_path(
-            wildcards.model,
-            f"{wildcards.mode}/epochs{count}/seed{seed}",
-            "references",
-            CONFIG.selection.evaluation_set,
-        )
-        for count in epochs
+        judgement_path(model, f"{mode}/epochs{count}/seed{seed}", "references", name)
+        for count in (grid if len(grid) > 1 else [])
     ]
 
 
@@ -84,7 +78,7 @@ rule select_epochs:
     """The epoch count of a mode, by validation win rate."""
     input:
         code=sources("select_epochs"),
-        summaries=validations,
+        summaries=lambda wildcards: validations(wildcards.model, wildcards.mode),
     output:
         f"{RESULTS}/{{model}}/{{mode}}/selected.json",
     log:

@@ -40,7 +40,7 @@ rule rank_responses:
     shell:
         "python {input.code[0]} --model {input.model} --model-record {input.record} --set {input.set} "
         "--output {output.table} --summary {output.summary} --settings {params.settings:q} "
-        "--budget {BUDGET:q} --device {resources.device} --threads {threads} --batch {resources.batch} > {log} 2>&1"
+        "--budget {BUDGET:q} --device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"
 
 
 def similarity_path(model, mode):
@@ -92,4 +92,4 @@ rule measure_similarity:
     shell:
         "python {input.code[0]} --set {input.set} --responses {input.responses} --data {input.data} "
         "--baseline {input.baseline} --output {output.table} --summary {output.summary} --settings {params.settings:q} "
-        "--device {resources.device} --threads {threads} --batch {resources.batch} > {log} 2>&1"
+        "--device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"

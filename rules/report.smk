@@ -25,7 +25,13 @@ RANKINGS = [
     for system, label, published in ranked_systems(model)
 ]
 SELECTIONS = [
-    {"model": model, "mode": mode, "path": f"{RESULTS}/{model}/{mode}/selected.json"}
+    {
+        "model": model,
+        "mode": mode,
+        "path": f"{RESULTS}/{model}/{mode}/selected.json",
+        "epochs": CONFIG.epoch_grid(model, mode),
+        "validations": validations(model, mode),
+    }
     for model in CONFIG.run.models
     for mode in CONFIG.run.modes
 ]
@@ -54,6 +60,20 @@ DATA = list(
 TABLES = sorted({table for figure in FIGURES for table in figure["tables"]} | ({"table2"} if RANKINGS else set()))
 WIN_RATE_TABLES = [f"{RESULTS}/tables/{table}.csv" for table in TABLES if table != "table2"]
 ALL_TABLES = [*TABLES, *(["similarity"] if SIMILARITIES else []), "data", "epochs", "tuning", "responses"]
+KEPT = "--candidates-kept" if EXECUTION.keep_candidates else ""
+# Which file belongs to which row: for what makes the tables, and what verifies them.
+TABLE_SETTINGS = settings(
+    models=CONFIG.run.models,
+    figures=FIGURES,
+    rankings=RANKINGS,
+    similarities=SIMILARITIES,
+    data=[{"kind": kind, "name": name, "path": path} for kind, name, path in DATA],
+    selections=SELECTIONS,
+    tunings=TUNINGS,
+    responses=RESPONSES,
+    tables=ALL_TABLES,
+    note=CONFIG.note,
+)
 
 
 rule tables:
@@ -80,18 +100,7 @@ rule make_tables:
         mem_mb=500,
     params:
         folder=f"{RESULTS}/tables",
-        settings=settings(
-            models=CONFIG.run.models,
-            figures=FIGURES,
-            rankings=RANKINGS,
-            similarities=SIMILARITIES,
-            data=[{"kind": kind, "name": name, "path": path} for kind, name, path in DATA],
-            selections=SELECTIONS,
-            tunings=TUNINGS,
-            responses=RESPONSES,
-            tables=ALL_TABLES,
-            note=CONFIG.note,
-        ),
+        settings=TABLE_SETTINGS,
     message:
         "tables: {params.folder}"
     shell:
@@ -119,3 +128,19 @@ rule plot_win_rates:
         "tables: {output.pdf}"
     shell:
         "python {input.code[0]} {input.tables} --pdf {output.pdf} --png {output.png} --data {output.data} > {log} 2>&1"
+
+
+rule verify:
+    """Compare all files with the records, and all tables with judgements and scores. It makes nothing, and needs no job."""
+    input:
+        code=sources("verify"),
+    localrule: True
+    threads: 1
+    params:
+        settings=TABLE_SETTINGS,
+        folder=RESULTS,
+        gamed=f"--gamed {CONFIG.judge.gamed_table}" if CONFIG.judge and CONFIG.judge.gamed_table else "",
+    message:
+        "verify: {params.folder}"
+    shell:
+        "printf %s {params.settings:q} | python {input.code[0]} --results {params.folder} {params.gamed} {KEPT} --settings -"

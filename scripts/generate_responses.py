@@ -8,11 +8,13 @@
 ``rules`` names the rules of the adapter to apply (paper, section 6), with their weights; null for none.
 """
 
+import argparse
 from typing import Any
 
 from implicit.render import Format, encode, render_prompt
 from stage.budget import CeilingReached, Ledger
-from stage.command import InputError, arguments, run_stage, say
+from stage.claim import claimed
+from stage.command import InputError, arguments, execution_of, run_stage, say
 from stage.costs import generation_hours
 from stage.models import (
     context_length,
@@ -96,11 +98,17 @@ def respond(
 
 
 def main() -> None:
+    paths = ["model", "model-record", "set", "output", "json", "record"]
+    args = arguments(__doc__, paths=paths, choices={"backend": ["transformers", "vllm"]}, computes=True)
+    with claimed(args.output, log=say):
+        generate_responses(args)
+
+
+def generate_responses(args: argparse.Namespace) -> None:
+    """Respond to the instructions of a set, and write responses and their record."""
     import torch
     from transformers import AutoConfig
 
-    paths = ["model", "model-record", "set", "output", "json", "record"]
-    args = arguments(__doc__, paths=paths, choices={"backend": ["transformers", "vllm"]}, computes=True)
     settings, device = args.settings, pick_device(args.device)
     if args.backend == "vllm":
         from implicit.vllm_backend import check_vllm
@@ -108,7 +116,8 @@ def main() -> None:
         check_vllm()
     ledger = Ledger(args.budget, str(args.output))
     check_record(args.model_record, args.model)
-    record = Record("generate", settings=settings, inputs={"model": args.model, "set": args.set})
+    inputs, execution = {"model": args.model, "set": args.set}, execution_of(args, device) | {"backend": args.backend}
+    record = Record("generate", settings=settings, inputs=inputs, execution=execution)
     torch.set_num_threads(args.threads)
     tokenizer, chat = load_tokenizer(args.model), Format(**settings["chat"])
     rows = read_table("evaluation_set", args.set)
@@ -145,8 +154,7 @@ def main() -> None:
     ledger.settle(gpu_hours=record.hours() if device == "cuda" else 0.0)
     record.write(
         args.record,
-        device=device,
-        backend=args.backend,
+        outputs={"table": args.output, "json": args.json},
         responses=len(table),
         stopped=stopped,
         tokens=tokens,

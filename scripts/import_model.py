@@ -14,7 +14,7 @@ from stage.command import InputError, arguments, run_stage, say
 from stage.fit import check_datasets
 from stage.hub import explained, find_commit, is_hub_id
 from stage.models import context_length, load_model, save_model
-from stage.record import Record, fingerprint
+from stage.record import Record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -93,8 +93,7 @@ def main() -> None:
     save_model(model, tokenizer, args.model, card={"base": base, "data": "none", "mode": "none", "seed": "none"})
     record.write(
         args.record,
-        model_sha256=fingerprint(args.model),
-        device="cpu",
+        outputs={"model": args.model},
         architecture=type(model).__name__,
         parameters=model.num_parameters(),
         commit_on_hub=commit,

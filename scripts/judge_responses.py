@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from implicit.oracle import Oracle
 from stage.budget import CeilingReached, Ledger
-from stage.command import InputError, arguments, run_stage, say
+from stage.claim import claimed
+from stage.command import InputError, arguments, execution_of, run_stage, say
+from stage.models import load_model, pick_device
 from stage.record import Record, fingerprint
 from stage.storage import read_table, write_table
 
@@ -104,8 +106,6 @@ def load_local(settings: dict[str, Any], args: argparse.Namespace) -> tuple[Any,
     import torch
     from transformers import AutoTokenizer
 
-    from stage.models import load_model, pick_device
-
     torch.set_num_threads(args.threads)
     path, revision = settings["path"], settings.get("revision")
     precision = settings.get("precision") or "float32"
@@ -142,9 +142,16 @@ def main() -> None:
         computes=True,
         asks=True,
     )
+    with claimed(args.output, log=say, end=False):  # what it asks for is paid for
+        judge_responses(args)
+
+
+def judge_responses(args: argparse.Namespace) -> None:
+    """Judge two sides' responses, and write the judgements and their summary."""
     settings = args.settings
     inputs = {"set": args.set, "responses": args.responses} | ({"opponent": args.opponent} if args.opponent else {})
-    record = Record("judge", settings=settings, inputs=inputs)
+    execution = execution_of(args, pick_device(args.device)) if settings["kind"] == "local" else None
+    record = Record("judge", settings=settings, inputs=inputs, execution=execution)
     rows = read_table("evaluation_set", args.set)
     name_1, outputs_1 = read_side(args.opponent, rows)
     name_2, outputs_2 = read_side(args.responses, rows)
@@ -198,6 +205,7 @@ def main() -> None:
     write_table("judgements", table, args.output)
     record.write(
         args.summary,
+        outputs={"table": args.output},
         **judge.summary(),
         **rates,
         **qualities,

@@ -6,8 +6,6 @@
 LaTeX are rendered. A standard deviation is over seeds, with n - 1 in the denominator.
 """
 
-import csv
-import io
 import statistics
 from functools import cache
 from pathlib import Path
@@ -17,6 +15,7 @@ from implicit.published import MODELS, RANKING, RULE_WIN_RATES, WIN_RATES
 from stage.command import arguments, run_stage, say
 from stage.local_files import rows_sha256
 from stage.storage import read_json, read_table, write_text
+from stage.table_forms import to_csv, to_latex, to_markdown
 
 Row = dict[str, Any]
 
@@ -281,42 +280,6 @@ def listed(what: str, counts: dict[tuple[str, str], tuple[int, int]], settings: 
         if count
     ]
     return f"{what}: {', '.join(told)}." if told else ""
-
-
-def to_csv(rows: list[Row]) -> str:
-    """Rows as CSV with a header."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def to_markdown(rows: list[Row], *, title: str, notes: list[str]) -> str:
-    """Rows as a Markdown table, columns padded so that it reads well in a terminal."""
-    head = list(rows[0])
-    lines = [[str(row[name]).replace("|", "\\|") for name in head] for row in rows]
-    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
-
-    def joined(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
-
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([f"**{title}**", "", joined(head), rule, *map(joined, lines), "", *notes]) + "\n"
-
-
-def to_latex(rows: list[Row], *, title: str, notes: list[str]) -> str:
-    """Rows as a LaTeX table for the booktabs package."""
-    special = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "±": r"$\pm$", "{": r"\{", "}": r"\}"}
-
-    def escaped(text: object) -> str:
-        return "".join(special.get(letter, letter) for letter in str(text))
-
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escaped(title)}. {escaped(' '.join(notes))}}}"]
-    lines += [rf"\begin{{tabular}}{{{'l' * len(rows[0])}}}", r"\toprule"]
-    lines += [" & ".join(map(escaped, rows[0])) + r" \\", r"\midrule"]
-    lines += [" & ".join(escaped(value) for value in row.values()) + r" \\" for row in rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
 TITLES = {

@@ -11,7 +11,7 @@ sentence-embedding model that transformers knows; code that comes with a model i
 from typing import TYPE_CHECKING, Any
 
 from implicit.similarity import STYLES, Encoder, first_turn, similarities, summarise
-from stage.command import InputError, arguments, run_stage, say
+from stage.command import InputError, arguments, execution_of, run_stage, say
 from stage.hub import explained
 from stage.models import pick_device
 from stage.record import Record
@@ -62,7 +62,8 @@ def main() -> None:
     args = arguments(__doc__, paths=["set", "responses", "data", "baseline", "output", "summary"], computes=True)
     settings = args.settings
     inputs = {name: getattr(args, name) for name in ("set", "responses", "data", "baseline")}
-    record = Record("measure_similarity", settings=settings, inputs=inputs)
+    execution = execution_of(args, pick_device(args.device))
+    record = Record("measure_similarity", settings=settings, inputs=inputs, execution=execution)
     torch.set_num_threads(args.threads)
     responses = read_table("responses", args.responses)
     check_same(read_table("evaluation_set", args.set), responses)
@@ -74,7 +75,7 @@ def main() -> None:
         "tuning_responses": tuning_responses,
         "baseline_responses": read_turns(args.baseline)[1],
     }
-    encoder = load_encoder(settings["encoder"], settings["revision"], device=pick_device(args.device))
+    encoder = load_encoder(settings["encoder"], settings["revision"], device=execution["device"])
     found = {name: encoder.embed(own, batch_size=args.batch) for name, own in texts.items()}
     x, y = similarities(**{name: embeddings.vectors for name, embeddings in found.items()})
     rows = [
@@ -87,7 +88,7 @@ def main() -> None:
     for name, embeddings in found.items():
         say(f"{name}: {len(embeddings.vectors):,} texts, {embeddings.cut:,} cut at {encoder.max_tokens} tokens")
     say(f"rank correlation of x and y: {summary['spearman']}")
-    record.write(args.summary, device=str(encoder.model.device), summary=summary)
+    record.write(args.summary, outputs={"table": args.output}, summary=summary)
 
 
 if __name__ == "__main__":

@@ -7,23 +7,35 @@
 tuned on: they are checked with the new tokenizer before the hours of training, not after.
 """
 
+import argparse
+
 import torch
 
 from implicit.optimise import NonFiniteLoss
 from implicit.pretrain import Architecture, Pretraining, build_model, pack, pretrain
 from implicit.render import Format, chat_template
 from implicit.tokenizer import train_tokenizer
-from stage.command import InputError, arguments, run_stage, say
+from stage.claim import claimed
+from stage.command import InputError, arguments, execution_of, run_stage, say
 from stage.fit import check_datasets
 from stage.models import pick_device, save_model
-from stage.record import Record, fingerprint
+from stage.record import Record
 from stage.storage import read_table
 
 
 def main() -> None:
     args = arguments(__doc__, paths=["corpus", "model", "record"], lists=["conversations"], computes=True)
+    with claimed(args.model, log=say):
+        pretrain_model(args)
+
+
+def pretrain_model(args: argparse.Namespace) -> None:
+    """Train a tokenizer and a model, and write both, and the record."""
     settings = args.settings["pretrain"]
-    record = Record("pretrain", settings=args.settings, inputs={"corpus": args.corpus})
+    device = pick_device(args.device)
+    record = Record(
+        "pretrain", settings=args.settings, inputs={"corpus": args.corpus}, execution=execution_of(args, device)
+    )
     torch.set_num_threads(args.threads)
     documents = [row["text"] for row in read_table("corpus", args.corpus)]
     architecture = Architecture(**settings["architecture"])
@@ -37,7 +49,6 @@ def main() -> None:
     except ValueError as error:
         raise InputError(f"pretrain.documents: {error}") from None
     model = build_model(architecture, tokenizer, seed=plan.seed)
-    device = pick_device(args.device)
     say(f"{sum(p.numel() for p in model.parameters()):,} parameters, {rows.numel():,} tokens, on {device}")
     last = []
     pretrain(model, rows, plan, device=device, log=lambda step: (say(step), last.append(step)))
@@ -45,8 +56,7 @@ def main() -> None:
     save_model(model, tokenizer, args.model, card=card)
     record.write(
         args.record,
-        model_sha256=fingerprint(args.model),
-        device=device,
+        outputs={"model": args.model},
         tokens=rows.numel(),
         loss=last[-1].loss,
     )

@@ -31,7 +31,8 @@ def time_by_stage(benchmarks: Path) -> list[tuple[str, int, float, float]]:
 
 def narrow(path: Path) -> str:
     """A table of the results, without the columns that a terminal has no room for."""
-    from make_tables import TITLES, to_markdown
+    from make_tables import TITLES
+    from stage.table_forms import to_markdown
 
     with path.open(encoding="utf-8", newline="") as file:
         rows = [{k: v for k, v in row.items() if k not in HIDDEN} for row in csv.DictReader(file)]

@@ -6,10 +6,13 @@
                      "chat": {...}}'
 """
 
+import argparse
+
 from implicit.rank import draw_others, ranking_capability, score_responses
 from implicit.render import Format, encode_response, render_prompt
 from stage.budget import CeilingReached, Ledger
-from stage.command import InputError, arguments, run_stage, say
+from stage.claim import claimed
+from stage.command import InputError, arguments, execution_of, run_stage, say
 from stage.costs import scoring_hours
 from stage.models import context_length, load_model, load_tokenizer, pick_device
 from stage.record import Record, check_record
@@ -17,13 +20,20 @@ from stage.storage import read_table, write_table
 
 
 def main() -> None:
+    args = arguments(__doc__, paths=["model", "model-record", "set", "output", "summary"], computes=True)
+    with claimed(args.output, log=say):
+        rank_responses(args)
+
+
+def rank_responses(args: argparse.Namespace) -> None:
+    """Score the true responses and the others, and write the scores and their summary."""
     import torch
 
-    args = arguments(__doc__, paths=["model", "model-record", "set", "output", "summary"], computes=True)
     settings = args.settings
     ledger = Ledger(args.budget, str(args.output))
     check_record(args.model_record, args.model)
-    record = Record("rank_responses", settings=settings, inputs={"model": args.model, "set": args.set})
+    inputs, execution = {"model": args.model, "set": args.set}, execution_of(args, pick_device(args.device))
+    record = Record("rank_responses", settings=settings, inputs=inputs, execution=execution)
     torch.set_num_threads(args.threads)
     rows = read_table("evaluation_set", args.set)
     if len(rows) < settings["instructions"]:
@@ -33,7 +43,7 @@ def main() -> None:
     if without:
         raise InputError(f"ranking.evaluation_set: rows without a reference response: {without[:5]}; map 'reference'")
     tokenizer, chat = load_tokenizer(args.model), Format(**settings["chat"])
-    model = load_model(args.model, device=pick_device(args.device), precision=settings["precision"])
+    model = load_model(args.model, device=execution["device"], precision=settings["precision"])
     prompts = [render_prompt(row["instruction"], tokenizer, chat) for row in rows]
     responses = [encode_response(tokenizer, row["reference"].strip()) + [tokenizer.eos_token_id] for row in rows]
     context = context_length(model.config)
@@ -72,7 +82,7 @@ def main() -> None:
     summary = ranking_capability(table, bootstrap=settings["bootstrap"], seed=settings["seed"])
     say(f"capability {summary['sequence']['capability']:.3f}, per token {summary['token']['capability']:.3f}")
     ledger.settle(gpu_hours=record.hours() if model.device.type == "cuda" else 0.0)
-    record.write(args.summary, device=str(model.device), summary=summary)
+    record.write(args.summary, outputs={"table": args.output}, summary=summary)
 
 
 if __name__ == "__main__":

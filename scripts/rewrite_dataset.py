@@ -60,7 +60,7 @@ def main() -> None:
     write_table("conversations", done.rows, args.output)
     if args.record:
         counts = {"turns": done.turns, "flagged": done.flagged, "kept_characters": done.kept_characters}
-        record.write(args.record, rows=len(rows), model=server.model, **counts, **told)
+        record.write(args.record, outputs={"table": args.output}, rows=len(rows), model=server.model, **counts, **told)
     ledger.settle(price=paid_before + asked.spent)
 
 

@@ -14,12 +14,14 @@ The record holds the loss of every step, and how many rows were cut at the maxim
 import argparse
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from implicit.render import Format, Rendered, hide_instructions, render
 from stage.budget import CeilingReached, Ledger
-from stage.command import InputError, arguments, run_stage, say
+from stage.claim import claimed
+from stage.command import InputError, arguments, execution_of, run_stage, say
 from stage.costs import tuning_hours
 from stage.fit import check_responses
 from stage.models import context_length, load_model, load_tokenizer, pick_device, save_model
@@ -134,24 +136,37 @@ def peak_memory(device: str) -> int:
 
 
 def main() -> None:
-    import torch
-
-    from implicit.checkpoint import Checkpoints
     from implicit.lora import check_method
-    from implicit.sharding import from_all, started_together
-    from implicit.tune import Tuning, tune
+    from implicit.sharding import started_together
 
     paths = ["base", "base-record", "data", "model", "record"]
     numbers, flags = {"epochs": None, "processes": 1, "checkpoint-steps": 1000}, ["gradient-checkpointing"]
     args = arguments(__doc__, paths=paths, optional=["checkpoints"], numbers=numbers, flags=flags, computes=True)
     start_processes(args.processes)
-    settings, device = args.settings, pick_device(args.device)
-    check_method(settings["tuning"]["method"], device=device, processes=started_together())
+    device = pick_device(args.device)
+    check_method(args.settings["tuning"]["method"], device=device, processes=started_together())
     processes = join(device)
+    alone = args.checkpoints and processes.first  # with the checkpoints, which no two runs may write
+    with claimed(args.checkpoints, log=say) if alone else nullcontext():
+        tune_model(args, processes)
+
+
+def tune_model(args: argparse.Namespace, processes: "Processes") -> None:
+    """Tune, and write the model and its record; the first process alone writes."""
+    import torch
+
+    from implicit.checkpoint import Checkpoints
+    from implicit.sharding import from_all
+    from implicit.tune import Tuning, tune
+
+    settings = args.settings
     log = say if processes.first else (lambda line: None)
     ledger = Ledger(args.budget, str(args.record))
     check_record(args.base_record, args.base)
-    record = Record("tune", settings=settings | {"epochs": args.epochs}, inputs={"base": args.base, "data": args.data})
+    execution = execution_of(args, processes.device) | {"processes": processes.count}
+    execution |= {"gradient_checkpointing": args.gradient_checkpointing}
+    inputs = {"base": args.base, "data": args.data}
+    record = Record("tune", settings=settings | {"epochs": args.epochs}, inputs=inputs, execution=execution)
     torch.set_num_threads(args.threads)
     torch.manual_seed(settings["seed"])
     tokenizer = load_tokenizer(args.base)
@@ -207,18 +222,16 @@ def main() -> None:
     card |= {"base": args.base, "data": args.data, "epochs": args.epochs}
     save_model(tuned, tokenizer, args.model, card=card)
     seconds = record.hours() * 3600 + (checkpoints.earlier_seconds if checkpoints else 0.0)
-    gpu_seconds = 0.0 if device == "cpu" else seconds * processes.count
+    gpu_seconds = 0.0 if processes.device == "cpu" else seconds * processes.count
     record.write(
         args.record,
-        model_sha256=fingerprint(args.model),
-        device=processes.device,
+        outputs={"model": args.model},
         rows=len(rows),
         rows_cut=len(cut),
         tokens_cut=sum(row.cut for row in rows),
         trained_tokens=trained,
         tokens=steps[-1].tokens,
         losses=[step.loss for step in steps],
-        processes=processes.count,
         resumed_at=checkpoints.resumed_at if checkpoints else [],
         gpu_seconds=round(gpu_seconds, 2),
         peak_memory_mib=memory,

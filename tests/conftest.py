@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from workflow import copy_project, snakemake
 
 from implicit.pretrain import Architecture, build_model
 from implicit.render import Format
@@ -45,3 +46,18 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip(f"third-party test data is not at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A copy of the project in which the test experiment has been run: (folder, what it printed)."""
+    folder = copy_project(tmp_path_factory.mktemp("project"))
+    done = snakemake(folder)
+    assert done.returncode == 0, done.stdout[-6000:]
+    return folder, done.stdout
+
+
+@pytest.fixture
+def project(finished):
+    """The folder in which the test experiment has been run."""
+    return finished[0]

@@ -136,7 +136,7 @@ def test_a_script_stops_at_a_ceiling_before_it_computes(tmp_path, model, tokeniz
 
     tokenizer.save_pretrained(tmp_path / "model")
     model.save_pretrained(tmp_path / "model")
-    write_json({"model_sha256": fingerprint(tmp_path / "model")}, tmp_path / "record.json")
+    write_json({"outputs": {"model": {"sha256": fingerprint(tmp_path / "model")}}}, tmp_path / "record.json")
     row = {"id": "a", "index": 0, "instruction": "Hi", "reference": None, "request": None, "source": "here"}
     write_table("evaluation_set", [row], tmp_path / "set.parquet")
     chat = {"user_tag": "<|user|>", "assistant_tag": "<|assistant|>", "add_bos": True}

@@ -3,6 +3,8 @@ import hashlib
 import json
 import os
 import random
+import threading
+import time
 
 import numpy as np
 import pandas as pd
@@ -395,12 +397,22 @@ def test_a_damaged_file_of_answers_is_named_and_left_as_it_is(tmp_path):
     assert path.read_bytes() == damaged
 
 
-def test_two_at_a_time_do_not_write_one_file(tmp_path):
-    path = tmp_path / "answers.jsonl"
-    with Answers(path), pytest.raises(AnswersError, match="in use by another process"), Answers(path):
-        pass
+def test_of_two_at_a_time_one_waits_for_the_other_and_has_its_answers(tmp_path):
+    path, said, found = tmp_path / "answers.jsonl", [], []
+
+    def second():
+        with Answers(path, log=said.append) as answers:
+            found.append(len(answers))
+
+    waiting = threading.Thread(target=second)
     with Answers(path) as answers:
+        waiting.start()
+        while not said:
+            time.sleep(0.01)
         answers.add(answer())
+        assert waiting.is_alive() and not found
+    waiting.join(timeout=10)
+    assert found == [1] and "is in use by another process, which is waited for" in said[0]
 
 
 def test_a_key_is_of_everything_that_an_answer_depends_on():

@@ -1,30 +1,24 @@
 """A small experiment with a paid judge, run whole: its key is in nothing that the run wrote, Snakemake's own files included."""
 
-import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import architectures
 import yaml
 from judge_server import REQUEST, Service, labelled, served
+from workflow import copy_project, environment
 
 from stage.storage import read_json
 
-ROOT = Path(__file__).parents[1]
-PARTS = ("Snakefile", "config.yaml", "rules", "scripts", "profiles")
 KEYS = {"JUDGE_KEY": "sk-marked-0123456789abcdef", "HF_TOKEN": "hf_markedtoo0123456789abc"}
 
 
 def test_a_key_is_in_nothing_that_a_run_wrote(tmp_path):
     """Every other reply says the key that it was sent. What the run printed is looked through as well."""
-    for part in PARTS:
-        (shutil.copytree if (ROOT / part).is_dir() else shutil.copy)(ROOT / part, tmp_path / part)
+    copy_project(tmp_path)
     architectures.save("llama-3", tmp_path / "model")
     key = KEYS["JUDGE_KEY"]
     service = Service(labelled(), before=lambda number, body: (200, {}, f"You sent {key}") if number % 2 else None)
-    environment = os.environ | KEYS | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     with served(service) as url:
         server = {
             "base_url": url,
@@ -43,7 +37,7 @@ def test_a_key_is_in_nothing_that_a_run_wrote(tmp_path):
         (tmp_path / "keys.yaml").write_text(yaml.safe_dump(config))
         done = subprocess.run(
             [sys.executable, "-m", "snakemake", "--cores", "2", "--verbose", "--printshellcmds", "--configfile", "keys.yaml"],
-            cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+            cwd=tmp_path, env=environment() | KEYS, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
     assert set(service.keys) == {f"Bearer {key}"} and len(service.bodies) >= 2

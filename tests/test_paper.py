@@ -1,11 +1,7 @@
 """The paper's own experiment: its plan counted, and all of it run with small models, twelve rows a set and a local judge."""
 
 import csv
-import os
 import re
-import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,26 +11,13 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 from test_judge_server import Service, reply, says, served
+from workflow import ROOT, copy_project, snakemake
 
 from stage.check import check_config
 from stage.storage import read_json, read_table
 
-ROOT = Path(__file__).parents[1]
-PARTS = ("Snakefile", "config.yaml", "rules", "scripts", "experiments", "profiles")
 PAPER = "experiments/paper.yaml"
 OVERLAYS = ["paper-scripts", "paper-published-epochs", "paper-tags", "paper-no-rephrase"]
-
-
-def snakemake(folder, *arguments, configs):
-    """Run Snakemake without a hub; standard output and error together."""
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "HF_HUB_OFFLINE": "1",
-    }
-    return subprocess.run(
-        ["snakemake", "--cores", "all", *arguments, "--configfile", *configs],
-        cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, check=False,
-    )  # fmt: skip
 
 
 def config_of(*names):
@@ -78,11 +61,7 @@ def expected_jobs(config):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("paper")
-    for part in PARTS:
-        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
-        copy(ROOT / part, folder / part)
-    return folder
+    return copy_project(tmp_path_factory.mktemp("paper"))
 
 
 @pytest.mark.parametrize(

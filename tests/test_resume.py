@@ -33,7 +33,9 @@ STEPS = 16
 def run(tmp_path, world, tokenizer, model, monkeypatch):
     """Runs the script on a small model, in this process; gives its record and the bytes of its weights."""
     save_model(model, tokenizer, tmp_path / "base" / "model", card={})
-    write_json({"model_sha256": fingerprint(tmp_path / "base" / "model")}, tmp_path / "base" / "record.json")
+    write_json(
+        {"outputs": {"model": {"sha256": fingerprint(tmp_path / "base" / "model")}}}, tmp_path / "base" / "record.json"
+    )
     rows = [
         {
             "id": str(i),

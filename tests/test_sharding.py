@@ -66,7 +66,7 @@ def base(tmp_path_factory, world, tokenizer):
         )  # fmt: skip
         path = folder / ("tied" if tied else "untied")
         save_model(LlamaForCausalLM(config), tokenizer, path / "model", card={})
-        write_json({"model_sha256": fingerprint(path / "model")}, path / "record.json")
+        write_json({"outputs": {"model": {"sha256": fingerprint(path / "model")}}}, path / "record.json")
     rows = [
         {
             "id": str(i),

@@ -9,26 +9,22 @@ ways, and an undisturbed run of it without SLURM.
 import csv
 import filecmp
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
 import time
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 import yaml
+from workflow import ROOT, copy_project, environment
 
 pytestmark = pytest.mark.slurm
 
-ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "tests" / "slurm"
-PARTS = ("Snakefile", "config.yaml", "rules", "scripts", "experiments", "profiles", "tests/slurm")
 CONFIGS = ("--configfile", "experiments/test.yaml", "tests/slurm/small.yaml")
 # There is no accounting database to ask, jobs are short, and the file system is not a network's.
 SHORT = ("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10")
@@ -41,10 +37,9 @@ def output_of(*command):
 
 def start(folder, name, *arguments):
     """Start Snakemake in a folder with this Python; what it prints goes to a file of that name."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with (folder / f"{name}.out").open("w") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *arguments], cwd=folder, env=os.environ | {"PATH": path},
+            [sys.executable, "-m", "snakemake", *arguments], cwd=folder, env=environment(),
             stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
@@ -155,16 +150,6 @@ def gpus(cluster):
     thread.join()
 
 
-def project(tmp_path_factory, name):
-    """A copy of the project in a folder of its own."""
-    folder = tmp_path_factory.mktemp(name).resolve()
-    for part in PARTS:
-        source = ROOT / part
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, folder / part)
-    return folder
-
-
 @pytest.fixture(scope="session")
 def started():
     """What has been started and must not outlive the tests."""
@@ -210,7 +195,9 @@ def kill_and_restart(seen, snakemake):
 def session(cluster, gpus, started, tmp_path_factory):
     """Everything that is run, once; the tests look at what came of it."""
     seen = SimpleNamespace()
-    seen.local, seen.slurm, seen.trials = (project(tmp_path_factory, name) for name in ("local", "slurm", "trials"))
+    seen.local, seen.slurm, seen.trials = (
+        copy_project(tmp_path_factory.mktemp(name).resolve(), "tests/slurm") for name in ("local", "slurm", "trials")
+    )
     first = start(seen.slurm, "first", *ON_SLURM, *CONFIGS)
     local = start(seen.local, "run", "--cores", "2", *CONFIGS)
     started += [first, local]

@@ -1,5 +1,13 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
+from stage.claim import claimed
 from stage.sources import sources
 from stage.storage import read_table, write_table, write_text, written_whole
 
@@ -20,6 +28,73 @@ def test_a_directory_is_replaced_whole(tmp_path):
             temporary.mkdir()
             (temporary / content).write_text(content)
     assert [file.name for file in path.iterdir()] == ["two"]
+
+
+def started(code, *arguments):
+    """A Python process that imports our code, and has printed its first line."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "scripts")}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+WRITING = """
+import sys, time
+from stage.storage import written_whole
+with written_whole(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    print("begun", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def test_what_a_killed_job_left_is_removed_by_the_next_and_what_a_living_one_writes_is_not(tmp_path):
+    path = tmp_path / "table.txt"
+    killed, living = started(WRITING, path, 60), started(WRITING, path, 1.5)
+    killed.kill()
+    killed.wait()
+    assert len(list(tmp_path.iterdir())) == 2
+    write_text("whole", path)
+    assert path.read_text() == "whole" and len(list(tmp_path.iterdir())) == 2
+    assert living.wait(timeout=30) == 0
+    assert path.read_text() == "half" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_temporary_folder_of_long_ago_without_a_lock_is_removed(tmp_path):
+    for name, age in ((".table.txt.old", 3600), (".table.txt.new", 0)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
+    write_text("whole", tmp_path / "table.txt")
+    assert {path.name for path in tmp_path.iterdir()} == {"table.txt", ".table.txt.new"}
+
+
+CLAIMING = """
+import sys, time
+from pathlib import Path
+from stage.claim import claimed
+with claimed(Path(sys.argv[1]), log=print):
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_job_that_a_killed_run_left_behind_is_ended_by_the_one_that_takes_its_place(tmp_path):
+    path, said = tmp_path / "checkpoints.lock", []
+    left = started(CLAIMING, tmp_path / "checkpoints")
+    with claimed(tmp_path / "checkpoints", log=said.append):
+        assert left.wait(timeout=10) == -signal.SIGTERM
+        assert path.read_text().endswith(f" {os.getpid()}")
+    assert not path.exists()
+    assert len(said) == 1 and said[0].startswith(f"process {left.pid} on ") and "it was asked to end" in said[0]
+
+
+def test_a_claim_of_a_dead_process_or_of_another_machine_is_no_hindrance(tmp_path):
+    path, said = tmp_path / "checkpoints.lock", []
+    path.write_text("elsewhere 1")
+    with claimed(tmp_path / "checkpoints", log=said.append):
+        pass
+    assert not path.exists() and said == []
 
 
 def test_tables_keep_to_their_schema(tmp_path):

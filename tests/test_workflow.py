@@ -2,64 +2,24 @@
 
 import csv
 import json
-import os
 import re
-import shutil
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from workflow import planned, snakemake
 
 from stage.record import fingerprint
 from stage.storage import read_json, read_table
 
-ROOT = Path(__file__).parents[1]
-PARTS = ("Snakefile", "config.yaml", "rules", "scripts", "experiments", "profiles")
 MODES = ("instruction_tuning", "response_tuning", "poem")
-
-
-def snakemake(folder, *arguments, configs=("experiments/test.yaml",)):
-    """Run Snakemake in a folder with this Python; returns the finished process, both streams as one text."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--configfile", *configs],
-        cwd=folder, env=os.environ | {"PATH": path}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        check=False,
-    )  # fmt: skip
-
-
-def planned(folder, *, configs=("experiments/test.yaml",)):
-    """What a dry run would do: rule -> number of jobs, the target rule left out."""
-    done = snakemake(folder, "-n", configs=configs)
-    assert done.returncode == 0, done.stdout
-    jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, flags=re.MULTILINE))
-    return {rule: int(count) for rule, count in jobs.items() if rule not in ("all", "total")}
 
 
 def overlay(folder, name, content):
     (folder / name).write_text(yaml.safe_dump(content), encoding="utf-8")
     return ("experiments/test.yaml", name)
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """A copy of the project in which the test experiment has been run: (folder, what it printed)."""
-    folder = tmp_path_factory.mktemp("project")
-    for part in PARTS:
-        source = ROOT / part
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, folder / part)
-    done = snakemake(folder)
-    assert done.returncode == 0, done.stdout[-6000:]
-    return folder, done.stdout
-
-
-@pytest.fixture
-def project(finished):
-    return finished[0]
 
 
 def results(project):
@@ -128,10 +88,28 @@ def test_models_load_by_themselves_and_match_their_records(project):
         [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
     )
     assert text == "<s><|user|>\nHi\n<|assistant|>\n"
-    assert read_json(path / "record.json")["model_sha256"] == fingerprint(path / "model")
+    assert read_json(path / "record.json")["outputs"]["model"]["sha256"] == fingerprint(path / "model")
     assert "mode: poem" in (path / "model" / "README.md").read_text()
     base = results(project) / "tiny" / "base" / "model"
     assert fingerprint(path / "model" / "model.safetensors") != fingerprint(base / "model.safetensors")
+
+
+def test_records_say_what_would_make_a_difference(project):
+    records = [read_json(path) for path in results(project).glob("tiny/**/*.json")]
+    records = [record for record in records if "outputs" in record]
+    assert len(records) == 13 + 15 + 5 + 16  # models, responses, rankings, judgements
+    for record in records:
+        assert {"torch", "transformers", "numpy", "python"} <= set(record["versions"])
+        assert record["stage"] == "judge" or re.fullmatch(r"Linux \w+, \w+", record["machine"])
+        if record["stage"] != "judge":  # the oracle's does not depend on how it is computed
+            assert {"device": "cpu", "threads": 2 if record["stage"] == "pretrain" else 1}.items() <= record[
+                "execution"
+            ].items()
+        if record["stage"] == "tune":
+            assert record["settings"]["tuning"]["precision"] == "bfloat16"
+            assert record["execution"] == {
+                "device": "cpu", "threads": 1, "batch": 4096, "processes": 1, "gradient_checkpointing": False,
+            }  # fmt: skip
 
 
 def test_alpaca_evals_own_file_stands_beside_the_responses(project):
@@ -160,6 +138,7 @@ def test_every_job_has_a_log_and_a_benchmark_and_leaves_no_temporary_file(projec
     assert len(logs) == 60
     assert len(list((results(project) / "benchmarks").rglob("*.tsv"))) == len(logs)
     assert not [path for path in results(project).rglob(".*") if path.name != ".snakemake_timestamp"]
+    assert not list(results(project).rglob("*.lock"))
 
 
 def test_a_second_run_does_nothing(project):
@@ -264,7 +243,7 @@ def test_a_loss_that_is_not_finite_stops_the_job_with_nothing_written(project, t
 def test_a_model_that_is_not_the_recorded_one_is_an_error_that_names_both(project, tmp_path):
     record = results(project) / "tiny" / "base" / "record.json"
     before = record.read_text()
-    sha = read_json(record)["model_sha256"]
+    sha = read_json(record)["outputs"]["model"]["sha256"]
     record.write_text(before.replace(sha, "0" * 64))
     try:
         done = tune_alone(project, tmp_path)

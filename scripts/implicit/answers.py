@@ -43,7 +43,7 @@ class Answers:
     """The answers in a file, or in memory alone where there is no path. One process at a time; threads may share it.
 
     Use it in a ``with`` block. A last line without an end is what a crash left: it is cut off, and ``log`` says so.
-    Raises AnswersError when the file is damaged or in use.
+    Raises AnswersError when the file is damaged; waits while it is in use.
     """
 
     def __init__(self, path: Path | None, *, log: Callable[[str], None] = lambda line: None) -> None:
@@ -96,11 +96,15 @@ class Answers:
             self._found[answer.key] = answer
 
     def _claim(self) -> None:
-        """Keep other processes out until the file is closed: two writers would mix their lines."""
+        """Keep other processes out until the file is closed: two writers would mix their lines, and pay twice.
+
+        What a killed run has left asking is waited for: every answer that it gets is one that need not be asked for.
+        """
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise AnswersError(f"{self.path} is in use by another process; wait for it, or give another file") from None
+            self.log(f"{self.path} is in use by another process, which is waited for")
+            fcntl.flock(self._file, fcntl.LOCK_EX)
         except OSError as error:  # some network file systems have no locks
             self.log(f"{self.path} cannot be locked ({error}): see to it that no other process writes it")
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stage.storage import disk_is_full
+
 
 class InputError(ValueError):
     """Something that the user gave is wrong; the message says what, where, and what would be right."""
@@ -60,17 +62,27 @@ def arguments(
     return parser.parse_args()
 
 
+def execution_of(args: argparse.Namespace, device: str) -> dict[str, Any]:
+    """How a stage computes, for its record: what may change the last bits of what it computes."""
+    return {"device": device, "threads": args.threads, "batch": args.batch}
+
+
 def read_settings(text: str) -> Any:
     """JSON as it is, or from standard input where ``-`` stands: a large grid's is longer than an argument may be."""
     return json.loads(sys.stdin.read() if text == "-" else text)
 
 
 def run_stage(main: Callable[[], Any], *errors: type[Exception]) -> None:
-    """Run a script's main: InputError, and the ``errors`` named, end with one clear line instead of a traceback."""
+    """Run a script's main: InputError, the ``errors`` named, and a full disk end with one line, not a traceback."""
     try:
         main()
     except (InputError, *errors) as error:
         sys.exit(f"error: {error}")
+    except Exception as error:
+        if not disk_is_full(error):
+            raise
+        where = "".join(f": {note}, and is as it was before" for note in getattr(error, "__notes__", [])[:1])
+        sys.exit(f"error: the disk is full{where}. Make room, and run the same command again")
 
 
 def say(line: object) -> None:

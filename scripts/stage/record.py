@@ -17,25 +17,41 @@ PACKAGES = ("torch", "transformers", "tokenizers", "pyarrow", "alpaca_eval", "sc
 class Record:
     """Collects what is to be recorded of a job; ``write`` it when the job is done."""
 
-    def __init__(self, stage: str, *, settings: dict[str, Any], inputs: dict[str, Path]) -> None:
+    def __init__(
+        self, stage: str, *, settings: dict[str, Any], inputs: dict[str, Path], execution: dict[str, Any] | None = None
+    ) -> None:
+        """``execution`` is how it is computed: batch size, threads, whatever may change the last bits of a result."""
         self.started = time.monotonic()
         self.content: dict[str, Any] = {
             "stage": stage,
             "settings": settings,
-            "inputs": {name: {"path": str(path), "sha256": fingerprint(path)} for name, path in inputs.items()},
+            "execution": execution or {},
+            "inputs": fingerprints(inputs),
             "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
             "commit": commit(),
             "command": " ".join(sys.argv[:1]),
-            "machine": f"{platform.system()} {platform.machine()}",
+            "machine": f"{platform.system()} {platform.machine()}" + instructions(),
         }
 
     def hours(self) -> float:
         """Hours since the job began."""
         return (time.monotonic() - self.started) / 3600
 
-    def write(self, path: Path, **results: Any) -> None:
-        """Write the record with ``results`` and the seconds since the job began."""
-        write_json(self.content | results | {"seconds": round(time.monotonic() - self.started, 2)}, path)
+    def write(self, path: Path, *, outputs: dict[str, Path], **results: Any) -> None:
+        """Write the record with the fingerprints of ``outputs``, ``results`` and the seconds since the job began."""
+        told = {"outputs": fingerprints(outputs)} | results
+        write_json(self.content | told | {"seconds": round(time.monotonic() - self.started, 2)}, path)
+
+
+def fingerprints(paths: dict[str, Path]) -> dict[str, dict[str, str]]:
+    """What files are, and where, as a record keeps it."""
+    return {name: {"path": str(path), "sha256": fingerprint(path)} for name, path in paths.items()}
+
+
+def instructions() -> str:
+    """The vector instructions that torch computes with, if it is in use: other ones round otherwise."""
+    torch = sys.modules.get("torch")
+    return f", {torch.backends.cpu.get_cpu_capability()}" if torch else ""
 
 
 def fingerprint(path: Path) -> str:
@@ -52,7 +68,7 @@ def fingerprint(path: Path) -> str:
 
 def check_record(record_path: Path, model: Path) -> None:
     """Raise ValueError when a model is not the one that its record tells of."""
-    recorded, found = read_json(record_path)["model_sha256"], fingerprint(model)
+    recorded, found = read_json(record_path)["outputs"]["model"]["sha256"], fingerprint(model)
     if recorded != found:
         raise ValueError(
             f"{model} is not what {record_path} tells of: recorded sha256 {recorded}, found {found}. "

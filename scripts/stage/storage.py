@@ -1,16 +1,22 @@
 """Files on disk: one Parquet schema per kind of table, written whole or not at all."""
 
+import errno
+import fcntl
+import glob
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+LOCK = ".lock"  # in a temporary folder, held by the job that writes there
 
 _message = pa.struct([("role", pa.string()), ("content", pa.string())])
 
@@ -89,17 +95,58 @@ SCHEMAS = {
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``, and move it there when the block ends without an error."""
+    """Give a temporary path beside ``path``, and move it there when the block ends without an error.
+
+    What a killed job has left beside ``path`` is removed first; what a job that still runs is writing is not.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        yield folder / path.name
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(folder / path.name, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(path)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            with (folder / LOCK).open("w") as lock:
+                _lock(lock)
+                yield folder / path.name
+                if path.is_dir():  # a folder is not replaced, so it steps aside
+                    path.rename(folder / f"former {path.name}")
+                os.replace(folder / path.name, path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except Exception as error:
+        error.add_note(f"{path} was being written")
+        raise
+
+
+def _remove_left_over(path: Path) -> None:
+    """Remove the temporary folders of jobs that were killed while they wrote ``path``: those that nobody has locked."""
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.*/"):
+        try:
+            with (folder / LOCK).open("r+") as lock:
+                if _lock(lock):
+                    shutil.rmtree(folder, ignore_errors=True)
+        except FileNotFoundError:  # being made just now, if it is new
+            with suppress(FileNotFoundError):
+                if time.time() - folder.stat().st_mtime > 60:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock a file until it is closed; False where another has it, or the file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what led to it, is that there is no room on a disk; some libraries say so in words only."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def write_table(kind: str, rows: Iterable[dict[str, Any]], path: Path) -> None:

@@ -1,0 +1,181 @@
+"""The figures of an experiment, counted anew from judgements, scores and responses.
+
+This is for `scripts/verify.py`, and shares no code with what made the figures: plain loops over rows where there the
+work is numpy's and alpaca-eval's; for length control, scikit-learn's fit of the model that alpaca-eval describes.
+"""
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def win_rate(rows: Sequence[Row]) -> dict[str, Any]:
+    """Outcomes of judgements, win rate in percent, and the mean quality of both sides (None for a judge without)."""
+    wins = losses = ties = 0
+    points = 0.0
+    for row in rows:
+        preference = row["preference"]
+        wins, losses, ties = wins + (preference > 1.5), losses + (preference < 1.5), ties + (preference == 1.5)
+        points += preference - 1
+    told: dict[str, Any] = {"n": len(rows), "wins": wins, "losses": losses, "ties": ties}
+    told["win_rate"] = 100 * points / len(rows)
+    for side in ("quality_1", "quality_2"):
+        qualities = [row[side] for row in rows]
+        told[side] = None if None in qualities else math.fsum(qualities) / len(rows)
+    return told
+
+
+def win_rate_error(rows: Sequence[Row], *, draws: int, seed: int) -> float:
+    """The bootstrap's standard error in percent points: ``draws`` of as many rows, by numpy's generator of ``seed``."""
+    import numpy as np
+
+    places = np.random.default_rng(seed).integers(len(rows), size=(draws, len(rows))).tolist()
+    rates = [100 * math.fsum(rows[i]["preference"] - 1 for i in drawn) / len(rows) for drawn in places]
+    mean = math.fsum(rates) / draws
+    return math.sqrt(math.fsum((rate - mean) ** 2 for rate in rates) / (draws - 1))
+
+
+def position_bias(rows: Sequence[Row]) -> float | None:
+    """By how many points the output shown first wins too often, where both orders were judged; else None."""
+    shares = []
+    for row in rows:
+        first, second = row["preference_output_1_first"], row["preference_output_2_first"]
+        if first is not None and row["output_1"] != row["output_2"]:
+            shares.append(((2 - first) + (second - 1)) / 2)  # of the wins that go to what stands first
+    return 100 * (math.fsum(shares) / len(shares) - 0.5) if shares else None
+
+
+def controlled_win_rate(rows: Sequence[Row], *, gamed: Path | None = None) -> float | None:
+    """The length-controlled win rate in percent, as AlpacaEval 2 defines it (arXiv 2404.04475, equation 1); see below.
+
+    A logistic model of the preference with an L1 penalty, on tanh of the difference of lengths (in characters, in units
+    of its standard deviation) and a constant; with ``gamed``, AlpacaEval's table, on the instructions' difficulty, too,
+    and with the gamed baselines' rows at a tenth of the weight. The strength of the penalty is chosen of scikit-learn's
+    ten by cross-validation in five folds. None where it is not defined: fewer than ten rows, all of one difference, or
+    nothing left by the penalty.
+    """
+    import numpy as np
+
+    lengths = [len(row["output_1"]) - len(row["output_2"]) for row in rows]
+    if len(rows) < 10 or len(set(lengths)) < 2:
+        return None
+    spread = np.std(lengths, ddof=1)
+    wanted = [row["preference"] - 1 if row["preference"] else 0.5 for row in rows]
+    table = [(math.tanh(length / spread), 1.0) for length in lengths]
+    neutral, weights = [(0.0, 1.0)] * len(rows), [1.0] * len(rows)
+    if gamed is not None:
+        with gamed.open(encoding="utf-8", newline="") as file:
+            known = list(csv.DictReader(file))
+        difficulty: dict[int, float] = {}
+        for row in known:
+            difficulty.setdefault(int(row["index"]), float(row["instruction_difficulty"]))
+        table = [(length, difficulty[i], 1.0) for i, (length, _) in enumerate(table)]
+        neutral = [(0.0, hard, 1.0) for _, hard, _ in table]
+        before = [(math.tanh(float(r["std_delta_len"])), float(r["instruction_difficulty"]), 0.0) for r in known]
+        wanted = [float(row["preference"]) for row in known] + wanted
+        table, weights = before + table, [0.2 / 2] * len(known) + weights
+    chances = _fit(table, wanted, weights, neutral)
+    controlled = 100 * math.fsum(chances) / len(chances)
+    gone = (
+        abs(controlled - 50) < 1e-9
+        and abs(100 * math.fsum(row["preference"] - 1 for row in rows) / len(rows) - 50) > 1e-9
+    )
+    return None if gone else controlled
+
+
+def _fit(table: list, wanted: list[float], weights: list[float], neutral: list) -> list[float]:
+    """The chances of ``neutral`` under the model. Every row counts once as won and once as lost, by its preference."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold
+
+    twice, outcome = np.array(table + table), np.array([1] * len(table) + [0] * len(table))
+    preference, weight = np.array(wanted + wanted), np.array(weights + weights)
+    share = np.where(outcome == 1, preference, 1 - preference) * weight
+    folds = list(GroupKFold(5).split(twice, groups=[*range(len(table))] * 2))
+
+    def fitted(strength: float, rows: Any) -> LogisticRegression:
+        model = LogisticRegression(C=strength, l1_ratio=1.0, solver="liblinear", fit_intercept=False, random_state=123)
+        return model.fit(twice[rows], outcome[rows], sample_weight=share[rows])
+
+    def likelihood(model: LogisticRegression, rows: Any) -> float:
+        chance = np.clip(model.predict_proba(twice[rows])[:, 1], 1e-15, 1 - 1e-15)
+        told = preference[rows] * np.log(chance) + (1 - preference[rows]) * np.log(1 - chance)
+        return float((told * weight[rows]).mean())
+
+    best = max(
+        np.logspace(-4, 4, 10),  # of equals, the strongest penalty
+        key=lambda strength: np.mean([likelihood(fitted(strength, train), test) for train, test in folds]),
+    )
+    return fitted(best, slice(None)).predict_proba(np.array(neutral))[:, 1].tolist()
+
+
+def ranking(rows: Sequence[Row], *, draws: int, seed: int) -> dict[str, Any]:
+    """Response ranking by sequence and per token: shares of pairs, ties, and the bootstrap's 95 % over instructions."""
+    import numpy as np
+
+    names = sorted({row["id"] for row in rows})
+    places = np.random.default_rng(seed).integers(len(names), size=(draws, len(names))).tolist()
+    told: dict[str, Any] = {"instructions": len(names), "pairs": len(rows)}
+    for score in ("sequence", "token"):
+        won: dict[str, list[bool]] = {name: [] for name in names}
+        ties = 0
+        for row in rows:
+            true, other = row["true_logprob"], row["other_logprob"]
+            if score == "token":
+                true, other = true / row["true_tokens"], other / row["other_tokens"]
+            won[row["id"]].append(true > other)
+            ties += true == other
+        counts = [(sum(won[name]), len(won[name])) for name in names]
+        shares = [sum(counts[i][0] for i in drawn) / sum(counts[i][1] for i in drawn) for drawn in places]
+        told[score] = {"capability": sum(count for count, _ in counts) / len(rows), "ties": ties / len(rows)}
+        told[score] |= {"low": quantile(shares, 0.025), "high": quantile(shares, 0.975)}
+    return told
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The quantile of values, linear between the two nearest."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    return ordered[low] + (place - low) * (ordered[min(low + 1, len(ordered) - 1)] - ordered[low])
+
+
+def similarity(rows: Sequence[Row], styles: Sequence[str]) -> dict[str, Any]:
+    """Of section 5.2: the rank correlation of x and y, and the share of responses in each style, by quarter of x."""
+    ordered = sorted(rows, key=lambda row: row["x"])
+    size, over = divmod(len(ordered), 4)
+    ends = [0]
+    for quarter in range(4):
+        ends.append(ends[-1] + size + (quarter < over))
+    parts = {name: ordered[ends[i] : ends[i + 1]] for i, name in enumerate(("lowest", "second", "third", "highest"))}
+    parts["all"] = ordered
+    told: dict[str, Any] = {
+        style: {name: 100 * sum(row[style] for row in part) / len(part) for name, part in parts.items()}
+        for style in styles
+    }
+    ranks = [_ranks([row[key] for row in rows]) for key in ("x", "y")]
+    means = [math.fsum(own) / len(own) for own in ranks]
+    away = [[rank - mean for rank in own] for own, mean in zip(ranks, means, strict=True)]
+    spreads = [math.sqrt(math.fsum(each * each for each in own)) for own in away]
+    together = math.fsum(a * b for a, b in zip(*away, strict=True))
+    return told | {"spearman": together / spreads[0] / spreads[1] if all(spreads) else None, "n": len(parts["lowest"])}
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """Ranks from 1; equals share the mean of theirs."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ranks = [0.0] * len(values)
+    start = 0
+    while start < len(order):
+        end = start
+        while end + 1 < len(order) and values[order[end + 1]] == values[order[start]]:
+            end += 1
+        for place in range(start, end + 1):
+            ranks[order[place]] = (start + end) / 2 + 1
+        start = end + 1
+    return ranks

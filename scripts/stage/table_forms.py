@@ -1,0 +1,57 @@
+"""The forms of a table: CSV, the source of truth; Markdown and LaTeX, in which every text stays text."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+# Backslashes before what would begin code, emphasis, a link, a cell or HTML; in names, underscores do nothing.
+MARKDOWN = {letter: "\\" + letter for letter in "\\`*[]<>|"}
+LATEX = {letter: "\\" + letter for letter in "&%_#${}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+}
+
+
+def escaped(value: object, marks: dict[str, str]) -> str:
+    """A value as text on one line, in which no mark of a form means anything."""
+    return "".join(marks.get(letter, letter) for letter in " ".join(str(value).splitlines()))
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Rows as CSV with a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def to_markdown(rows: Sequence[Row], *, title: str, notes: list[str]) -> str:
+    """Rows as a Markdown table, columns padded so that it reads well in a terminal."""
+    head = list(rows[0])
+    lines = [[escaped(value, MARKDOWN) for value in line] for line in [head, *([row[n] for n in head] for row in rows)]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+
+    def joined(cells: list[str]) -> str:
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    told = [escaped(note, MARKDOWN) for note in notes]
+    return "\n".join([f"**{title}**", "", joined(lines[0]), rule, *map(joined, lines[1:]), "", *told]) + "\n"
+
+
+def to_latex(rows: Sequence[Row], *, title: str, notes: list[str]) -> str:
+    """Rows as a LaTeX table for the booktabs package."""
+    caption = f"{escaped(title, LATEX)}. {escaped(' '.join(notes), LATEX)}"
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}"]
+    lines += [rf"\begin{{tabular}}{{{'l' * len(rows[0])}}}", r"\toprule"]
+    lines += [" & ".join(escaped(name, LATEX) for name in rows[0]) + r" \\", r"\midrule"]
+    lines += [" & ".join(escaped(value, LATEX) for value in row.values()) + r" \\" for row in rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"

@@ -1,0 +1,48 @@
+"""Text in a table stays text, in each of its forms."""
+
+import csv
+import io
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stage.table_forms import to_csv, to_latex, to_markdown
+from verify import latex_cells, markdown_cells
+
+HOSTILE = [
+    r"\input{/etc/passwd} \write18{rm -rf /} $x$ % & # _ ^ ~ {a} \\ \end{tabular}",
+    "<script>alert(1)</script> <img src=x onerror=alert(1)>",
+    "[click](javascript:alert(1)) ![x](http://example.org/x.png) `code` **bold** | cell",
+    "two\nlines\r\nand | a -- \\| b",
+    "{{ config.x }} {% raw %} {wildcards.x} <|user|> </s>",
+]
+texts = st.one_of(st.sampled_from(HOSTILE), st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30))
+
+
+def on_one_line(value):
+    return " ".join(value.split())
+
+
+@given(st.lists(st.lists(texts, min_size=2, max_size=2), min_size=1, max_size=4), texts)
+def test_what_a_table_holds_can_be_read_back_from_each_form(lines, note):
+    rows = [{"name, of <b>": first, "b|c": second} for first, second in lines]
+    cells = [[on_one_line(text) for text in line] for line in [list(rows[0]), *(row.values() for row in rows)]]
+    read = {"md": markdown_cells(to_markdown(rows, title="T", notes=[note]).rpartition("\n\n")[0])}
+    read["tex"] = latex_cells(to_latex(rows, title="T", notes=[note]))
+    for form, found in read.items():
+        assert [[on_one_line(cell) for cell in line] for line in found] == cells, form
+    assert list(csv.DictReader(io.StringIO(to_csv(rows), newline=""))) == rows
+
+
+def test_nothing_in_a_cell_or_a_note_is_code():
+    rows = [{"a": text} for text in HOSTILE]
+    latex = to_latex(rows, title="T", notes=HOSTILE)
+    commands = set(re.findall(r"\\([a-zA-Z]+)", latex))
+    assert commands <= {
+        "begin", "end", "centering", "caption", "toprule", "midrule", "bottomrule", "textbackslash", "textasciitilde",
+        "textasciicircum", "textless", "textgreater",
+    }  # fmt: skip
+    assert latex.count(r"\end{tabular}") == 1 and not re.search(r"(?<!\\)[%&#](?! )", latex.replace(" & ", ""))
+    markdown = to_markdown(rows, title="T", notes=HOSTILE)
+    assert not re.search(r"(?<!\\)[<\[`]", markdown)

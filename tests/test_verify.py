@@ -1,0 +1,123 @@
+"""`make verify`: a finished experiment is as it was made; whatever is changed by hand is found and named."""
+
+import gzip
+import json
+import shutil
+
+import pytest
+from workflow import copy_project, snakemake
+
+from implicit import recount
+from implicit.rank import ranking_capability
+from implicit.similarity import STYLES, summarise
+from stage.storage import read_json, read_table, write_json, write_table
+
+
+def test_a_finished_experiment_is_as_it_was_made(project):
+    done = snakemake(project, "verify")
+    assert done.returncode == 0, done.stdout
+    assert "8 tables, from 16 comparisons and 5 rankings" in done.stdout and "all is as it was made" in done.stdout
+
+
+@pytest.fixture
+def copied(project, tmp_path):
+    folder = copy_project(tmp_path)
+    shutil.copytree(project / "results" / "test", folder / "results" / "test")
+    return folder, folder / "results" / "test"
+
+
+def change(path, old, new):
+    text = path.read_text()
+    assert text.count(old) >= 1, (path, old)
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_everything_that_is_changed_by_hand_is_named(copied):
+    folder, results = copied
+    poem = results / "tiny" / "poem" / "chosen" / "seed1"
+    weights = (poem / "model" / "model.safetensors").read_bytes()
+    (poem / "model" / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    rows = read_table("responses", poem / "test.parquet")
+    write_table("responses", [rows[0] | {"output": "better"}, *rows[1:]], poem / "test.parquet")
+    judged = poem / "test.against-seed1.parquet"
+    rows = read_table("judgements", judged)
+    write_table("judgements", [row | {"preference": 2.0} for row in rows], judged)
+    summary = results / "tiny" / "base" / "test.against-seed2.json"
+    write_json(read_json(summary) | {"win_rate": 99.0}, summary)
+    scores = results / "tiny" / "base" / "ranking.parquet"
+    rows = read_table("ranking", scores)
+    write_table("ranking", [row | {"true_logprob": row["other_logprob"]} for row in rows], scores)
+    change(results / "tables" / "table1.csv", "oracle", "another")
+    change(results / "tables" / "table4.tex", "oracle", "nobody")
+    change(results / "tables" / "responses.md", "| base ", "| bass ")
+    change(results / "tables" / "table3.md", " of 30", " of 31")
+    change(results / "figures" / "win_rates.csv", "\ntiny,base,", "\ntiny,base,1")
+    selected = results / "tiny" / "poem" / "selected.json"
+    write_json(read_json(selected) | {"epochs": 7}, selected)
+    done = snakemake(folder, "verify")
+    assert done.returncode == 1 and "Traceback" not in done.stdout
+    for told in (
+        "results/test/tiny/poem/chosen/seed1/model has sha256",
+        "results/test/tiny/poem/chosen/seed1/test.parquet has sha256",
+        "results/test/tiny/poem/chosen/seed1/test.alpaca_eval.json holds other responses than",
+        "results/test/tiny/poem/chosen/seed1/test.against-seed1.parquet has sha256",
+        "results/test/tiny/poem/chosen/seed1/test.against-seed1.json: win_rate is",
+        "results/test/tiny/base/test.against-seed2.json: win_rate is 99.0, but the judgements give",
+        "results/test/tiny/base/ranking.parquet has sha256",
+        "results/test/tables/table1.csv, row 1, 'judge': 'another' stands there, 'oracle' is right",
+        "results/test/tables/table3.csv, row 2, 'win rate':",
+        "results/test/tables/table2.csv, row 1, 'capability':",
+        "results/test/tables/table4.tex does not say what results/test/tables/table4.csv says",
+        "results/test/tables/responses.md does not say what results/test/tables/responses.csv says",
+        "results/test/tables/table3.md, footnote:",
+        "results/test/figures/win_rates.csv does not say what the tables say",
+        "tells of 1 epochs, but results/test/tiny/poem/selected.json has chosen 7",
+    ):
+        assert told.replace("of 1 epochs", "of ") in done.stdout or told in done.stdout, (told, done.stdout)
+
+
+def test_a_file_that_is_gone_is_named(copied):
+    folder, results = copied
+    (results / "tiny" / "base" / "ranking.json").unlink()
+    done = snakemake(folder, "verify")
+    assert done.returncode == 1 and "results/test/tiny/base/ranking.json" in done.stdout
+    assert "error: 1 files are not there" in done.stdout
+
+
+@pytest.mark.parametrize("model", ["claude-2.1", "gpt4_gamed"])
+def test_length_control_is_recounted_as_alpaca_eval_counts_it(shared, tmp_path, model):
+    """Figures of the public leaderboard, from AlpacaEval's own annotations and table."""
+    folder = shared / "alpaca_eval"
+    rows = [
+        row | {"quality_1": None} for row in json.loads(gzip.decompress((folder / f"{model}.json.gz").read_bytes()))
+    ]
+    table = tmp_path / "df_gamed.csv"
+    table.write_bytes(gzip.decompress((folder / "df_gamed.csv.gz").read_bytes()))
+    expected = json.loads((folder / "expected.json").read_text())[model]
+    controlled = recount.controlled_win_rate(rows, gamed=table)
+    assert controlled == pytest.approx(expected["length_controlled_winrate_sklearn_1_9"], abs=1e-4)
+    assert recount.win_rate([row | {"quality_2": None} for row in rows])["win_rate"] == pytest.approx(
+        expected["win_rate"]
+    )
+
+
+def test_rankings_and_similarity_are_recounted_as_they_are_counted():
+    rows = [
+        {"id": f"{i % 7}", "other_id": str(j), "true_logprob": -((i * 7 + j) % 5) - 1.0, "true_tokens": 2 + i % 3,
+         "other_logprob": -((i + 3 * j) % 5) - 1.0, "other_tokens": 1 + j % 4}
+        for i in range(14) for j in range(5)
+    ]  # fmt: skip
+    ours, theirs = recount.ranking(rows, draws=50, seed=3), ranking_capability(rows, bootstrap=50, seed=3)
+    for score in ("sequence", "token"):
+        assert ours[score] == pytest.approx(theirs[score])
+    assert (ours["instructions"], ours["pairs"]) == (7, 70)
+    rows = [
+        {"id": str(i), "x": (i * 37 % 11) / 3, "y": (i * 17 % 5) / 2}
+        | {s: (i + k) % 3 == 0 for k, s in enumerate(STYLES)}
+        for i in range(23)
+    ]
+    ours, theirs = recount.similarity(rows, list(STYLES)), summarise(rows)
+    assert ours["spearman"] == pytest.approx(theirs["spearman"])
+    for style, rates in theirs["adherence"].items():
+        assert ours[style] == pytest.approx({name: 100 * rate["rate"] for name, rate in rates.items()})
+    assert ours["n"] == theirs["adherence"]["gsm"]["lowest"]["n"]
