@@ -30,6 +30,8 @@ rule all:
 onstart:
     if workflow.non_local_exec:
         refuse_queued_jobs()
+    else:
+        keep_warm()
 
 
 onsuccess:

@@ -1,8 +1,6 @@
 """What a run on a cluster needs besides its profile: no job is done by two at once, and a failure says what to do."""
 
-import os
 import re
-import shutil
 import subprocess
 
 from snakemake.exceptions import WorkflowError

@@ -1,7 +1,11 @@
 """The checked config, where things lie, and what the rules share. No rules here."""
 
+import atexit
 import json
+import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -31,6 +35,7 @@ REWRITTEN = [name for name, dataset in CONFIG.datasets.items() if dataset.origin
 # How, not what: global names reach the shell commands without being parameters, so that a change reruns nothing.
 MACHINE = dict(zip(("tflops", "bandwidth"), GPUS[CONFIG.plan.gpu])) | {"utilisation": CONFIG.plan.utilisation}
 BUDGET = json.dumps({"folder": f"{RESULTS}/ledger", "ceilings": CONFIG.ceilings.model_dump(), "machine": MACHINE})
+WARM = "python scripts/stage/warm.py"  # in place of `python`: without the imports, where there is a server (keep_warm)
 TUNING_OPTIONS = f"--checkpoint-steps {EXECUTION.checkpoint_steps}"
 TUNING_OPTIONS += " --gradient-checkpointing" if EXECUTION.gradient_checkpointing else ""
 REQUESTS = f"--requests {EXECUTION.requests} --timeout {EXECUTION.timeout} --attempts {EXECUTION.attempts}"
@@ -47,6 +52,14 @@ wildcard_constraints:
     variant="|".join(RULE_VARIANTS) or "none",
     # A system is what responds: the base model, the base model with rules, or a tuned model.
     system=r"base|rules/[^/]+|[^/]+/epochs\d+/seed-?\d+|[^/]+/chosen/seed-?\d+",
+
+
+def keep_warm():
+    """Let the jobs of this run be forked from a process that has imported torch; an empty WARM_FOLDER forbids it."""
+    if "WARM_FOLDER" not in os.environ and sys.platform == "linux":  # elsewhere, forking after such imports is not safe
+        folder = tempfile.mkdtemp(prefix="warm-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ |= {"WARM_FOLDER": folder, "WARM_PARENT": str(os.getpid())}
 
 
 def settings(**content):

@@ -46,7 +46,7 @@ rule resolve_rules:
     message:
         "rules: their tokens in the vocabulary of {wildcards.model}"
     shell:
-        "python {input.code[0]} --model {input.model} --output {output} --settings {params.settings:q} > {log} 2>&1"
+        "{WARM} {input.code[0]} --model {input.model} --output {output} --settings {params.settings:q} > {log} 2>&1"
 
 
 rule generate_responses:
@@ -83,7 +83,7 @@ rule generate_responses:
     message:
         "generate: {wildcards.model}, {wildcards.system}, {wildcards.set}"
     shell:
-        "python {input.code[0]} --model {input.model} --model-record {input.record} --set {input.set} "
+        "{WARM} {input.code[0]} --model {input.model} --model-record {input.record} --set {input.set} "
         "--output {output.table} --json {output.json} --record {output.record} --settings {params.settings:q} "
         "--backend {EXECUTION.backend} --budget {BUDGET:q} "
         "--device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"

@@ -53,7 +53,7 @@ rule judge_responses:
     message:
         "judge: {wildcards.model}, {wildcards.system} against {wildcards.opponent}, {wildcards.set}"
     shell:
-        "python {input.code[0]} --set {input.set} --responses {input.responses} {params.opponent} {params.gamed} "
+        "{WARM} {input.code[0]} --set {input.set} --responses {input.responses} {params.opponent} {params.gamed} "
         "--output {output.table} --summary {output.summary} --answers {params.answers} --settings {params.settings:q} "
         "{REQUESTS} --budget {BUDGET:q} "
         "--device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"

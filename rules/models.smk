@@ -39,7 +39,7 @@ rule pretrain:
     message:
         "model: pre-training {wildcards.model}, a line per step in {log}"
     shell:
-        "python {input.code[0]} --corpus {input.corpus} --model {output.model} --record {output.record} "
+        "{WARM} {input.code[0]} --corpus {input.corpus} --model {output.model} --record {output.record} "
         "--conversations {input.conversations} --settings {params.settings:q} --device {resources.device} --threads {EXECUTION.pretrain_threads} > {log} 2>&1"
 
 
@@ -74,5 +74,5 @@ rule import_model:
     message:
         "model: importing {wildcards.model}"
     shell:
-        "python {input.code[0]} --model {output.model} --record {output.record} "
+        "{WARM} {input.code[0]} --model {output.model} --record {output.record} "
         "--conversations {input.conversations} --settings {params.settings:q} > {log} 2>&1"

@@ -38,7 +38,7 @@ rule rank_responses:
     message:
         "rank: {wildcards.model}, {wildcards.system}"
     shell:
-        "python {input.code[0]} --model {input.model} --model-record {input.record} --set {input.set} "
+        "{WARM} {input.code[0]} --model {input.model} --model-record {input.record} --set {input.set} "
         "--output {output.table} --summary {output.summary} --settings {params.settings:q} "
         "--budget {BUDGET:q} --device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"
 
@@ -90,6 +90,6 @@ rule measure_similarity:
     message:
         "similarity: {wildcards.model}, {wildcards.mode}"
     shell:
-        "python {input.code[0]} --set {input.set} --responses {input.responses} --data {input.data} "
+        "{WARM} {input.code[0]} --set {input.set} --responses {input.responses} --data {input.data} "
         "--baseline {input.baseline} --output {output.table} --summary {output.summary} --settings {params.settings:q} "
         "--device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"

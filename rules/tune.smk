@@ -57,7 +57,7 @@ rule tune_candidate:
     message:
         "tune: {wildcards.model}, {wildcards.mode}, {wildcards.epochs} epochs (validation), a line per step in {log}"
     shell:
-        "python {input.code[0]} --base {input.base} --base-record {input.base_record} --data {input.data} "
+        "{WARM} {input.code[0]} --base {input.base} --base-record {input.base_record} --data {input.data} "
         "--model {output.model} --record {output.record} --settings {params.settings:q} --epochs {params.epochs} "
         "--checkpoints {params.checkpoints} --processes {resources.processes} {TUNING_OPTIONS} --budget {BUDGET:q} "
         "--device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"

@@ -63,7 +63,7 @@ def main() -> None:
     settings = args.settings
     inputs = {name: getattr(args, name) for name in ("set", "responses", "data", "baseline")}
     execution = execution_of(args, pick_device(args.device))
-    record = Record("measure_similarity", settings=settings, inputs=inputs, execution=execution)
+    record = Record("similarity", settings=settings, inputs=inputs, execution=execution)
     torch.set_num_threads(args.threads)
     responses = read_table("responses", args.responses)
     check_same(read_table("evaluation_set", args.set), responses)

@@ -5,28 +5,35 @@ python scripts/print_summary.py results/tiny
 
 import argparse
 import csv
+from collections import Counter
 from pathlib import Path
 
 from stage.command import run_stage, say
-from stage.storage import write_text
+from stage.storage import read_json, write_text
 
 JUDGED = ("table1", "table2", "table3", "table4", "epochs")  # what is shown of an experiment with a judge
 UNJUDGED = ("table2", "tuning", "responses")  # and of one without
 HIDDEN = ("each seed", "judge", "metric", "date", "error", "of reference", "position bias")  # too wide
 
 
-def time_by_stage(benchmarks: Path) -> list[tuple[str, int, float, float]]:
-    """(stage, jobs, seconds, peak memory in MiB) from Snakemake's benchmark files ``{stage}/....tsv``."""
-    stages: dict[str, list[tuple[float, float]]] = {}
-    for path in sorted(benchmarks.rglob("*.tsv")):
+def time_by_stage(results: Path) -> list[tuple[str, int, float, float, int]]:
+    """(stage, jobs, seconds, of which at work, peak memory in MiB), from Snakemake's benchmarks and the records.
+
+    Work is what lies between a record's beginning and end: not the start of Python and its imports. A stage without
+    records is as light as its jobs are short: all of its time counts as start.
+    """
+    stages: dict[str, list[float]] = {}
+    for path in sorted((results / "benchmarks").rglob("*.tsv")):
         with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file, delimiter="\t"):
-                memory = 0.0 if row["max_rss"] in ("-", "NA") else float(row["max_rss"])
-                stages.setdefault(path.relative_to(benchmarks).parts[0], []).append((float(row["s"]), memory))
-    return [
-        (stage, len(jobs), sum(seconds for seconds, _ in jobs), max(memory for _, memory in jobs))
-        for stage, jobs in stages.items()
-    ]
+            own = stages.setdefault(path.relative_to(results / "benchmarks").parts[0], [])
+            own += [float(row["s"]) for row in csv.DictReader(file, delimiter="\t")]
+    work, memory = Counter[str](), Counter[str]()
+    for path in results.rglob("*.json"):
+        record = read_json(path)
+        if isinstance(record, dict) and "outputs" in record:
+            work[record["stage"]] += record["seconds"]
+            memory[record["stage"]] = max(memory[record["stage"]], record["peak_memory_mib"])
+    return [(stage, len(jobs), sum(jobs), work[stage], memory[stage]) for stage, jobs in stages.items()]
 
 
 def narrow(path: Path) -> str:
@@ -49,11 +56,13 @@ def main() -> None:
         path = results / "tables" / f"{name}.csv"
         if path.is_file():
             say(narrow(path))
-    stages = sorted(time_by_stage(results / "benchmarks"), key=lambda row: -row[2])
+    stages = sorted(time_by_stage(results), key=lambda row: -row[2])
     total = sum(row[2] for row in stages) or 1.0
-    lines = [f"{'stage':<22}{'jobs':>5}{'seconds':>9}{'share':>8}{'peak MiB':>10}"]
-    lines += [f"{n:<22}{jobs:>5}{s:>9.0f}{100 * s / total:>7.0f}%{memory:>10.0f}" for n, jobs, s, memory in stages]
-    lines.append(f"{'all, one by one':<22}{sum(row[1] for row in stages):>5}{total:>9.0f}")
+    lines = [f"{'stage':<22}{'jobs':>5}{'seconds':>9}{'share':>8}{'at work':>9}{'peak MiB':>10}"]
+    for name, jobs, seconds, work, memory in stages:
+        lines.append(f"{name:<22}{jobs:>5}{seconds:>9.0f}{100 * seconds / total:>7.0f}%{work:>9.0f}{memory or '':>10}")
+    jobs, work = sum(row[1] for row in stages), sum(row[3] for row in stages)
+    lines.append(f"{'all, one by one':<22}{jobs:>5}{total:>9.0f}{'':>8}{work:>9.0f}")
     write_text("\n".join(lines) + "\n", results / "time.txt")
     say("\n".join(lines))
     say(f"\nTables: {results / 'tables'} (CSV, Markdown, LaTeX); figure: {results / 'figures'}")

@@ -33,7 +33,7 @@ def rank_responses(args: argparse.Namespace) -> None:
     ledger = Ledger(args.budget, str(args.output))
     check_record(args.model_record, args.model)
     inputs, execution = {"model": args.model, "set": args.set}, execution_of(args, pick_device(args.device))
-    record = Record("rank_responses", settings=settings, inputs=inputs, execution=execution)
+    record = Record("rank", settings=settings, inputs=inputs, execution=execution)
     torch.set_num_threads(args.threads)
     rows = read_table("evaluation_set", args.set)
     if len(rows) < settings["instructions"]:

@@ -25,7 +25,7 @@ from stage.command import InputError, arguments, execution_of, run_stage, say
 from stage.costs import tuning_hours
 from stage.fit import check_responses
 from stage.models import context_length, load_model, load_tokenizer, pick_device, save_model
-from stage.record import Record, check_record, fingerprint
+from stage.record import Record, check_record, fingerprint, peak_memory
 from stage.sources import sources
 from stage.storage import read_table
 
@@ -123,18 +123,6 @@ def finish(model: "PreTrainedModel", args: argparse.Namespace, processes: "Proce
     return tuned.to(getattr(torch, tuning["stored_as"])) if tuned else None
 
 
-def peak_memory(device: str) -> int:
-    """The most memory that this process has held, in MiB: of the GPU that it computes on, or of the machine."""
-    import resource
-
-    import torch
-
-    if device != "cpu":
-        return torch.cuda.max_memory_allocated(device) >> 20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak >> (20 if sys.platform == "darwin" else 10)  # bytes there, KiB elsewhere
-
-
 def main() -> None:
     from implicit.lora import check_method
     from implicit.sharding import started_together
@@ -214,7 +202,7 @@ def tune_model(args: argparse.Namespace, processes: "Processes") -> None:
             f"the GPU's memory is too small: {str(error).splitlines()[0]} Lower execution.micro_batch_tokens (now "
             f"{args.batch}), raise execution.processes (now {processes.count}), or set execution.gradient_checkpointing"
         ) from None
-    memory = max(from_all(peak_memory(processes.device), processes))
+    memory = max(from_all(peak_memory(), processes))
     tuned = finish(model, args, processes)
     if tuned is None:
         return

@@ -125,7 +125,7 @@ def test_what_the_user_sees(finished):
     folder, printed = finished
     assert re.search(r"\d+ of \d+ steps \(\d+%\) done", printed)
     assert "Table 1: response tuning against instruction tuning" in printed
-    assert re.search(r"^pretrain +1 +\d+ +\d+% +\d+$", printed, flags=re.MULTILINE)
+    assert re.search(r"^pretrain +1 +\d+ +\d+% +\d+ +\d+$", printed, flags=re.MULTILINE)
     assert "results/test/tables" in printed
     log = (results(folder) / "logs" / "tune" / "tiny" / "poem" / "chosen" / "seed1.log").read_text()
     assert re.search(r"step 1/\d+  loss \d+\.\d+  lr \d\.\d\de[-+]\d\d  [\d,]+ tokens/s  \d+ s left", log)

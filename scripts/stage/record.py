@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -39,13 +40,22 @@ class Record:
 
     def write(self, path: Path, *, outputs: dict[str, Path], **results: Any) -> None:
         """Write the record with the fingerprints of ``outputs``, ``results`` and the seconds since the job began."""
-        told = {"outputs": fingerprints(outputs)} | results
+        told = {"outputs": fingerprints(outputs), "peak_memory_mib": peak_memory()} | results
         write_json(self.content | told | {"seconds": round(time.monotonic() - self.started, 2)}, path)
 
 
 def fingerprints(paths: dict[str, Path]) -> dict[str, dict[str, str]]:
     """What files are, and where, as a record keeps it."""
     return {name: {"path": str(path), "sha256": fingerprint(path)} for name, path in paths.items()}
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held, in MiB: of the GPU, if it computed on one, else of the machine."""
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() >> 20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> (20 if sys.platform == "darwin" else 10)  # bytes there, KiB elsewhere
 
 
 def instructions() -> str:
