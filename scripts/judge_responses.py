@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from implicit.oracle import Oracle
 from stage.budget import CeilingReached, Ledger
-from stage.claim import claimed
 from stage.command import InputError, arguments, execution_of, run_stage, say
 from stage.models import load_model, pick_device
 from stage.record import Record, fingerprint
@@ -134,6 +133,12 @@ def find_table(args: argparse.Namespace, rows: list[dict[str, Any]]) -> tuple[Pa
         return find_gamed_table(None, log=say)
 
 
+def mean_qualities(table: list[dict[str, Any]]) -> dict[str, float | None]:
+    """The mean quality of either side's outputs; None where no oracle has judged."""
+    sides = {side: [row[side] for row in table] for side in ("quality_1", "quality_2")}
+    return {side: None if None in of_rows else sum(of_rows) / len(of_rows) for side, of_rows in sides.items()}
+
+
 def main() -> None:
     args = arguments(
         __doc__,
@@ -142,12 +147,6 @@ def main() -> None:
         computes=True,
         asks=True,
     )
-    with claimed(args.output, log=say, end=False):  # what it asks for is paid for
-        judge_responses(args)
-
-
-def judge_responses(args: argparse.Namespace) -> None:
-    """Judge two sides' responses, and write the judgements and their summary."""
     settings = args.settings
     inputs = {"set": args.set, "responses": args.responses} | ({"opponent": args.opponent} if args.opponent else {})
     execution = execution_of(args, pick_device(args.device)) if settings["kind"] == "local" else None
@@ -171,52 +170,54 @@ def judge_responses(args: argparse.Namespace) -> None:
             add_quality(side, rows, outputs)
     kept = None if settings["kind"] == "oracle" else args.answers or args.output.with_suffix(".answers.jsonl")
     ledger = Ledger(args.budget, str(args.output))
-    with Answers(kept, log=say) as answers:
+    with Answers(kept, log=say) as answers:  # until all is written: of two processes, one judges at a time
         paid_before = answers.paid()
         ledger.spend(paid_before)  # by a run that was stopped
         judge = make_judge(sides, answers, ledger, args)
         judged = judge_pairs(*sides, judge, seed=settings["seed"], both_orders=settings.get("both_orders", False))
-    orders = [judged.opponent_first or [None] * len(rows), judged.model_first or [None] * len(rows)]
-    table = [
-        {
-            "id": row["id"],
-            "index": row["index"],
-            "instruction": row["instruction"],
-            "output_1": first["output"],
-            "output_2": second["output"],
-            "generator_1": name_1,
-            "generator_2": name_2,
-            "quality_1": first.get("quality"),
-            "quality_2": second.get("quality"),
-            "preference": preference,
-            "preference_output_1_first": one_first,
-            "preference_output_2_first": two_first,
-        }
-        for row, first, second, preference, one_first, two_first in zip(
-            rows, *sides, judged.preferences, *orders, strict=True
+        orders = [judged.opponent_first or [None] * len(rows), judged.model_first or [None] * len(rows)]
+        table = [
+            {
+                "id": row["id"],
+                "index": row["index"],
+                "instruction": row["instruction"],
+                "output_1": first["output"],
+                "output_2": second["output"],
+                "generator_1": name_1,
+                "generator_2": name_2,
+                "quality_1": first.get("quality"),
+                "quality_2": second.get("quality"),
+                "preference": preference,
+                "preference_output_1_first": one_first,
+                "preference_output_2_first": two_first,
+            }
+            for row, first, second, preference, one_first, two_first in zip(
+                rows, *sides, judged.preferences, *orders, strict=True
+            )
+        ]
+        rates = win_rates(
+            table, bootstrap=settings["bootstrap"], seed=settings["seed"], metric=settings["metric"], gamed=gamed
         )
-    ]
-    rates = win_rates(
-        table, bootstrap=settings["bootstrap"], seed=settings["seed"], metric=settings["metric"], gamed=gamed
-    )
-    known = settings["kind"] == "oracle"
-    qualities = {f"quality_{i}": sum(r[f"quality_{i}"] for r in table) / len(table) if known else None for i in (1, 2)}
-    say(f"win rate {rates['win_rate']:.1f} ± {rates['win_rate_error']:.1f} of {rates['n']}")
-    write_table("judgements", table, args.output)
-    record.write(
-        args.summary,
-        outputs={"table": args.output},
-        **judge.summary(),
-        **rates,
-        **qualities,
-        gamed_sha256=gamed_sha256,
-        protected=judged.protected,
-        position_bias=judged.position_bias,
-        consistent=judged.consistent,
-        first_shown=judged.first_shown,
-    )
-    hours = record.hours() if settings["kind"] == "local" else 0.0
-    ledger.settle(price=paid_before + (judge.asked.spent or 0.0), gpu_hours=hours)
+        known = settings["kind"] == "oracle"
+        qualities = {
+            f"quality_{i}": sum(r[f"quality_{i}"] for r in table) / len(table) if known else None for i in (1, 2)
+        }
+        say(f"win rate {rates['win_rate']:.1f} ± {rates['win_rate_error']:.1f} of {rates['n']}")
+        write_table("judgements", table, args.output)
+        record.write(
+            args.summary,
+            outputs={"table": args.output},
+            **judge.summary(),
+            **rates,
+            **mean_qualities(table),
+            gamed_sha256=gamed_sha256,
+            protected=judged.protected,
+            position_bias=judged.position_bias,
+            consistent=judged.consistent,
+            first_shown=judged.first_shown,
+        )
+        hours = record.hours() if settings["kind"] == "local" else 0.0
+        ledger.settle(price=paid_before + (judge.asked.spent or 0.0), gpu_hours=hours)
 
 
 if __name__ == "__main__":

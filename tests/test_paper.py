@@ -334,7 +334,7 @@ def test_the_tags_ablation_comes_out(prepared):
     (base, tuned), results = ablation(prepared, "paper-tags", {"execution": {"processes": 2}})
     assert (base["model"], tuned["tuning"], tuned["paper, Llama-2-7B"]) == ("llama2", "response tuning", "41.8 ± 0.8")
     record = read_json(results / "llama2" / "response_tuning" / "chosen" / "seed1" / "record.json")
-    assert record["settings"]["chat"]["user_tag"] == "<|A|>" and record["processes"] == 2
+    assert record["settings"]["chat"]["user_tag"] == "<|A|>" and record["execution"]["processes"] == 2
     template = (results / "llama2" / "base" / "model" / "chat_template.jinja").read_text()
     assert "<|B|>" in template and "<|user|>" not in template
 

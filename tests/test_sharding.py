@@ -175,7 +175,7 @@ def test_two_processes_equal_one(both, name):
     if name == "lora":
         pytest.importorskip("peft", reason="peft is not installed")
     (one, weights), (two, sharded) = made(folder, "one", name), made(folder, "two", name)
-    assert (one["processes"], two["processes"]) == (1, 2)
+    assert (one["execution"]["processes"], two["execution"]["processes"]) == (1, 2)
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
     assert one["losses"][-1] < one["losses"][0]
     assert {key: one[key] for key in ("rows", "tokens", "trained_tokens")} == {
@@ -213,7 +213,7 @@ def test_a_sharded_model_is_saved_like_any_other(both):
 def test_a_run_goes_on_with_another_number_of_processes(both, name, first):
     folder, said = both
     (one, weights), (resumed, other) = made(folder, "one", "example"), made(folder, "two", name)
-    assert resumed["resumed_at"] == [3] and resumed["processes"] == 3 - first
+    assert resumed["resumed_at"] == [3] and resumed["execution"]["processes"] == 3 - first
     assert resumed["losses"] == pytest.approx(one["losses"], rel=1e-5)
     for key in weights:
         torch.testing.assert_close(other[key], weights[key], rtol=1e-4, atol=2e-5)
@@ -269,5 +269,7 @@ def test_the_script_starts_its_processes_itself(base, both, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     record = read_json(tmp_path / "out" / "record.json")
-    assert record["processes"] == 2 and record["losses"] == pytest.approx(made(folder, "two", "example")[0]["losses"])
+    assert record["execution"]["processes"] == 2 and record["losses"] == pytest.approx(
+        made(folder, "two", "example")[0]["losses"]
+    )
     assert done.stdout.count("step 1/") == 1 and not (tmp_path / "out" / "checkpoints").exists()

@@ -11,16 +11,16 @@ from typing import IO
 
 
 @contextmanager
-def claimed(output: Path, *, log: Callable[[str], None], end: bool = True) -> Iterator[None]:
+def claimed(output: Path, *, log: Callable[[str], None]) -> Iterator[None]:
     """Be the only process that makes ``output`` for as long as the block lasts, by a lock file beside it.
 
-    When Snakemake is killed, its jobs run on. One that makes the same output on this machine is asked to end (SIGTERM),
-    unless ``end`` is false: then, and on another machine, it is waited for. What was killed leaves the file, which
-    hinders nobody, until the output is made. Where the file system has no locks, ``log`` says so, and nothing is held.
+    When Snakemake is killed, its jobs run on. One that makes the same output on this machine is asked to end (SIGTERM);
+    one on another machine is waited for. What was killed leaves the file, which hinders nobody, until the output is
+    made. Where the file system has no locks, ``log`` says so, and nothing is held.
     """
     path = Path(f"{output}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path, log, end) as file:
+    with _locked(path, log) as file:
         try:
             file.truncate(0)
             file.write(f"{socket.gethostname()} {os.getpid()}")
@@ -31,13 +31,13 @@ def claimed(output: Path, *, log: Callable[[str], None], end: bool = True) -> It
 
 
 @contextmanager
-def _locked(path: Path, log: Callable[[str], None], end: bool) -> Iterator[IO[str]]:
+def _locked(path: Path, log: Callable[[str], None]) -> Iterator[IO[str]]:
     while True:
         with path.open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                _tell(file, path, log, end)
+                _tell(file, path, log)
                 fcntl.flock(file, fcntl.LOCK_EX)
             except OSError as error:
                 log(f"{path} cannot be locked ({error}): see to it that no other process does the same job")
@@ -46,10 +46,10 @@ def _locked(path: Path, log: Callable[[str], None], end: bool) -> Iterator[IO[st
                 return
 
 
-def _tell(file: IO[str], path: Path, log: Callable[[str], None], end: bool) -> None:
+def _tell(file: IO[str], path: Path, log: Callable[[str], None]) -> None:
     file.seek(0)
     host, _, process = file.read().partition(" ")
-    here = end and host == socket.gethostname() and process.isdecimal() and int(process) != os.getpid()
+    here = host == socket.gethostname() and process.isdecimal() and int(process) != os.getpid()
     if here:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(int(process), signal.SIGTERM)
