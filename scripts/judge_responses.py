@@ -198,10 +198,6 @@ def main() -> None:
         rates = win_rates(
             table, bootstrap=settings["bootstrap"], seed=settings["seed"], metric=settings["metric"], gamed=gamed
         )
-        known = settings["kind"] == "oracle"
-        qualities = {
-            f"quality_{i}": sum(r[f"quality_{i}"] for r in table) / len(table) if known else None for i in (1, 2)
-        }
         say(f"win rate {rates['win_rate']:.1f} ± {rates['win_rate_error']:.1f} of {rates['n']}")
         write_table("judgements", table, args.output)
         record.write(
