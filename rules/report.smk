@@ -42,12 +42,23 @@ TUNINGS = [
     for seed in CONFIG.test_seeds(model)
 ]
 RESPONSES = [
-    {"model": model, "system": system, "path": responses_path(model, system)}
+    {
+        "model": model,
+        "system": system,
+        "label": system_label(system),
+        "path": responses_path(model, system),
+        "record": responses_path(model, system).removesuffix(".parquet") + ".record.json",
+    }
     for model in CONFIG.run.models
     for system in tested_systems(model)
 ]
 SIMILARITIES = [
-    {"model": model, "label": CONFIG.modes[mode].label, "path": similarity_path(model, mode)}
+    {
+        "model": model,
+        "label": CONFIG.modes[mode].label,
+        "published": CONFIG.modes[mode].published,
+        "path": similarity_path(model, mode),
+    }
     for model in CONFIG.run.models
     for mode in (CONFIG.similarity.modes if CONFIG.similarity else [])
 ]
@@ -60,6 +71,15 @@ DATA = list(
 TABLES = sorted({table for figure in FIGURES for table in figure["tables"]} | ({"table2"} if RANKINGS else set()))
 WIN_RATE_TABLES = [f"{RESULTS}/tables/{table}.csv" for table in TABLES if table != "table2"]
 ALL_TABLES = [*TABLES, *(["similarity"] if SIMILARITIES else []), "data", "epochs", "tuning", "responses"]
+DRAWN = [
+    *(["win_rates"] if WIN_RATE_TABLES else []),
+    *(["rules"] if "table4" in TABLES else []),
+    *(["ranking"] if RANKINGS else []),
+    *(["epochs"] if any(entry["validations"] for entry in SELECTIONS) else []),
+    "training",
+    "lengths",
+    *(["similarity"] if SIMILARITIES else []),
+]
 KEPT = "--candidates-kept" if EXECUTION.keep_candidates else ""
 # Which file belongs to which row: for what makes the tables, and what verifies them.
 TABLE_SETTINGS = settings(
@@ -72,6 +92,8 @@ TABLE_SETTINGS = settings(
     tunings=TUNINGS,
     responses=RESPONSES,
     tables=ALL_TABLES,
+    drawn=DRAWN,
+    reference=REFERENCE,
     note=CONFIG.note,
 )
 
@@ -79,7 +101,7 @@ TABLE_SETTINGS = settings(
 rule tables:
     input:
         expand(f"{RESULTS}/tables/{{table}}.{{ending}}", table=ALL_TABLES, ending=["csv", "md", "tex"]),
-        [f"{RESULTS}/figures/win_rates.pdf"] if WIN_RATE_TABLES else [],
+        expand(f"{RESULTS}/figures/{{figure}}.{{ending}}", figure=DRAWN, ending=["pdf", "png", "csv"]),
 
 
 rule make_tables:
@@ -107,27 +129,33 @@ rule make_tables:
         "printf %s {params.settings:q} | python {input.code[0]} --output {params.folder} --settings - > {log} 2>&1"
 
 
-rule plot_win_rates:
-    """Win rate of every system, with error bars over seeds."""
+rule make_figures:
+    """Win rates, rules, ranking, choice of epochs, training, lengths and similarity: for papers, and for the report."""
     input:
-        code=sources("plot_win_rates"),
-        tables=WIN_RATE_TABLES,
+        code=sources("make_figures"),
+        tables=expand(f"{RESULTS}/tables/{{table}}.csv", table=[*TABLES, "epochs"]),
+        tunings=[entry["path"] for entry in TUNINGS],
+        responses=[entry["path"] for entry in RESPONSES],
+        similarities=[path for e in SIMILARITIES for path in (e["path"], e["path"].replace(".json", ".parquet"))],
     output:
-        pdf=f"{RESULTS}/figures/win_rates.pdf",
-        png=f"{RESULTS}/figures/win_rates.png",
-        data=f"{RESULTS}/figures/win_rates.csv",
+        expand(f"{RESULTS}/figures/{{figure}}.{{ending}}", figure=DRAWN, ending=["pdf", "png", "csv"]),
     log:
-        f"{LOGS}/plot_win_rates.log",
+        f"{LOGS}/make_figures.log",
     benchmark:
-        f"{BENCHMARKS}/plot_win_rates/win_rates.tsv"
+        f"{BENCHMARKS}/make_figures/figures.tsv"
     localrule: True
     threads: 1
     resources:
         mem_mb=1000,
+    params:
+        folder=f"{RESULTS}/figures",
+        tables=f"{RESULTS}/tables",
+        settings=TABLE_SETTINGS,
     message:
-        "tables: {output.pdf}"
+        "figures: {params.folder}"
     shell:
-        "python {input.code[0]} {input.tables} --pdf {output.pdf} --png {output.png} --data {output.data} > {log} 2>&1"
+        "printf %s {params.settings:q} | python {input.code[0]} --tables {params.tables} --output {params.folder} "
+        "--settings - > {log} 2>&1"
 
 
 rule verify:
