@@ -25,6 +25,7 @@ rule all:
     default_target: True
     input:
         rules.tables.input,
+        rules.make_report.output,
 
 
 onstart:

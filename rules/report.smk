@@ -8,6 +8,7 @@ FIGURES = [
         "published": published,
         "rules": used,
         "tables": tables,
+        "seed": seed,
         "path": judgement_path(model, system, f"seed{seed}"),
     }
     for model in CONFIG.run.models
@@ -97,6 +98,13 @@ TABLE_SETTINGS = settings(
     note=CONFIG.note,
 )
 
+REPORT = f"{RESULTS}/report.html"
+REPORT_SETTINGS = settings(
+    **json.loads(TABLE_SETTINGS),
+    experiment=CONFIG.experiment,
+    set={model: set_path(CONFIG.generation.evaluation_set, model) for model in CONFIG.run.models},
+)
+
 
 rule tables:
     input:
@@ -156,6 +164,57 @@ rule make_figures:
     shell:
         "printf %s {params.settings:q} | python {input.code[0]} --tables {params.tables} --output {params.folder} "
         "--settings - > {log} 2>&1"
+
+
+rule record_config:
+    """The checked config of an experiment, without what only says how it is computed: to be compared with another's."""
+    output:
+        f"{RESULTS}/config.json",
+    log:
+        f"{LOGS}/record_config.log",
+    benchmark:
+        f"{BENCHMARKS}/record_config/config.tsv"
+    localrule: True
+    threads: 1
+    params:
+        # By a function, as templates of datasets have braces, which would be taken for wildcards.
+        config=lambda wildcards: CONFIG.model_dump_json(exclude={"execution", "plan", "ceilings"}, indent=2),
+    message:
+        "config: {output}"
+    shell:
+        "printf '%s\\n' {params.config:q} > {output} 2> {log}"
+
+
+rule make_report:
+    """One HTML file with everything that came out, for any browser."""
+    input:
+        code=sources("make_report"),
+        page=[f"scripts/report/{name}" for name in ("page.html", "figure.html", "style.css", "page.js")],
+        config=rules.record_config.output[0],
+        tables=rules.make_tables.output,
+        figures=rules.make_figures.output,
+        summaries=[entry["path"] for entry in [*FIGURES, *RANKINGS, *SIMILARITIES, *SELECTIONS, *TUNINGS]],
+        judgements=[entry["path"].removesuffix(".json") + ".parquet" for entry in FIGURES],
+        responses=[path for entry in RESPONSES for path in (entry["path"], entry["record"])],
+        sets=[set_path(CONFIG.generation.evaluation_set, model) for model in CONFIG.run.models],
+    output:
+        REPORT,
+    log:
+        f"{LOGS}/make_report.log",
+    benchmark:
+        f"{BENCHMARKS}/make_report/report.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        folder=RESULTS,
+        settings=REPORT_SETTINGS,
+    message:
+        "report: {output}"
+    shell:
+        "printf %s {params.settings:q} | python {input.code[0]} --results {params.folder} --config {input.config} "
+        "--output {output} --settings - > {log} 2>&1"
 
 
 rule verify:

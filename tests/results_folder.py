@@ -215,3 +215,14 @@ class Results:
 
     def make_figures(self):
         return self.run("make_figures", "--tables", self.path("tables"), "--output", self.path("figures"))
+
+    def make_report(self):
+        """Everything that the workflow makes last; returns the path of the report."""
+        self.make_tables()
+        self.make_figures()
+        write_json({"experiment": "made", "judge": {"name": "made"}}, self.folder / self.path("config.json"))
+        report = self.path("report.html")
+        self.run(
+            "make_report", "--results", self.path("")[:-1], "--config", self.path("config.json"), "--output", report
+        )
+        return self.folder / report

@@ -55,6 +55,8 @@ def expected_jobs(config):
         "measure_similarity": len(models) * len(config.similarity.modes) if config.similarity else 0,
         "make_tables": 1,
         "make_figures": 1,
+        "make_report": 1,
+        "record_config": 1,
     }
     return {rule: count for rule, count in counts.items() if count}
 

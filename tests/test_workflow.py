@@ -135,7 +135,7 @@ def test_every_job_has_a_log_and_a_benchmark_and_leaves_no_temporary_file(projec
     logs = {
         p.relative_to(results(project) / "logs").with_suffix("") for p in (results(project) / "logs").rglob("*.log")
     }
-    assert len(logs) == 60
+    assert len(logs) == 62
     assert len(list((results(project) / "benchmarks").rglob("*.tsv"))) == len(logs)
     assert not [path for path in results(project).rglob(".*") if path.name != ".snakemake_timestamp"]
     assert not list(results(project).rglob("*.lock"))
@@ -152,7 +152,7 @@ def test_a_modes_learning_rate_reruns_that_mode_and_what_depends_on_it(project):
     configs = overlay(project, "changed.yaml", {"modes": {"poem": {"tuning": {"learning_rate": 3.0e-4}}}})
     assert planned(project, configs=configs) == {
         "tune_candidate": 2, "tune_chosen": 2, "generate_responses": 4, "judge_responses": 4, "select_epochs": 1,
-        "make_tables": 1, "make_figures": 1,
+        "record_config": 1, "make_tables": 1, "make_figures": 1, "make_report": 1,
     }  # fmt: skip
 
 
@@ -164,11 +164,11 @@ def test_how_it_is_computed_reruns_nothing(project):
 @pytest.mark.parametrize(
     ("module", "jobs"),
     [
-        ("implicit/rank.py", {"rank_responses": 5, "make_tables": 1, "make_figures": 1}),
+        ("implicit/rank.py", {"rank_responses": 5, "make_tables": 1, "make_figures": 1, "make_report": 1}),
         ("make_figures.py", {"plot_win_rates": 1}),
         ("implicit/judge.py", {
             "judge_responses": 16, "select_epochs": 3, "tune_chosen": 6, "generate_responses": 6, "rank_responses": 4,
-            "make_tables": 1, "make_figures": 1,
+            "make_tables": 1, "make_figures": 1, "make_report": 1,
         }),
     ],
 )  # fmt: skip

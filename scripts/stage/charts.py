@@ -13,7 +13,7 @@ Spec = dict[str, Any]
 
 VEGA_LITE = "6.4"  # the version that specs are written for; vl-convert brings it
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A", "#8C6D00"]
-GREY = "#7A7A7A"
+GREY = "#858585"  # can be seen on white and on black
 DASHES = [[1, 0]] * len(COLOURS) + [[5, 3]] * len(COLOURS) + [[1, 2]] * len(COLOURS)
 SHAPES = {"mean over seeds": "circle", "each seed": "cross", "paper, Llama-2-7B": "diamond", "paper, OLMo-7B": "square"}
 # Text is of one weight: with two fonts in a PDF, vl-convert writes them in an order that differs from run to run.
@@ -104,18 +104,21 @@ def points_and_intervals(rows: list[Row], *, title: str, domain: list[float] | N
             "mark": {"type": "point", "size": 70, "filled": True, "opacity": 1},
             "encoding": {**y, **x, **colour, "shape": shape, "tooltip": tooltip},
         },
-        {
-            "transform": [{"filter": "indexof(datum.kind, 'paper') == 0"}],
-            "mark": {"type": "point", "size": 60, "filled": False, "strokeWidth": 1.6, "color": GREY},
-            "encoding": {**y, **x, "shape": shape, "tooltip": tooltip},
-        },
     ]
+    if any(kind.startswith("paper") for kind in kinds):
+        layers.append(
+            {
+                "transform": [{"filter": "indexof(datum.kind, 'paper') == 0"}],
+                "mark": {"type": "point", "size": 60, "filled": False, "strokeWidth": 1.6, "color": GREY},
+                "encoding": {**y, **x, "shape": shape, "tooltip": tooltip},
+            }
+        )
     layers[1]["encoding"]["size"] = {"condition": {"test": "datum.kind == 'each seed'", "value": 30}, "value": 80}
     if parity:
         line = {"type": "rule", "strokeDash": [4, 3], "color": GREY}
         layers.insert(0, {"mark": line, "encoding": {"x": {"datum": 50, "type": "quantitative"}}})
-    step = 26 if len(models) == 1 else 15 * len(models)
-    return {"data": {"values": rows}, "height": {"step": step, "for": "position"}, "layer": layers}
+    height = len(labels) * (26 if len(models) == 1 else 15 * len(models))
+    return {"data": {"values": rows}, "height": height, "layer": layers}
 
 
 def long_rows(rows: list[Row], value: str, *, low: str | None = None, high: str | None = None) -> list[Row]:
