@@ -363,7 +363,7 @@ def main() -> None:
         data={
             "texts": as_json(texts),
             "charts": as_json({"config": CONFIG, "panels": specs}),
-            "examples": as_json(whole),
+            "examples": whole,
             "provenance": as_json(traced),
         },
         scripts=[Markup(script) for script in scripts],

@@ -313,7 +313,7 @@ def lengths_of_model(rows: list[Row]) -> Panel:
     )
     spoken = f"Median tokens. {spoken_values(rows, 'median', '')}"
     return Panel(
-        "Lengths of responses", note, spoken, {"data": {"values": values}, "height": {"step": 26}, "layer": layers}
+        "Lengths of responses", note, spoken, {"data": {"values": values}, "height": 26 * len(rows), "layer": layers}
     )
 
 
