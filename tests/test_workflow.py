@@ -165,7 +165,7 @@ def test_how_it_is_computed_reruns_nothing(project):
     ("module", "jobs"),
     [
         ("implicit/rank.py", {"rank_responses": 5, "make_tables": 1, "make_figures": 1, "make_report": 1}),
-        ("make_figures.py", {"plot_win_rates": 1}),
+        ("make_figures.py", {"make_figures": 1, "make_report": 1}),
         ("implicit/judge.py", {
             "judge_responses": 16, "select_epochs": 3, "tune_chosen": 6, "generate_responses": 6, "rank_responses": 4,
             "make_tables": 1, "make_figures": 1, "make_report": 1,
