@@ -29,6 +29,7 @@ rule all:
 
 
 onstart:
+    follow_progress()
     if workflow.non_local_exec:
         refuse_queued_jobs()
     else:

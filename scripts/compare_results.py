@@ -212,7 +212,7 @@ def main() -> None:
     decidable = sum(each.p is not None for each in found)
     say(
         f"\n'DIFFERS': Welch's t-test between seeds, p < {ALPHA} after Holm's correction for {decidable} figures.\n"
-        "Seeds are what is drawn anew: that other instructions, or another pre-training, would give the same is not said.\n"
+        "Only seeds are drawn anew: other instructions, or another pre-training, may give something else.\n"
         "One seed has no spread: nothing is decided from it."
     )
 

@@ -123,7 +123,12 @@ def test_alpaca_evals_own_file_stands_beside_the_responses(project):
 
 def test_what_the_user_sees(finished):
     folder, printed = finished
-    assert re.search(r"\d+ of \d+ steps \(\d+%\) done", printed)
+    done = re.findall(r"^\[ *(\d+)/62\] \w+: .* \(\d.*\)$", printed, flags=re.MULTILINE)
+    assert list(map(int, done)) == list(range(1, 63))  # a line for each job
+    assert re.search(r"\] tune_chosen: tiny, poem, .*: loss \d\.\d+ after \d+ steps \(", printed)
+    assert re.search(r"\] judge_responses: tiny, base against seed1, test: win rate \d+\.\d ± ", printed)
+    assert "\x1b" not in printed and "Finished jobid" not in printed
+    assert "Report: results/test/report.html" in printed
     assert "Table 1: response tuning against instruction tuning" in printed
     assert re.search(r"^pretrain +1 +\d+ +\d+% +\d+ +\d+$", printed, flags=re.MULTILINE)
     assert "results/test/tables" in printed
@@ -198,7 +203,10 @@ def test_a_broken_row_stops_the_run_before_pretraining(project):
         },
     }
     done = snakemake(project, configs=overlay(project, "broken.yaml", broken))
-    assert done.returncode == 1 and "error: rows.jsonl, line 2: no valid JSON" in done.stdout
+    assert done.returncode == 1 and done.stdout.count("error: rows.jsonl, line 2: no valid JSON") == 1
+    told = done.stdout[done.stdout.index("Failed for good: make_dataset") :]
+    assert "wildcards: source=files, dataset=poem" in told and "log: results/broken/logs/make_dataset/" in told
+    assert "  type: snakemake --cores 2 --configfile experiments/test.yaml broken.yaml" in told
     assert not list((project / "results" / "broken").rglob("poem.parquet"))
     assert not (project / "results" / "broken" / "tiny").exists()
 
