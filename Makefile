@@ -1,6 +1,7 @@
 # make run    builds the environment where that is needed, then runs the default experiment
 # make plan   says what that will cost: jobs, tokens, GPU hours, calls of the judge, price
 # make verify checks that all results are as they were made: files against records, tables against judgements
+# make compare A=results/x B=results/y  says what differs between two experiments, and what of it is more than noise
 # make test   likewise, then runs the whole test suite
 # make test-slurm  runs a whole SLURM on this machine, and the workflow on it (root, Debian); says so where it cannot
 # make test-faults runs the workflow with its jobs and Snakemake killed at random moments (FAULTS_SEED=1, FAULTS_EACH=2)
@@ -12,7 +13,10 @@ CONFIG ?=
 PYTEST_ARGS ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run plan verify test test-slurm test-faults lint environment
+A ?=
+B ?=
+
+.PHONY: run plan verify compare test test-slurm test-faults lint environment
 
 environment:
 	@PYTHON="$(PYTHON)" sh envs/build.sh
@@ -25,6 +29,10 @@ plan: environment
 
 verify: environment
 	@snakemake verify --cores 1 --quiet all $(if $(CONFIG),--configfile $(CONFIG))
+
+compare: environment
+	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "say which: make compare A=results/x B=results/y" >&2; exit 2; }
+	@python scripts/compare_results.py "$(A)" "$(B)"
 
 test: environment
 	@python -m pytest $(PYTEST_ARGS)

@@ -25,9 +25,11 @@ rule all:
     default_target: True
     input:
         rules.tables.input,
+        rules.make_report.output,
 
 
 onstart:
+    follow_progress()
     if workflow.non_local_exec:
         refuse_queued_jobs()
     else:

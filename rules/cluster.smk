@@ -1,9 +1,13 @@
-"""What a run on a cluster needs besides its profile: no job is done by two at once, and a failure says what to do."""
+"""What a run shows, and what one on a cluster needs besides its profile: no job is done by two at once."""
 
 import re
+import shlex
 import subprocess
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.enums import Quietness
+
+from stage.progress import last_lines, show_progress
 
 # What SLURM's log of a job says when the job was ended from outside, and what to do then.
 ENDS = {
@@ -11,6 +15,13 @@ ENDS = {
     r"DUE TO TIME LIMIT": "it needed more minutes than runtime: raise that in the profile's set-resources",
     r"CANCELLED AT": "it was cancelled",
 }
+
+
+def follow_progress():
+    """Print a line for each job that ends, unless Snakemake was told to be verbose, or to say nothing."""
+    shown = workflow.output_settings
+    if not (shown.verbose or shown.printshellcmds or Quietness.ALL in (shown.quiet or ())):
+        show_progress([job.rule.name for job in workflow.dag.needrun_jobs() if job.output])
 
 
 def queued_jobs():
@@ -56,6 +67,8 @@ def explain_failures(failed):
             "  wildcards: " + (", ".join(f"{name}={value}" for name, value in job.wildcards.items()) or "none"),
             f"  had: mem_mb={job.resources.get('mem_mb')}, runtime={job.resources.get('runtime')}",
             f"  log: {', '.join(map(str, [*job.log, *([own] if own else [])]))}",
+            *(f"    {line}" for log in job.log for line in last_lines(Path(log), 12)),
             f"  what to do: {told[0]}; then run the same command again.",
+            f"  type: {shlex.join(['snakemake', *sys.argv[1:]])}",
         ]
         print("", *lines, sep="\n", file=sys.stderr)

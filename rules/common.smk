@@ -177,10 +177,18 @@ def comparisons(model):
                 table = "table3" if shape.show_instruction else "table1"
                 tested.append((f"{mode}/chosen/seed{seed}", seed, shape.label, shape.published, None, [table]))
         for name, variant in rule_variants(model).items():
-            left_out = [rule for rule in ("eos", "uniform", "diversity") if rule not in variant.use]
-            label = "base + rules" + (f" without {' and '.join(left_out)}" if left_out else "")
-            tested.append((f"rules/{name}", seed, label, None, variant.use, ["table4"]))
+            system = f"rules/{name}"
+            tested.append((system, seed, system_label(system), None, variant.use, ["table4"]))
     return tested
+
+
+def system_label(system):
+    """What a system is called in tables and figures."""
+    if system.startswith("rules/"):
+        used = RULE_VARIANTS[system.removeprefix("rules/")].use
+        left_out = [rule for rule in ("eos", "uniform", "diversity") if rule not in used]
+        return "base + rules" + (f" without {' and '.join(left_out)}" if left_out else "")
+    return "base" if system == "base" else CONFIG.modes[system.split("/")[0]].label
 
 
 def responses_path(model, system, name=None):

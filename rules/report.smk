@@ -8,6 +8,7 @@ FIGURES = [
         "published": published,
         "rules": used,
         "tables": tables,
+        "seed": seed,
         "path": judgement_path(model, system, f"seed{seed}"),
     }
     for model in CONFIG.run.models
@@ -42,12 +43,23 @@ TUNINGS = [
     for seed in CONFIG.test_seeds(model)
 ]
 RESPONSES = [
-    {"model": model, "system": system, "path": responses_path(model, system)}
+    {
+        "model": model,
+        "system": system,
+        "label": system_label(system),
+        "path": responses_path(model, system),
+        "record": responses_path(model, system).removesuffix(".parquet") + ".record.json",
+    }
     for model in CONFIG.run.models
     for system in tested_systems(model)
 ]
 SIMILARITIES = [
-    {"model": model, "label": CONFIG.modes[mode].label, "path": similarity_path(model, mode)}
+    {
+        "model": model,
+        "label": CONFIG.modes[mode].label,
+        "published": CONFIG.modes[mode].published,
+        "path": similarity_path(model, mode),
+    }
     for model in CONFIG.run.models
     for mode in (CONFIG.similarity.modes if CONFIG.similarity else [])
 ]
@@ -60,6 +72,15 @@ DATA = list(
 TABLES = sorted({table for figure in FIGURES for table in figure["tables"]} | ({"table2"} if RANKINGS else set()))
 WIN_RATE_TABLES = [f"{RESULTS}/tables/{table}.csv" for table in TABLES if table != "table2"]
 ALL_TABLES = [*TABLES, *(["similarity"] if SIMILARITIES else []), "data", "epochs", "tuning", "responses"]
+DRAWN = [
+    *(["win_rates"] if WIN_RATE_TABLES else []),
+    *(["rules"] if "table4" in TABLES else []),
+    *(["ranking"] if RANKINGS else []),
+    *(["epochs"] if any(entry["validations"] for entry in SELECTIONS) else []),
+    "training",
+    "lengths",
+    *(["similarity"] if SIMILARITIES else []),
+]
 KEPT = "--candidates-kept" if EXECUTION.keep_candidates else ""
 # Which file belongs to which row: for what makes the tables, and what verifies them.
 TABLE_SETTINGS = settings(
@@ -72,14 +93,23 @@ TABLE_SETTINGS = settings(
     tunings=TUNINGS,
     responses=RESPONSES,
     tables=ALL_TABLES,
+    drawn=DRAWN,
+    reference=REFERENCE,
     note=CONFIG.note,
+)
+
+REPORT = f"{RESULTS}/report.html"
+REPORT_SETTINGS = settings(
+    **json.loads(TABLE_SETTINGS),
+    experiment=CONFIG.experiment,
+    set={model: set_path(CONFIG.generation.evaluation_set, model) for model in CONFIG.run.models},
 )
 
 
 rule tables:
     input:
         expand(f"{RESULTS}/tables/{{table}}.{{ending}}", table=ALL_TABLES, ending=["csv", "md", "tex"]),
-        [f"{RESULTS}/figures/win_rates.pdf"] if WIN_RATE_TABLES else [],
+        expand(f"{RESULTS}/figures/{{figure}}.{{ending}}", figure=DRAWN, ending=["pdf", "png", "csv"]),
 
 
 rule make_tables:
@@ -107,27 +137,84 @@ rule make_tables:
         "printf %s {params.settings:q} | python {input.code[0]} --output {params.folder} --settings - > {log} 2>&1"
 
 
-rule plot_win_rates:
-    """Win rate of every system, with error bars over seeds."""
+rule make_figures:
+    """Win rates, rules, ranking, choice of epochs, training, lengths and similarity: for papers, and for the report."""
     input:
-        code=sources("plot_win_rates"),
-        tables=WIN_RATE_TABLES,
+        code=sources("make_figures"),
+        tables=expand(f"{RESULTS}/tables/{{table}}.csv", table=[*TABLES, "epochs"]),
+        tunings=[entry["path"] for entry in TUNINGS],
+        responses=[entry["path"] for entry in RESPONSES],
+        similarities=[path for e in SIMILARITIES for path in (e["path"], e["path"].replace(".json", ".parquet"))],
     output:
-        pdf=f"{RESULTS}/figures/win_rates.pdf",
-        png=f"{RESULTS}/figures/win_rates.png",
-        data=f"{RESULTS}/figures/win_rates.csv",
+        expand(f"{RESULTS}/figures/{{figure}}.{{ending}}", figure=DRAWN, ending=["pdf", "png", "csv"]),
     log:
-        f"{LOGS}/plot_win_rates.log",
+        f"{LOGS}/make_figures.log",
     benchmark:
-        f"{BENCHMARKS}/plot_win_rates/win_rates.tsv"
+        f"{BENCHMARKS}/make_figures/figures.tsv"
     localrule: True
     threads: 1
     resources:
         mem_mb=1000,
+    params:
+        folder=f"{RESULTS}/figures",
+        tables=f"{RESULTS}/tables",
+        settings=TABLE_SETTINGS,
     message:
-        "tables: {output.pdf}"
+        "figures: {params.folder}"
     shell:
-        "python {input.code[0]} {input.tables} --pdf {output.pdf} --png {output.png} --data {output.data} > {log} 2>&1"
+        "printf %s {params.settings:q} | python {input.code[0]} --tables {params.tables} --output {params.folder} "
+        "--settings - > {log} 2>&1"
+
+
+rule record_config:
+    """The checked config of an experiment, without what only says how it is computed: to be compared with another's."""
+    output:
+        f"{RESULTS}/config.json",
+    log:
+        f"{LOGS}/record_config.log",
+    benchmark:
+        f"{BENCHMARKS}/record_config/config.tsv"
+    localrule: True
+    threads: 1
+    params:
+        # By a function, as templates of datasets have braces, which would be taken for wildcards.
+        config=lambda wildcards: CONFIG.model_dump_json(exclude={"execution", "plan", "ceilings"}, indent=2),
+    message:
+        "config: {output}"
+    shell:
+        "printf '%s\\n' {params.config:q} > {output} 2> {log}"
+
+
+rule make_report:
+    """One HTML file with everything that came out, for any browser."""
+    input:
+        code=sources("make_report"),
+        page=[f"scripts/report/{name}" for name in ("page.html", "figure.html", "style.css", "page.js")],
+        config=rules.record_config.output[0],
+        tables=rules.make_tables.output,
+        figures=rules.make_figures.output,
+        summaries=[entry["path"] for entry in [*FIGURES, *RANKINGS, *SIMILARITIES, *SELECTIONS, *TUNINGS]],
+        judgements=[entry["path"].removesuffix(".json") + ".parquet" for entry in FIGURES],
+        responses=[path for entry in RESPONSES for path in (entry["path"], entry["record"])],
+        sets=[set_path(CONFIG.generation.evaluation_set, model) for model in CONFIG.run.models],
+    output:
+        REPORT,
+    log:
+        f"{LOGS}/make_report.log",
+    benchmark:
+        f"{BENCHMARKS}/make_report/report.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        folder=RESULTS,
+        settings=REPORT_SETTINGS,
+    message:
+        "report: {output}"
+    shell:
+        "printf %s {params.settings:q} | python {input.code[0]} --results {params.folder} --config {input.config} "
+        "--output {output} --settings - > {log} 2>&1"
 
 
 rule verify:

@@ -5,35 +5,15 @@ python scripts/print_summary.py results/tiny
 
 import argparse
 import csv
-from collections import Counter
 from pathlib import Path
 
 from stage.command import run_stage, say
-from stage.storage import read_json, write_text
+from stage.spent import spent_by_stage
+from stage.storage import write_text
 
 JUDGED = ("table1", "table2", "table3", "table4", "epochs")  # what is shown of an experiment with a judge
 UNJUDGED = ("table2", "tuning", "responses")  # and of one without
 HIDDEN = ("each seed", "judge", "metric", "date", "error", "of reference", "position bias")  # too wide
-
-
-def time_by_stage(results: Path) -> list[tuple[str, int, float, float, int]]:
-    """(stage, jobs, seconds, of which at work, peak memory in MiB), from Snakemake's benchmarks and the records.
-
-    Work is what lies between a record's beginning and end: not the start of Python and its imports. A stage without
-    records is as light as its jobs are short: all of its time counts as start.
-    """
-    stages: dict[str, list[float]] = {}
-    for path in sorted((results / "benchmarks").rglob("*.tsv")):
-        with path.open(encoding="utf-8", newline="") as file:
-            own = stages.setdefault(path.relative_to(results / "benchmarks").parts[0], [])
-            own += [float(row["s"]) for row in csv.DictReader(file, delimiter="\t")]
-    work, memory = Counter[str](), Counter[str]()
-    for path in results.rglob("*.json"):
-        record = read_json(path)
-        if isinstance(record, dict) and "outputs" in record:
-            work[record["stage"]] += record["seconds"]
-            memory[record["stage"]] = max(memory[record["stage"]], record["peak_memory_mib"])
-    return [(stage, len(jobs), sum(jobs), work[stage], memory[stage]) for stage, jobs in stages.items()]
 
 
 def narrow(path: Path) -> str:
@@ -56,16 +36,18 @@ def main() -> None:
         path = results / "tables" / f"{name}.csv"
         if path.is_file():
             say(narrow(path))
-    stages = sorted(time_by_stage(results), key=lambda row: -row[2])
-    total = sum(row[2] for row in stages) or 1.0
+    stages = spent_by_stage(results)
+    total = sum(own.seconds for own in stages) or 1.0
     lines = [f"{'stage':<22}{'jobs':>5}{'seconds':>9}{'share':>8}{'at work':>9}{'peak MiB':>10}"]
-    for name, jobs, seconds, work, memory in stages:
-        lines.append(f"{name:<22}{jobs:>5}{seconds:>9.0f}{100 * seconds / total:>7.0f}%{work:>9.0f}{memory or '':>10}")
-    jobs, work = sum(row[1] for row in stages), sum(row[3] for row in stages)
+    for own in stages:
+        share = f"{100 * own.seconds / total:>7.0f}%"
+        lines.append(f"{own.stage:<22}{own.jobs:>5}{own.seconds:>9.0f}{share}{own.work:>9.0f}{own.memory or '':>10}")
+    jobs, work = sum(own.jobs for own in stages), sum(own.work for own in stages)
     lines.append(f"{'all, one by one':<22}{jobs:>5}{total:>9.0f}{'':>8}{work:>9.0f}")
     write_text("\n".join(lines) + "\n", results / "time.txt")
     say("\n".join(lines))
-    say(f"\nTables: {results / 'tables'} (CSV, Markdown, LaTeX); figure: {results / 'figures'}")
+    say(f"\nReport: {results / 'report.html'}, in any browser")
+    say(f"Tables: {results / 'tables'} (CSV, Markdown, LaTeX); figures: {results / 'figures'}")
     say(f"Logs: {results / 'logs'}; records lie beside what they tell of")
 
 

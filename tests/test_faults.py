@@ -32,7 +32,8 @@ MINUTES = 25  # before the test gives up
 CONFIGS = ("experiments/test.yaml", "faults.yaml")
 RULES = (
     "make_corpus", "make_dataset", "make_evaluation_set", "pretrain", "resolve_rules", "tune_candidate", "tune_chosen",
-    "generate_responses", "rank_responses", "judge_responses", "select_epochs", "make_tables", "plot_win_rates",
+    "generate_responses", "rank_responses", "judge_responses", "select_epochs", "make_tables", "make_figures",
+    "make_report",
 )  # fmt: skip
 VOLATILE = (
     "seconds",

@@ -54,7 +54,9 @@ def expected_jobs(config):
         "rank_responses": len(models) * (1 + len(config.ranking.modes) * seeds) if config.ranking else 0,
         "measure_similarity": len(models) * len(config.similarity.modes) if config.similarity else 0,
         "make_tables": 1,
-        "plot_win_rates": 1,
+        "make_figures": 1,
+        "make_report": 1,
+        "record_config": 1,
     }
     return {rule: count for rule, count in counts.items() if count}
 

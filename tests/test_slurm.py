@@ -91,7 +91,7 @@ def suspended(folder):
 
 def finished(printed):
     """rule -> how many of its jobs Snakemake says have finished."""
-    rules = re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)", printed, flags=re.MULTILINE)
+    rules = re.findall(r"^\[ *\d+/\d+\] (\w+):", printed, flags=re.MULTILINE)
     return {rule: rules.count(rule) for rule in rules}
 
 
@@ -241,7 +241,7 @@ def test_a_node_that_goes_down_loses_nothing(session):
     assert session.queued_when_down[session.pretrain][0] == "PENDING"
     assert session.restarts == "1"
     assert finished(session.first)["pretrain"] == 1
-    assert "Error in rule pretrain" not in session.first
+    assert "FAILED pretrain" not in session.first
 
 
 def test_a_job_that_is_cancelled_is_submitted_again(session):

@@ -123,7 +123,12 @@ def test_alpaca_evals_own_file_stands_beside_the_responses(project):
 
 def test_what_the_user_sees(finished):
     folder, printed = finished
-    assert re.search(r"\d+ of \d+ steps \(\d+%\) done", printed)
+    done = re.findall(r"^\[ *(\d+)/62\] \w+: .* \(\d.*\)$", printed, flags=re.MULTILINE)
+    assert list(map(int, done)) == list(range(1, 63))  # a line for each job
+    assert re.search(r"\] tune_chosen: tiny, poem, .*: loss \d\.\d+ after \d+ steps \(", printed)
+    assert re.search(r"\] judge_responses: tiny, base against seed1, test: win rate \d+\.\d ± ", printed)
+    assert "\x1b" not in printed and "Finished jobid" not in printed
+    assert "Report: results/test/report.html" in printed
     assert "Table 1: response tuning against instruction tuning" in printed
     assert re.search(r"^pretrain +1 +\d+ +\d+% +\d+ +\d+$", printed, flags=re.MULTILINE)
     assert "results/test/tables" in printed
@@ -135,7 +140,7 @@ def test_every_job_has_a_log_and_a_benchmark_and_leaves_no_temporary_file(projec
     logs = {
         p.relative_to(results(project) / "logs").with_suffix("") for p in (results(project) / "logs").rglob("*.log")
     }
-    assert len(logs) == 60
+    assert len(logs) == 62
     assert len(list((results(project) / "benchmarks").rglob("*.tsv"))) == len(logs)
     assert not [path for path in results(project).rglob(".*") if path.name != ".snakemake_timestamp"]
     assert not list(results(project).rglob("*.lock"))
@@ -152,7 +157,7 @@ def test_a_modes_learning_rate_reruns_that_mode_and_what_depends_on_it(project):
     configs = overlay(project, "changed.yaml", {"modes": {"poem": {"tuning": {"learning_rate": 3.0e-4}}}})
     assert planned(project, configs=configs) == {
         "tune_candidate": 2, "tune_chosen": 2, "generate_responses": 4, "judge_responses": 4, "select_epochs": 1,
-        "make_tables": 1, "plot_win_rates": 1,
+        "record_config": 1, "make_tables": 1, "make_figures": 1, "make_report": 1,
     }  # fmt: skip
 
 
@@ -164,11 +169,11 @@ def test_how_it_is_computed_reruns_nothing(project):
 @pytest.mark.parametrize(
     ("module", "jobs"),
     [
-        ("implicit/rank.py", {"rank_responses": 5, "make_tables": 1, "plot_win_rates": 1}),
-        ("plot_win_rates.py", {"plot_win_rates": 1}),
+        ("implicit/rank.py", {"rank_responses": 5, "make_tables": 1, "make_figures": 1, "make_report": 1}),
+        ("make_figures.py", {"make_figures": 1, "make_report": 1}),
         ("implicit/judge.py", {
             "judge_responses": 16, "select_epochs": 3, "tune_chosen": 6, "generate_responses": 6, "rank_responses": 4,
-            "make_tables": 1, "plot_win_rates": 1,
+            "make_tables": 1, "make_figures": 1, "make_report": 1,
         }),
     ],
 )  # fmt: skip
@@ -198,7 +203,10 @@ def test_a_broken_row_stops_the_run_before_pretraining(project):
         },
     }
     done = snakemake(project, configs=overlay(project, "broken.yaml", broken))
-    assert done.returncode == 1 and "error: rows.jsonl, line 2: no valid JSON" in done.stdout
+    assert done.returncode == 1 and done.stdout.count("error: rows.jsonl, line 2: no valid JSON") == 1
+    told = done.stdout[done.stdout.index("Failed for good: make_dataset") :]
+    assert "wildcards: source=files, dataset=poem" in told and "log: results/broken/logs/make_dataset/" in told
+    assert "  type: snakemake --cores 2 --configfile experiments/test.yaml broken.yaml" in told
     assert not list((project / "results" / "broken").rglob("poem.parquet"))
     assert not (project / "results" / "broken" / "tiny").exists()
 

@@ -1,0 +1,64 @@
+"""What an experiment has cost, stage by stage, from Snakemake's benchmarks and the records."""
+
+import csv
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stage.storage import read_json
+
+
+@dataclass
+class Spent:
+    """A stage: its jobs, their seconds, of which ``work`` in the scripts, MiB, tokens, calls of a judge, and price."""
+
+    stage: str
+    jobs: int = 0
+    seconds: float = 0.0
+    work: float = 0.0
+    memory: int = 0
+    tokens: int = 0
+    calls: int = 0
+    price: float = 0.0
+    unpriced: int = 0  # jobs whose price is not known
+
+
+def all_records(results: Path) -> dict[str, dict[str, Any]]:
+    """Every record of an experiment, by its path."""
+    found = ((str(path), read_json(path)) for path in sorted(results.rglob("*.json")))
+    return {path: told for path, told in found if isinstance(told, dict) and {"inputs", "outputs"} <= told.keys()}
+
+
+def tokens(record: dict[str, Any]) -> int:
+    """Tokens that a job has trained on, generated, or had read and written by a judge."""
+    if record["stage"] == "judge":
+        return (record["prompt_tokens"] or 0) + (record["completion_tokens"] or 0)
+    return record.get("trained_tokens") or record.get("tokens") or 0
+
+
+def spent_by_stage(results: Path) -> list[Spent]:
+    """What each stage has cost, the longest first.
+
+    Work is what lies between a record's beginning and end: not the start of Python and its imports. A stage without
+    records is as light as its jobs are short: all of its time counts as start. Calls of a judge are those of all runs.
+    """
+    stages: dict[str, Spent] = defaultdict(lambda: Spent(""))
+    for path in sorted((results / "benchmarks").rglob("*.tsv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            seconds = [float(row["s"]) for row in csv.DictReader(file, delimiter="\t")]
+        own = stages[path.relative_to(results / "benchmarks").parts[0]]
+        own.jobs, own.seconds = own.jobs + len(seconds), own.seconds + sum(seconds)
+    counted = Counter[str]()
+    for record in all_records(results).values():
+        own = stages[record["stage"]]
+        counted[record["stage"]] += 1
+        own.work += record["seconds"]
+        own.memory = max(own.memory, record["peak_memory_mib"])
+        own.tokens += tokens(record)
+        own.calls += (record.get("calls") or 0) + (record.get("cached") or 0)
+        own.price += record.get("price") or 0.0
+        own.unpriced += "price" in record and record["price"] is None
+    for stage, own in stages.items():
+        own.stage, own.jobs = stage, max(own.jobs, counted[stage])
+    return sorted(stages.values(), key=lambda own: -max(own.seconds, own.work))

@@ -1,0 +1,107 @@
+"""Comparing two experiments: what differs in the config, and what is more than noise between seeds."""
+
+import csv
+import statistics
+import subprocess
+import sys
+
+import pytest
+from results_folder import Results
+from scipy.stats import ttest_ind
+from workflow import ROOT
+
+from compare_results import Side, config_differences, welch
+from stage.storage import read_json, write_json
+from stage.table_forms import to_csv
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Two folders with the same results of three seeds."""
+    folders = []
+    for name in ("a", "b"):
+        results = Results(tmp_path / name, seeds=3, similarity=False)
+        results.write()
+        results.make_tables()
+        folders.append(results.folder / "results" / "made")
+        write_json({"experiment": name, "tuning": {"learning_rate": 1e-4}}, folders[-1] / "config.json")
+    return folders
+
+
+def compare(a, b):
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "compare_results.py", a, b], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def change(folder, table, tuning, **cells):
+    path = folder / "tables" / f"{table}.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row for row in rows if row["tuning"] == tuning]
+    path.write_text(to_csv([row | cells if row["tuning"] == tuning else row for row in rows]))
+
+
+def verdict(printed, name):
+    (line,) = [line for line in printed.splitlines() if line.strip().startswith(name)]
+    return line
+
+
+def test_the_same_results_are_the_same(pair):
+    printed = compare(*pair)
+    assert "experiment: A a, B b" in printed and "DIFFERS by" not in printed
+    assert "the same" in verdict(printed, "tiny, response tuning: win rate")
+    assert "commit 0123456789ab" in printed
+
+
+def test_only_what_is_beyond_the_noise_differs(pair):
+    change(pair[0], "table1", "response tuning", **{"each seed": "40.0 41.0 40.5"})
+    change(pair[1], "table1", "response tuning", **{"each seed": "20.0 21.0 20.5"})
+    change(pair[0], "table3", "task 0", **{"each seed": "30.0 40.0 50.0"})
+    change(pair[1], "table3", "task 0", **{"each seed": "33.0 43.0 53.0"})
+    write_json(read_json(pair[1] / "config.json") | {"tuning": {"learning_rate": 3e-4}}, pair[1] / "config.json")
+    printed = compare(*pair)
+    assert "tuning.learning_rate: A 0.0001, B 0.0003" in printed
+    line = verdict(printed, "tiny, response tuning: win rate")
+    assert "DIFFERS by more than seeds do (3 and 3 seeds, p = " in line and "-20.0" in line
+    assert "within the noise of seeds" in verdict(printed, "tiny, task 0: win rate")
+
+
+def test_many_figures_make_it_harder(pair):
+    """p = 0.02 of one figure among several is nothing: of twenty, one is so by chance."""
+    change(pair[0], "table1", "response tuning", **{"each seed": "40.0 41.0 42.0"})
+    change(pair[1], "table1", "response tuning", **{"each seed": "43.5 44.5 45.5"})
+    line = verdict(compare(*pair), "tiny, response tuning: win rate")
+    assert 0.005 < ttest_ind([40.0, 41.0, 42.0], [43.5, 44.5, 45.5], equal_var=False).pvalue < 0.05
+    assert "within the noise" in line
+
+
+def test_one_seed_decides_nothing_and_other_judges_are_named(pair):
+    change(pair[1], "table1", "response tuning", **{"each seed": "1.0", "seeds": "1", "judge": "another"})
+    line = verdict(compare(*pair), "tiny, response tuning: win rate")
+    assert "undecided: one seed (not the same judge) (3 and 1 seeds)" in line
+
+
+def test_what_only_one_has_is_told_and_what_is_no_result_is_an_error(pair, tmp_path):
+    (pair[1] / "tables" / "table4.csv").unlink()
+    assert "table4, tiny, base + rules: only in A" in compare(*pair)
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "compare_results.py", pair[0], tmp_path], capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path}: no results") and not done.stdout
+
+
+def test_welch_is_that_of_the_values_themselves():
+    a, b = [40.0, 41.5, 42.0], [43.5, 44.0, 46.0, 47.0]
+    sides = [Side(sum(v) / len(v), statistics.stdev(v), len(v)) for v in (a, b)]
+    assert welch(*sides) == pytest.approx(ttest_ind(a, b, equal_var=False).pvalue)
+    assert welch(Side(40, None, 1), sides[1]) is None
+    assert welch(Side(40, 0.0, 2), Side(40, 0.0, 2)) == pytest.approx(1.0)
+
+
+def test_a_config_is_compared_key_by_key():
+    a, b = {"a": {"b": 1, "c": {}}, "d": [1], "x": None}, {"a": {"b": 2, "c": {"e": 3}}, "d": [1]}
+    assert config_differences(a, b) == ["a.b: A 1, B 2", "a.c.e: only in B: 3", "x: only in A: None"]
