@@ -1,13 +1,14 @@
 """What `bench/run.py` times: each a function that prepares a workload once, and returns what does the work.
 
-A contestant's work is called with nothing, and returns a dict of what it did, for the check that all of a race did the
-same. It runs in a process of its own (`python bench/contestants.py NAME SIZES`): a line on its standard input starts the
-work once, and one line of JSON tells the seconds.
+A contestant's work is called with nothing, and returns what it did, for the check that all of a race did the same. It
+runs in a process of its own (`python bench/contestants.py NAME SIZES`): a line on its standard input starts the work
+once, and one line of JSON tells the seconds.
 """
 
 import json
 import math
 import random
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -18,8 +19,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import torch  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32  # most processors only imitate bfloat16
@@ -113,7 +114,7 @@ def ours_tuning(sizes: SimpleNamespace, name: str, rows: list[Any] | None = None
 
 
 def authors_tuning(sizes: SimpleNamespace, name: str) -> Work:
-    """One row at a time, 64 of which are accumulated; the model's own loss over the whole vocabulary at all positions."""
+    """One row at a time, 64 of which are accumulated; the model's own loss, with logits at all positions."""
     model, rows = model_of(sizes, name).train(), tuning_rows(sizes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0)
 
@@ -161,7 +162,7 @@ def trl_tuning(sizes: SimpleNamespace, name: str, how: str) -> Work:
         lr_scheduler_type="constant",
         completion_only_loss=True,
         train_sampling_strategy="group_by_length" if how == "padded" else "random",
-        bf16=DTYPE == torch.bfloat16,
+        bf16=torch.bfloat16 == DTYPE,
         use_cpu=DEVICE == "cpu",
         report_to=[],
         save_strategy="no",
@@ -216,22 +217,25 @@ def matrix_peak(sizes: SimpleNamespace, name: str) -> Work:
 
 
 class Stops:
-    """Ends each response after a number of tokens that is drawn, whatever the model says: in place of a rule adapter."""
+    """Ends each response after a number of tokens that was drawn: in place of a rule adapter, or around one."""
 
     def __init__(self, lengths: list[int], adapter: Any = None) -> None:
         self.lengths, self.adapter = torch.tensor(lengths, device=DEVICE), adapter
 
     def start(self, prompts: list[list[int]], device: str) -> None:
+        """Begin a batch; a prompt begins with its place."""
         self.left = self.lengths[torch.tensor([place for place, *_ in prompts], device=DEVICE)]
         if self.adapter:
             self.adapter.start([prompt[1:] for prompt in prompts], device)
 
     def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these rows."""
         self.left = self.left[rows]
         if self.adapter:
             self.adapter.keep(rows)
 
     def add_scores(self, logits: torch.Tensor, chosen: torch.Tensor | None) -> torch.Tensor:
+        """Make EOS certain where the length is reached, and impossible elsewhere."""
         if self.adapter:
             logits = self.adapter.add_scores(logits, chosen)
         logits[:, EOS] = torch.where(self.left == 0, torch.inf, -torch.inf)
@@ -320,7 +324,6 @@ def continuous_generation(sizes: SimpleNamespace, name: str) -> Work:
     from transformers import GenerationConfig
 
     model = model_of(sizes, name).to(DTYPE).eval()
-    model.set_attn_implementation("sdpa_paged" if DEVICE == "cpu" else "paged|sdpa") if False else None
     prompts, lengths = generation_load(sizes)
     config = GenerationConfig(max_new_tokens=sizes.new_tokens, do_sample=False, eos_token_id=-1, pad_token_id=PAD)
 
@@ -393,7 +396,7 @@ def ranking_load(sizes: SimpleNamespace) -> list[tuple[list[int], list[int]]]:
 def total_of(logprobs: list[float]) -> dict[str, Any]:
     return {
         "pairs": len(logprobs),
-        "logprob": round(sum(logprobs) / len(logprobs), 1 if DTYPE == torch.float32 else -1),
+        "logprob": round(sum(logprobs) / len(logprobs), 1 if torch.float32 == DTYPE else -1),
     }
 
 
@@ -487,10 +490,58 @@ def alpaca_eval_win_rate(sizes: SimpleNamespace) -> Work:
     return work
 
 
+def long_rows(sizes: SimpleNamespace, length: int, *, trained: float = 0.6) -> list[Any]:
+    """Rows of one length, as many as a micro-batch holds, of which a share is trained."""
+    from implicit.render import Rendered
+
+    rng = random.Random(4)
+    prompt = round((1 - trained) * length)
+    ids = [[rng.randrange(FIRST, 200) for _ in range(length)] for _ in range(max(1, sizes.micro_batch // length))]
+    return [Rendered(ids=row, trained=[False] * prompt + [True] * (length - prompt), cut=0) for row in ids]
+
+
+def memory_of_tuning(sizes: SimpleNamespace, vocabulary: int, length: int, how: str) -> Work:
+    """A step on rows of a length; ``plain``: with the logits of all trained positions at a time."""
+    if how == "plain":
+        import implicit.likelihood
+
+        implicit.likelihood.AT_A_TIME = 2**60
+    sizes.vocabulary = vocabulary
+    return ours_tuning(sizes, "memory", long_rows(sizes, length))
+
+
+def memory_of_ranking(sizes: SimpleNamespace, vocabulary: int, length: int, how: str) -> Work:
+    """A batch of pairs of a length; ``plain``: the model's own logits, of all positions at a time."""
+    from implicit.rank import score_responses
+
+    sizes.vocabulary = vocabulary
+    model, rows = model_of(sizes, "memory").to(DTYPE).eval(), long_rows(sizes, length)
+    pairs = [(row.ids[: row.trained.index(True)], row.ids[row.trained.index(True) :]) for row in rows]
+
+    @torch.inference_mode()
+    def plain() -> dict[str, Any]:
+        ids = torch.tensor([[*prompt, *response] for prompt, response in pairs], device=DEVICE)
+        model(ids).logits.float().log_softmax(dim=-1)[:, :-1].gather(2, ids[:, 1:, None])
+        return {}
+
+    def work() -> dict[str, Any]:
+        score_responses(model, pairs, pad=PAD, batch_tokens=sizes.micro_batch, device=DEVICE)
+        return {}
+
+    return plain if how == "plain" else work
+
+
+def peak_mib() -> int:
+    """The most memory that this process has held, in MiB: of the GPU, if it has one."""
+    if DEVICE == "cuda":
+        return torch.cuda.max_memory_allocated() >> 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
 def contestant(name: str, sizes: SimpleNamespace) -> Work:
     """A contestant by its name, as ``KIND[:MODEL[:OPTION]]``."""
     kind, *given = name.split(":")
-    number = [int(part) if part.isdecimal() else part for part in given]
+    numbers = [int(part) if part.isdecimal() else part for part in given]
     made = {
         "tune": ours_tuning,
         "tune-authors": authors_tuning,
@@ -507,13 +558,15 @@ def contestant(name: str, sizes: SimpleNamespace) -> Work:
         "rank": ours_ranking,
         "rank-authors": authors_ranking,
         "rank-harness": harness_ranking,
+        "memory-tune": memory_of_tuning,
+        "memory-rank": memory_of_ranking,
         "win-rate": ours_win_rate,
         "win-rate-alpaca-eval": alpaca_eval_win_rate,
         "tune-rows": lambda sizes, model, count: ours_tuning(sizes, model, tuning_rows(sizes, count=count)),
         "tune-length": lambda sizes, model, percent: ours_tuning(
             sizes, model, tuning_rows(sizes, length=percent / 100)
         ),
-    }[kind](sizes, *number)
+    }[kind](sizes, *numbers)
     return made
 
 
@@ -523,13 +576,13 @@ def main() -> None:
     told = sys.stdout
     sys.stdout = sys.stderr  # libraries talk
     work = contestant(name, sizes)
-    print(json.dumps({"ready": name}), file=told, flush=True)
+    print(json.dumps({"ready": name, "mib": peak_mib()}), file=told, flush=True)
     for _ in sys.stdin:
         started = time.perf_counter()
         did = work()
         if DEVICE == "cuda":
             torch.cuda.synchronize()
-        print(json.dumps({"seconds": time.perf_counter() - started} | did), file=told, flush=True)
+        print(json.dumps({"seconds": time.perf_counter() - started, "mib": peak_mib()} | did), file=told, flush=True)
 
 
 if __name__ == "__main__":

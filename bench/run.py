@@ -1,11 +1,11 @@
 """Time this project against what a user would pick instead, on the same work: `make bench`.
 
-    python bench/run.py --output results/bench [--peers .venv-peers/bin/python] [--repeats 3] [--only tune,rank] [--small]
+    python bench/run.py --output results/bench [--peers .venv-peers/bin/python] [--only tuning,ranking] [--small]
 
 Contestants of a race take turns, each in a process that stays, so that what slows the machine slows all of them. The
-table holds ratios of seconds (the peer's over ours) of neighbouring turns: minimum, median, maximum. Absolute figures are
-printed and kept, but say nothing about another machine, or this one on another day. Which work must be beaten by how
-much, or what it is compared with, stands in RACES.
+table holds ratios of seconds (the peer's over ours) of neighbouring turns: minimum, median, maximum. Absolute figures
+are printed and kept, but say nothing about another machine, or this one on another day. RACES says what is timed
+against what, and how much is asked for.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from stage.table_forms import to_csv, to_markdown  # noqa: E402
+from stage.table_forms import to_csv, to_markdown
 
 SIZES: dict[str, Any] = {
     "models": {"5M": (256, 4), "25M": (512, 6)},  # hidden size, layers
@@ -49,7 +49,7 @@ SMALL |= {"peak_operations": 1e8, "vocabulary": 300}
 
 @dataclass(frozen=True)
 class Race:
-    """Ours, and what it is timed against: of several peers, the fastest counts. ``peers`` need their own environment."""
+    """Ours, and what it is timed against: of several, the fastest counts. ``peers`` need their own environment."""
 
     work: str
     ours: str
@@ -61,34 +61,51 @@ class Race:
     fewer: int = 1  # repeats are divided by this, where a peer takes long
 
 
+TRL_WAYS = ("padded", "packed", "padding-free")
+
 RACES = (
-    Race("tuning, 5M", "tune:5M", "the authors' way: one row at a time", ("tune-authors:5M",), 3, 5),
-    Race("tuning, 25M", "tune:25M", "the authors' way: one row at a time", ("tune-authors:25M",), 3, 5, fewer=2),
-    Race(
-        "tuning, 5M", "tune:5M", "TRL's SFTTrainer, the best of its ways",
-        ("tune-trl:5M:padded", "tune-trl:5M:packed", "tune-trl:5M:padding-free"), 1.3, 2, peers=True,
+    *(
+        race
+        for size, fewer in (("5M", 1), ("25M", 2))
+        for race in (
+            Race(f"tuning, {size}", f"tune:{size}", "one row at a time", (f"tune-authors:{size}",), 3, 5, fewer=fewer),
+            Race(
+                f"tuning, {size}",
+                f"tune:{size}",
+                "TRL's SFTTrainer, the best of its ways",
+                tuple(f"tune-trl:{size}:{way}" for way in TRL_WAYS),
+                1.3,
+                2,
+                peers=True,
+                fewer=fewer,
+            ),
+            Race(f"tuning, {size}", f"tune:{size}", "the peak of matrix products", (f"peak:{size}",), 0.35, 0.6),
+        )
     ),
+    Race("generation", "generate:5M", "`generate`, one by one", ("generate-transformers:5M:1",), 6, 12, fewer=2),
     Race(
-        "tuning, 25M", "tune:25M", "TRL's SFTTrainer, the best of its ways",
-        ("tune-trl:25M:padded", "tune-trl:25M:packed", "tune-trl:25M:padding-free"), 1.3, 2, peers=True, fewer=2,
+        "generation",
+        "generate:5M",
+        "`generate`, its best batch size",
+        ("generate-transformers:5M:32", "generate-transformers:5M:64", "generate-transformers:5M:256"),
+        1.3,
+        2,
     ),
-    Race("tuning, 5M", "tune:5M", "the machine's peak in matrix products", ("peak:5M",), 0.35, 0.6),
-    Race("tuning, 25M", "tune:25M", "the machine's peak in matrix products", ("peak:25M",), 0.35, 0.6, fewer=2),
-    Race("generation", "generate:5M", "transformers' generate, one prompt at a time", ("generate-transformers:5M:1",), 6, 12, fewer=2),
+    Race("generation", "generate:5M", "continuous batching", ("generate-continuous:5M",), 1.3, 2, fewer=2),
+    Race("rules", "generate-rules-few:5M", "the paper's listing", ("generate-listing:5M",), 50, 150, fewer=2),
+    Race("rules", "generate-rules:5M", "our generation without them", ("generate:5M",), 0.9, 0.97),
+    Race("ranking", "rank:5M", "one pair at a time", ("rank-authors:5M",), 5, 10),
     Race(
-        "generation", "generate:5M", "transformers' generate, its best batch size",
-        ("generate-transformers:5M:32", "generate-transformers:5M:64", "generate-transformers:5M:256"), 1.3, 2,
+        "ranking",
+        "rank:5M",
+        "lm-evaluation-harness, its best batch size",
+        ("rank-harness:5M:16", "rank-harness:5M:64"),
+        1.3,
+        2,
+        peers=True,
     ),
-    Race("generation", "generate:5M", "transformers' continuous batching", ("generate-continuous:5M",), 1.3, 2),
-    Race("generation with the rules", "generate-rules-few:5M", "the paper's listing", ("generate-listing:5M",), 50, 150, fewer=2),
-    Race("generation with the rules", "generate-rules:5M", "our generation without them", ("generate:5M",), 0.9, 0.97),
-    Race("ranking", "rank:5M", "the authors' way: one pair at a time", ("rank-authors:5M",), 5, 10),
-    Race(
-        "ranking", "rank:5M", "lm-evaluation-harness, its best batch size",
-        ("rank-harness:5M:16", "rank-harness:5M:64"), 1.3, 2, peers=True,
-    ),
-    Race("win rate with length control and its error", "win-rate", "a call of alpaca-eval's for each draw", ("win-rate-alpaca-eval",), 5, 20, fewer=3),
-)  # fmt: skip
+    Race("win rate", "win-rate", "alpaca-eval's for each draw", ("win-rate-alpaca-eval",), 5, 20, fewer=3),
+)
 
 
 class Contestant:
@@ -103,7 +120,7 @@ class Contestant:
             stderr=log.open("w"),
             text=True,
         )
-        self._read()
+        self.before = self._read()["mib"]
 
     def _read(self) -> dict[str, Any]:
         line = self.process.stdout.readline()
@@ -134,7 +151,7 @@ def run_race(race: Race, repeats: int, sizes: dict[str, Any], python: str, folde
                 name, python if race.peers else sys.executable, sizes, folder / f"{name.replace(':', '-')}.log"
             )
             warm, cold = ours.turn(), theirs.turn()
-            shared = (warm.keys() & cold.keys()) - {"seconds"}
+            shared = (warm.keys() & cold.keys()) - {"seconds", "mib"}
             different = {key: (warm[key], cold[key]) for key in shared if warm[key] != cold[key]}
             if different:
                 raise RuntimeError(f"{race.ours} and {name} did not do the same: {different}")
@@ -189,8 +206,9 @@ def machine(python: str) -> list[str]:
     )
     wanted = ("torch==", "transformers==", "trl==", "lm_eval==", "alpaca_eval==", "scikit-learn==")
     versions = [line for line in listed.stdout.splitlines() if line.startswith(wanted)]
+    system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {device}"
     return [
-        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {device}, Python {platform.python_version()}",
+        f"{system}, Python {platform.python_version()}",
         ", ".join(versions),
         time.strftime("%Y-%m-%d %H:%M"),
     ]
