@@ -30,9 +30,9 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Go on with these rows only."""
-        super().batch_select_indices(indices)
-        self.room = None
+        """Go on with these rows only, in room of their own."""
+        self.room = tuple(room[indices] for room in self.room)
+        self.keys, self.values = (room[..., : self.keys.shape[-2], :] for room in self.room)
 
 
 def _with_room(states: torch.Tensor, tokens: int) -> torch.Tensor:

@@ -64,13 +64,17 @@ def generate(
 
 @torch.inference_mode()
 def _generate_batch(model, prompts, *, eos, pad, max_new_tokens, context, adapter, device) -> list[Response]:
-    """One batch of prompts, left-padded. Rows that have stopped, or are as long as the context, leave it at once."""
+    """One batch of prompts, left-padded. Rows that have stopped, or are as long as the context, leave it.
+
+    They leave when they are an eighth of it: until then, computing them costs less than copying the others.
+    """
     longest = max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache = growing_cache(model.config)
     rows = list(range(len(prompts)))  # which response each row of the batch belongs to
+    alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
     generated: list[list[int]] = [[] for _ in prompts]
     stopped = [False] * len(prompts)
     chosen: torch.Tensor | None = None
@@ -87,21 +91,24 @@ def _generate_batch(model, prompts, *, eos, pad, max_new_tokens, context, adapte
         if adapter is not None:
             logits = adapter.add_scores(logits, chosen)
         chosen = logits.argmax(dim=-1)
-        for row, token in zip(rows, chosen.tolist(), strict=True):
-            stopped[row] = token == eos
-            if token != eos:
+        for row, token, goes_on in zip(rows, chosen.tolist(), alive.tolist(), strict=True):
+            if goes_on and token == eos:
+                stopped[row] = True
+            elif goes_on:
                 generated[row].append(token)
-        alive = (chosen != eos) & (positions[:, -1] + 2 < context)
-        if not alive.all():
+        alive &= (chosen != eos) & (positions[:, -1] + 2 < context)
+        left = int(alive.sum())
+        if not left:
+            break
+        positions = positions[:, -1:]
+        if left <= 7 * len(rows) / 8:
             kept = alive.nonzero().flatten()
-            if not len(kept):
-                break
             rows = [rows[i] for i in kept.tolist()]
-            chosen, mask, positions = chosen[kept], mask[kept], positions[kept]
+            chosen, mask, positions, alive = chosen[kept], mask[kept], positions[kept], alive[kept]
             cache.batch_select_indices(kept)
             if adapter is not None:
                 adapter.keep(kept)
         ids = chosen[:, None]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        positions = positions[:, -1:] + 1
+        positions = positions + alive[:, None]  # of rows that have ended, it stays within the context
     return [Response(tokens, stop) for tokens, stop in zip(generated, stopped, strict=True)]
