@@ -40,7 +40,7 @@ rule pretrain:
         "model: pre-training {wildcards.model}, a line per step in {log}"
     shell:
         "{WARM} {input.code[0]} --corpus {input.corpus} --model {output.model} --record {output.record} "
-        "--conversations {input.conversations} --settings {params.settings:q} --device {resources.device} --threads {EXECUTION.pretrain_threads} > {log} 2>&1"
+        "--conversations {input.conversations} --settings {params.settings:q} --device {resources.device} --threads {threads} > {log} 2>&1"
 
 
 rule import_model:

@@ -16,7 +16,7 @@ from implicit.pretrain import Architecture, Pretraining, build_model, pack, pret
 from implicit.render import Format, chat_template
 from implicit.tokenizer import train_tokenizer
 from stage.claim import claimed
-from stage.command import InputError, arguments, execution_of, run_stage, say
+from stage.command import InputError, arguments, run_stage, say
 from stage.fit import check_datasets
 from stage.models import pick_device, save_model
 from stage.record import Record
@@ -33,10 +33,8 @@ def pretrain_model(args: argparse.Namespace) -> None:
     """Train a tokenizer and a model, and write both, and the record."""
     settings = args.settings["pretrain"]
     device = pick_device(args.device)
-    record = Record(
-        "pretrain", settings=args.settings, inputs={"corpus": args.corpus}, execution=execution_of(args, device)
-    )
-    torch.set_num_threads(args.threads)
+    record = Record("pretrain", settings=args.settings, inputs={"corpus": args.corpus}, execution={"device": device})
+    torch.set_num_threads(1)  # of one part of a batch; their number changes the last bits of a result
     documents = [row["text"] for row in read_table("corpus", args.corpus)]
     architecture = Architecture(**settings["architecture"])
     tokenizer = train_tokenizer(documents, vocab_size=settings["vocab_size"], context=architecture.context)
@@ -51,7 +49,7 @@ def pretrain_model(args: argparse.Namespace) -> None:
     model = build_model(architecture, tokenizer, seed=plan.seed)
     say(f"{sum(p.numel() for p in model.parameters()):,} parameters, {rows.numel():,} tokens, on {device}")
     last = []
-    pretrain(model, rows, plan, device=device, log=lambda step: (say(step), last.append(step)))
+    pretrain(model, rows, plan, device=device, threads=args.threads, log=lambda step: (say(step), last.append(step)))
     card = {"base": "none", "data": args.corpus, "mode": "pre-training", "seed": plan.seed}
     save_model(model, tokenizer, args.model, card=card)
     record.write(

@@ -1,8 +1,8 @@
 """Jobs and Snakemake itself are killed at random moments of a whole run, again and again. `make test-faults`.
 
 The test experiment is run twice: once in peace, on one core, every job a process of its own; and once on two cores, jobs
-forked from the warm process, with SIGKILLs. What comes out must be the same, byte for byte. Which kind of process is killed next, and how far into its work, is drawn from FAULTS_SEED; FAULTS_EACH
-is how often each rule's jobs are killed. The judge is a server on loopback, which counts what it is asked.
+forked from the warm process, with SIGKILLs. What comes out must be the same, byte for byte. Which kind of process is
+killed next, and how far into its work, is drawn from FAULTS_SEED; FAULTS_EACH is how often each rule's jobs are killed. The judge is a server on loopback, which counts what it is asked.
 """
 
 import filecmp
@@ -91,8 +91,14 @@ def jobs_of(snakemake_process):
 
 
 def durations(folder):
-    """Seconds that a rule's jobs took in a run in peace."""
-    taken = defaultdict(list)
+    """Seconds that a rule's jobs took in a run in peace: those at work, as most start from a warm process next time."""
+    taken, recorded = defaultdict(list), defaultdict(list)
+    for path in (folder / "results" / "test").glob("tiny/**/*.json"):
+        record = read_json(path)
+        if "outputs" in record:
+            rules = {"generate": "generate_responses", "rank": "rank_responses", "judge": "judge_responses"}
+            rules["tune"] = "tune_chosen" if "chosen" in path.parts else "tune_candidate"
+            recorded[rules.get(record["stage"], record["stage"])].append(0.3 + record["seconds"])
     for path in (folder / "results" / "test" / "benchmarks").rglob("*.tsv"):
         name = path.relative_to(folder / "results" / "test" / "benchmarks").parts[0]
         if name == "tune":
@@ -100,7 +106,7 @@ def durations(folder):
         name = {"generate": "generate_responses", "rank": "rank_responses", "judge": "judge_responses"}.get(name, name)
         name = {"select": "select_epochs"}.get(name, name)
         taken[name].append(float(path.read_text().split("\n")[1].split("\t")[0]))
-    return {name: sum(seconds) / len(seconds) for name, seconds in taken.items()}
+    return {name: sum(seconds) / len(seconds) for name, seconds in (taken | recorded).items()}
 
 
 def start(folder, said, *arguments, **more):

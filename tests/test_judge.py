@@ -37,9 +37,10 @@ from implicit.win_rates import (
     MetricError,
     check_alpaca_eval,
     find_gamed_table,
+    fit_logistic,
     instructions_sha256,
     length_table,
-    refit,
+    refits,
     win_rates,
 )
 
@@ -484,31 +485,47 @@ def test_win_rates_of_real_annotations_are_the_public_leaderboards(shared, gamed
         assert ours["lc_win_rate_error"] == pytest.approx(1.56, rel=0.15)
 
 
-def test_a_refit_of_all_judgements_is_alpaca_evals_own_at_its_fixed_strength(shared, gamed):
+def test_refits_are_alpaca_evals_own_at_its_fixed_strength(shared, gamed):
+    """Its solver stops early: what it is told to do to the end, ours does."""
     rows, _ = real_rows(shared, "gpt4_gamed")
     frame = pd.DataFrame(rows).assign(index=range(805))
     info = glm_winrate.GLM_INFO[VERSION_1]
     with length_table(gamed, 805):
         theirs = get_length_controlled_winrate(
             frame, glm_name=VERSION_1, glm_info=info | {"kwargs": {"n_splits": 0}}, save_weights_dir=None
-        )  # it also adds the prediction for each row
+        )
         features, neutral, weights = glm_winrate._get_featurized_data(
             frame, formula=info["formula"], regularize_to_baseline_lambda=info["regularize_to_baseline_lambda"]
         )
-    assert refit(features, neutral, weights, np.arange(805)) == pytest.approx(
-        theirs["length_controlled_winrate"], abs=1e-8
-    )
-    easy = np.argsort(neutral["instruction_difficulty"].to_numpy())[:400]
-    means = []
-    for draw in (easy, np.setdiff1d(np.arange(805), easy)):  # predictions are for the drawn instructions alone
+    easy = np.argsort(neutral["instruction_difficulty"].to_numpy())[:805]
+    draws = np.stack([np.arange(805), np.resize(easy[:400], 805), np.resize(easy[400:], 805)])
+    ours = refits(features, neutral, weights, draws)
+    assert ours[0] == pytest.approx(theirs["length_controlled_winrate"], abs=0.02)
+    for draw, found in zip(draws, ours, strict=True):
+        drawn = np.concatenate([np.arange(1610), 1610 + draw])
         fitted = glm_winrate.fit_LogisticRegressionCV(
-            pd.concat([features.iloc[:1610], features.iloc[1610:].iloc[draw]]), "preference", n_splits=0,
-            sample_weight=pd.concat([weights.iloc[:1610], weights.iloc[1610:].iloc[draw]]).to_numpy(),
+            features.iloc[drawn], "preference", n_splits=0, sample_weight=weights.iloc[drawn].to_numpy(),
+            tol=1e-10, max_iter=100_000,
         )  # fmt: skip
-        logits = neutral.to_numpy()[draw] @ fitted.coef_[0]
-        means.append(100 / (1 + np.exp(-logits)))
-        assert refit(features, neutral, weights, draw) == pytest.approx(means[-1].mean(), abs=1e-8)
-    assert abs(means[0].mean() - means[1].mean()) > 1
+        assert found == pytest.approx(fitted.predict_proba(neutral.iloc[draw])[:, 1].mean() * 100, abs=1e-4)
+    assert abs(ours[1] - ours[2]) > 1
+
+
+@pytest.mark.parametrize("strength", [0.01, 0.1, 1.0, 100.0])
+def test_a_logistic_fit_is_at_the_minimum_of_what_it_minimises(strength):
+    """Where a coefficient is not 0, the slope is; where it is 0, the slope is less than the penalty's."""
+    rng = np.random.default_rng(0)
+    inputs, weights = rng.normal(size=(60, 3)), rng.integers(0, 4, size=(20, 60)).astype(float)
+    targets = np.where(rng.random(60) < 0.3, rng.random(60), inputs[:, 0] > 0)
+    targets[:3] = 1.0, 0.0, 0.5
+    fitted = fit_logistic(inputs, targets, weights, strength=strength)
+    slopes = strength * (weights * (1 / (1 + np.exp(-fitted @ inputs.T)) - targets)) @ inputs
+    assert np.allclose(slopes[fitted != 0], -np.sign(fitted[fitted != 0]), atol=1e-5)
+    assert (np.abs(slopes[fitted == 0]) <= 1 + 1e-6).all()
+    none = (fitted == 0).mean()
+    assert none == {0.01: 1.0, 100.0: 0.0}.get(strength, none)
+    one_by_one = [fit_logistic(inputs, targets, weights[i : i + 1], strength=strength)[0] for i in range(20)]
+    assert np.allclose(fitted, one_by_one, atol=1e-7)
 
 
 def test_the_minimal_variant_reads_nothing_of_the_table(shared, gamed, monkeypatch):

@@ -5,12 +5,14 @@ from implicit.rank import draw_others, ranking_capability, score_responses
 from implicit.render import encode, render_prompt
 
 
-def test_scores_equal_a_naive_loop(model, world, tokenizer, chat):
+@pytest.mark.parametrize("batch_tokens", [1, 300, 100_000])
+def test_scores_equal_a_naive_loop(model, world, tokenizer, chat, batch_tokens):
     items = world.evaluation("test", 20)
     prompts = [render_prompt(item.instruction, tokenizer, chat) for item in items]
     responses = [encode(tokenizer, item.response) + [tokenizer.eos_token_id] for item in items]
     pairs = [(prompts[i], responses[j]) for i in range(20) for j in (i, (i + 3) % 20)]
-    scores = score_responses(model, pairs, pad=tokenizer.pad_token_id, batch_tokens=300)
+    pairs += [(prompts[0], [tokenizer.eos_token_id]), pairs[5]]  # the shortest response, and a pair once more
+    scores = score_responses(model, pairs, pad=tokenizer.pad_token_id, batch_tokens=batch_tokens)
     for (prompt, response), score in zip(pairs, scores, strict=True):
         with torch.inference_mode():
             logprobs = model(torch.tensor([[*prompt, *response]])).logits[0].log_softmax(dim=-1)

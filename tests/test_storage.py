@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -61,12 +60,25 @@ def test_what_a_killed_job_left_is_removed_by_the_next_and_what_a_living_one_wri
     assert path.read_text() == "half" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_temporary_folder_of_long_ago_without_a_lock_is_removed(tmp_path):
-    for name, age in ((".table.txt.old", 3600), (".table.txt.new", 0)):
-        (tmp_path / name).mkdir()
-        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
+def test_a_temporary_folder_that_was_never_locked_is_removed(tmp_path):
+    (tmp_path / ".table.txt.old").mkdir()
     write_text("whole", tmp_path / "table.txt")
-    assert {path.name for path in tmp_path.iterdir()} == {"table.txt", ".table.txt.new"}
+    assert [path.name for path in tmp_path.iterdir()] == ["table.txt"]
+
+
+def test_writers_at_the_same_time_do_not_take_each_others_folders_for_left_overs(tmp_path):
+    code = "import sys; from pathlib import Path; from stage.storage import write_text\n"
+    code += "for i in range(300): write_text(sys.argv[2] * 50, Path(sys.argv[1]))"
+    run = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path / "table.txt", name],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "scripts")},
+        )
+        for name in "abc"
+    ]
+    assert [process.wait(timeout=60) for process in run] == [0, 0, 0]
+    assert (tmp_path / "table.txt").read_text() in {name * 50 for name in "abc"}
+    assert [path.name for path in tmp_path.iterdir()] == ["table.txt"]
 
 
 CLAIMING = """

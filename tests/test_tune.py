@@ -38,9 +38,9 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(model, rows, token
     assert len(parts) > 2 and sorted(i for part in parts for i in part) == list(range(len(rows)))
     tokens = sum(sum(row.trained[1:]) for row in rows)
     for part in parts:
-        ids, mask, labels = collate([rows[i] for i in part], pad=tokenizer.pad_token_id)
+        ids, labels = collate([rows[i] for i in part], pad=tokenizer.pad_token_id)
         weights = loss_weights(labels[:, 1:], normalise_by=normalise_by, examples=len(rows), tokens=tokens)
-        WeightedLoss(model)(ids, mask, labels[:, 1:], weights).backward()
+        WeightedLoss(model)(ids, labels[:, 1:], weights).backward()
     accumulated = torch.cat([p.grad.flatten() for p in model.parameters()])
     model.zero_grad()
     sums, counts = [], []

@@ -24,7 +24,7 @@ def test_scores_computed_anew_equal_those_of_the_rule_adapter_at_every_step(toke
     responses, chosen, changed = [[], [], []], None, False
     for step in range(10):
         logits = torch.randn(3, size, generator=generator)
-        expected = reference.add_scores(logits, chosen)
+        expected = reference.add_scores(logits.clone(), chosen)
         for row in torch.randperm(3, generator=generator).tolist():
             assert torch.equal(add_rule_scores(anew, prompts[row], responses[row], logits[row]), expected[row]), step
         changed |= not torch.equal(expected, logits)

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
+from implicit.cache import growing_cache
 from implicit.rules import RuleAdapter
 
 
@@ -68,7 +69,7 @@ def _generate_batch(model, prompts, *, eos, pad, max_new_tokens, context, adapte
     ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
+    cache = growing_cache(model.config)
     rows = list(range(len(prompts)))  # which response each row of the batch belongs to
     generated: list[list[int]] = [[] for _ in prompts]
     stopped = [False] * len(prompts)

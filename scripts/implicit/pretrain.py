@@ -1,14 +1,20 @@
 """Pre-training of a small Llama from nothing, on packed documents."""
 
+import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from implicit.optimise import NonFiniteLoss, StepLog, learning_rate_factor
+
+PARTS = 4  # of a batch, on a CPU: as many cores can be of use
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,50 @@ class Pretraining:
     learning_rate: float  # of AdamW
     matrix_learning_rate: float  # of Muon
     warmup: float  # share of the steps
+    precision: Literal["bfloat16", "float32"]  # of the arithmetic, over float32 weights
     seed: int
+
+
+class Muon(torch.optim.Optimizer):
+    """torch.optim.Muon, its default settings without weight decay, computed in the gradient's own type.
+
+    Torch's own computes in bfloat16: on a processor that has no instructions for it, that takes longer than the rest of
+    the step (https://kellerjordan.github.io/posts/muon).
+    """
+
+    def __init__(
+        self,
+        matrices: Iterable[torch.Tensor],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        apply: Callable[..., Iterable[None]] = map,
+    ) -> None:
+        """``apply`` is `map`, or an executor's."""
+        super().__init__(matrices, {"lr": lr, "momentum": momentum})
+        self.apply = apply
+
+    def step(self) -> None:
+        """Move each matrix against its momentum's nearest orthogonal matrix, or about that."""
+        moves = [(matrix, group["lr"], group["momentum"]) for group in self.param_groups for matrix in group["params"]]
+        list(self.apply(self._move, *zip(*moves, strict=True)))
+
+    @torch.no_grad()
+    def _move(self, matrix: torch.Tensor, lr: float, momentum: float) -> None:
+        average = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+        average.lerp_(matrix.grad, 1 - momentum)
+        direction = orthogonal(matrix.grad.lerp(average, momentum))
+        matrix.add_(direction, alpha=-lr * math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1])))
+
+
+def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """U S' V^T of a matrix U S V^T, with S' around 1 (0.7 to 1.2), by five Newton-Schulz iterations."""
+    turned = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    turned = turned / turned.norm().clamp(min=1e-7)
+    for _ in range(5):
+        gram = turned @ turned.T
+        turned = torch.addmm(turned, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), turned, beta=3.4445)
+    return turned.T if matrix.shape[0] > matrix.shape[1] else turned
 
 
 def pack(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, length: int, tokens: int, seed: int):
@@ -78,46 +127,60 @@ def pretrain(
     settings: Pretraining,
     *,
     device: str = "cpu",
+    threads: int = 1,
     log: Callable[[StepLog], None] = lambda step: None,
 ) -> LlamaForCausalLM:
-    """Train ``model`` in place on ``rows`` ([rows, length], int64), once through, in bfloat16 autocast.
+    """Train ``model`` in place on ``rows`` ([rows, length], int64), once through.
 
     Each token is predicted from those before it in its row, documents of the same row included, as is
-    usual in pre-training. Raises NonFiniteLoss.
+    usual in pre-training. On a CPU, ``threads`` compute the gradients of a batch's PARTS side by side, a core each;
+    these are added in order, so that the result is the same, to the last bit, with any number of threads.
+    Raises NonFiniteLoss.
     """
     model.to(device).train()
+    parameters = list(model.parameters())
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimizers = [
-        torch.optim.Muon(matrices, lr=settings.matrix_learning_rate, weight_decay=0.0),
-        torch.optim.AdamW(others, lr=settings.learning_rate, weight_decay=0.0, betas=(0.9, 0.95)),
-    ]
-    peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     batches = rows.split(settings.batch_size)
+    precision = getattr(torch, settings.precision)
+
+    def gradients(part: torch.Tensor, targets: int) -> tuple[float, tuple[torch.Tensor, ...]]:
+        """A part's share in the batch's mean loss, and in its gradient."""
+        with torch.autocast(device, dtype=precision, enabled=precision != torch.float32):
+            logits = model(part[:, :-1], use_cache=False).logits
+        loss = cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten(), reduction="sum") / targets
+        return loss.item(), torch.autograd.grad(loss, parameters)
+
     started = time.monotonic()
-    for step, batch in enumerate(batches):
-        factor = learning_rate_factor("cosine", step, steps=len(batches), warmup=settings.warmup)
-        for group, peak in zip((g for o in optimizers for g in o.param_groups), peaks, strict=True):
-            group["lr"] = peak * factor
-        batch = batch.to(device)
-        with torch.autocast(device, dtype=torch.bfloat16):
-            logits = model(batch[:, :-1], use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
-        if not torch.isfinite(loss):
-            raise NonFiniteLoss(step=step, learning_rate=peaks[-1] * factor, loss=loss.item())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        log(
-            StepLog(
-                step=step + 1,
-                steps=len(batches),
-                loss=loss.item(),
-                learning_rate=peaks[-1] * factor,
-                tokens=(step + 1) * batch.numel(),
-                seconds=time.monotonic() - started,
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        optimizers = [
+            Muon(matrices, lr=settings.matrix_learning_rate, apply=pool.map),
+            torch.optim.AdamW(others, lr=settings.learning_rate, weight_decay=0.0, betas=(0.9, 0.95), fused=True),
+        ]
+        peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+        for step, batch in enumerate(batches):
+            factor = learning_rate_factor("cosine", step, steps=len(batches), warmup=settings.warmup)
+            for group, peak in zip((g for o in optimizers for g in o.param_groups), peaks, strict=True):
+                group["lr"] = peak * factor
+            targets = batch[:, 1:].numel()
+            parts = batch.to(device).chunk(PARTS if device == "cpu" else 1)
+            losses, found = zip(*pool.map(gradients, parts, [targets] * len(parts)), strict=True)
+            loss = math.fsum(losses)
+            if not math.isfinite(loss):
+                raise NonFiniteLoss(step=step, learning_rate=peaks[-1] * factor, loss=loss)
+            for parameter, shares in zip(parameters, zip(*found, strict=True), strict=True):
+                parameter.grad = sum(shares[1:], shares[0])
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+            log(
+                StepLog(
+                    step=step + 1,
+                    steps=len(batches),
+                    loss=loss,
+                    learning_rate=peaks[-1] * factor,
+                    tokens=(step + 1) * batch.numel(),
+                    seconds=time.monotonic() - started,
+                )
             )
-        )
     return model.eval()

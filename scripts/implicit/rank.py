@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from implicit.batching import token_batches
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -38,42 +40,82 @@ def score_responses(
     batch_tokens: int,
     device: str = "cpu",
 ) -> list[Score]:
-    """Score (prompt ids, response ids) pairs, in the given order.
+    """Score (prompt ids, response ids) pairs, in the given order. Every response ends with a token that is not read on.
 
-    Batches hold at most ``batch_tokens`` padded tokens, longest pairs first. Only the responses' positions are
+    A prompt is read once, whatever the number of its responses, which go on from its keys and values. Batches hold at
+    most ``batch_tokens`` padded tokens, the longest first, or else a single row. Only the responses' positions are
     projected on the vocabulary, in float32.
     """
     import torch
 
-    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]), reverse=True)
-    batches: list[list[int]] = []
-    for i in order:
-        longest = sum(map(len, pairs[batches[-1][0]])) if batches else 0
-        if batches and longest * (len(batches[-1]) + 1) <= batch_tokens:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for i, (prompt, _) in enumerate(pairs):
+        by_prompt.setdefault(tuple(prompt), []).append(i)
     scores: dict[int, Score] = {}
+    prompts = sorted(by_prompt, key=len, reverse=True)
     with torch.inference_mode():
-        for batch in batches:
-            longest = sum(map(len, pairs[batch[0]]))
-            ids = torch.full((len(batch), longest), pad)
-            mask = torch.zeros((len(batch), longest), dtype=torch.int64)
-            target = torch.zeros((len(batch), longest), dtype=torch.bool)  # positions of response tokens
-            for row, i in enumerate(batch):
-                prompt, response = pairs[i]
-                length = len(prompt) + len(response)
-                ids[row, :length] = torch.tensor([*prompt, *response])
-                mask[row, :length] = 1
-                target[row, len(prompt) : length] = True
-            ids, mask, target = ids.to(device), mask.to(device), target.to(device)
-            hidden = model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            logits = model.get_output_embeddings()(hidden[:, :-1][target[:, 1:]]).float()
-            chosen = logits.gather(1, ids[target][:, None]).squeeze(1) - logits.logsumexp(dim=-1)
-            parts = chosen.split([len(pairs[i][1]) for i in batch])
-            for i, part in zip(batch, parts, strict=True):
-                scores[i] = Score(part.double().sum().item(), len(part))
+        for batch in token_batches([len(prompt) for prompt in prompts], tokens=batch_tokens):
+            read = [prompts[i] for i in batch]
+            owner = {pair: row for row, prompt in enumerate(read) for pair in by_prompt[prompt]}
+            scored = _score_batch(
+                model, read, [(owner[i], pairs[i][1]) for i in owner], pad=pad, batch_tokens=batch_tokens, device=device
+            )
+            scores.update(zip(owner, scored, strict=True))
     return [scores[i] for i in range(len(pairs))]
+
+
+def _score_batch(
+    model: "PreTrainedModel",
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[tuple[int, Sequence[int]]],
+    *,
+    pad: int,
+    batch_tokens: int,
+    device: str,
+) -> list[Score]:
+    """Score (row of the prompt, response ids), in the given order. Prompts are left-padded, responses right-padded."""
+    import torch
+
+    from implicit.cache import growing_cache, taken
+    from implicit.likelihood import log_likelihoods
+
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
+    cache = growing_cache(model.config)
+    read = decoder(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    ends = read.last_hidden_state[:, -1:]
+    scores: dict[int, Score] = {}
+    order = sorted(range(len(responses)), key=lambda i: len(responses[i][1]), reverse=True)
+    for batch in token_batches([longest + len(responses[i][1]) for i in order], tokens=batch_tokens):
+        chosen = [responses[order[i]] for i in batch]
+        rows = torch.tensor([row for row, _ in chosen], device=device)
+        width = len(chosen[0][1])
+        targets = torch.tensor([[*r, *[pad] * (width - len(r))] for _, r in chosen], device=device)
+        real = torch.tensor([[True] * len(r) + [False] * (width - len(r)) for _, r in chosen], device=device)
+        hidden = ends[rows]
+        if width > 1:
+            past = mask[rows]
+            positions = past.sum(1, keepdim=True) + torch.arange(width - 1, device=device)
+            more = decoder(
+                input_ids=targets[:, :-1],
+                attention_mask=torch.cat([past, past.new_ones(len(rows), width - 1)], dim=1),
+                position_ids=positions,
+                past_key_values=taken(cache, rows),
+                use_cache=True,
+            )
+            hidden = torch.cat([hidden, more.last_hidden_state], dim=1)
+        parts = log_likelihoods(head, hidden[real], targets[real]).split([len(r) for _, r in chosen])
+        for i, part in zip(batch, parts, strict=True):
+            scores[order[i]] = Score(part.double().sum().item(), len(part))
+    return [scores[i] for i in range(len(responses))]
 
 
 def ranking_capability(rows: Sequence[dict[str, Any]], *, bootstrap: int, seed: int) -> dict[str, Any]:

@@ -104,32 +104,36 @@ class RuleAdapter:
         if "uniform" in rules:
             for token, score in resolve_tokens(settings.token_scores, tokenizer).items():
                 self.uniform[token] = score
-        self.seen = torch.zeros(0, vocab_size, dtype=torch.bool)
+        self.scores = self.uniform[None, :0]
         self.length = 0
 
     def start(self, prompts: Sequence[Sequence[int]], device: torch.device | str) -> None:
         """Begin a batch. ``prompts`` are the ids from the instruction's first token on, for the wide scope."""
         self.uniform = self.uniform.to(device)
-        self.seen = torch.zeros(len(prompts), len(self.uniform), dtype=torch.bool, device=device)
+        self.scores = self.uniform.repeat(len(prompts), 1)
         self.length = 0
         if self.settings.diversity_scope == "prompt_and_response":
             for row, prompt in enumerate(prompts):
-                self.seen[row, torch.tensor(list(prompt), device=device)] = True
+                self.has_seen(torch.tensor([row], device=device), torch.tensor(list(prompt), device=device)[None])
 
     def keep(self, rows: torch.Tensor) -> None:
         """Go on with these rows of the batch only (int64 indices or a bool mask)."""
-        self.seen = self.seen[rows]
+        self.scores = self.scores[rows]
 
     def add_scores(self, logits: torch.Tensor, chosen: torch.Tensor | None) -> torch.Tensor:
-        """Logits [rows, vocabulary] plus the rules' scores; ``chosen`` [rows] are the last step's tokens."""
+        """Add the rules' scores to logits [rows, vocabulary] in place; ``chosen`` [rows] are the last step's tokens."""
         if chosen is not None:
             self.length += 1
-            self.seen.scatter_(1, chosen[:, None], True)
-        scores = self.uniform.expand_as(logits).clone()
+            self.has_seen(torch.arange(len(chosen), device=chosen.device), chosen[:, None])
+        of_eos = logits[:, self.eos] + (self.scores[:, self.eos] + (self.eos_score() if "eos" in self.rules else 0.0))
+        logits += self.scores
+        logits[:, self.eos] = of_eos
+        return logits
+
+    def has_seen(self, rows: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Lower the scores of ``tokens`` [rows, n], of these rows: to a token's own, less the penalty."""
         if "diversity" in self.rules:
-            scores += self.settings.diversity_penalty * self.seen
-        scores[:, self.eos] += self.eos_score() if "eos" in self.rules else 0.0
-        return logits + scores
+            self.scores[rows[:, None], tokens] = self.uniform[tokens] + self.settings.diversity_penalty
 
     def eos_score(self) -> float:
         """What rule 1 adds to EOS after ``length`` response tokens."""

@@ -11,7 +11,9 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
+from implicit.batching import token_batches
 from implicit.checkpoint import Checkpoints, Interrupted, noticing_sigterm
+from implicit.likelihood import log_likelihoods
 from implicit.optimise import NonFiniteLoss, Schedule, StepLog, learning_rate_factor
 from implicit.render import IGNORED, Rendered
 from implicit.sharding import ALONE, Processes, decoder_layers, divide, shard, total, whole
@@ -48,30 +50,20 @@ def batches(count: int, settings: Tuning) -> Iterator[list[int]]:
 
 
 def micro_batches(batch: Sequence[int], lengths: Sequence[int], *, tokens: int) -> list[list[int]]:
-    """Split a batch into parts of at most ``tokens`` padded tokens, rows of like length together.
+    """Split a batch of rows into parts of at most ``tokens`` padded tokens, rows of like length together."""
+    rows = sorted(batch, key=lambda i: lengths[i], reverse=True)
+    return [[rows[place] for place in part] for part in token_batches([lengths[i] for i in rows], tokens=tokens)]
 
-    A row that is longer than ``tokens`` makes a part of its own.
+
+def collate(rows: Sequence[Rendered], *, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-pad rows: (ids, labels), each int64 of shape [rows, longest].
+
+    There is no attention mask: a causal model's real positions never see what is to their right.
     """
-    parts: list[list[int]] = []
-    for i in sorted(batch, key=lambda i: lengths[i], reverse=True):
-        if parts and lengths[parts[-1][0]] * (len(parts[-1]) + 1) <= tokens:
-            parts[-1].append(i)
-        else:
-            parts.append([i])
-    return parts
-
-
-def collate(rows: Sequence[Rendered], *, pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Right-pad rows: (ids, attention mask, labels), each int64 of shape [rows, longest]."""
     longest = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), longest), pad)
-    mask = torch.zeros((len(rows), longest), dtype=torch.int64)
-    labels = torch.full((len(rows), longest), IGNORED)
-    for i, row in enumerate(rows):
-        ids[i, : len(row.ids)] = torch.tensor(row.ids)
-        mask[i, : len(row.ids)] = 1
-        labels[i, : len(row.ids)] = torch.tensor(row.labels)
-    return ids, mask, labels
+    ids = torch.tensor([[*row.ids, *[pad] * (longest - len(row.ids))] for row in rows])
+    labels = torch.tensor([[*row.labels, *[IGNORED] * (longest - len(row.labels))] for row in rows])
+    return ids, labels
 
 
 def loss_weights(labels: torch.Tensor, *, normalise_by: str, examples: int, tokens: int) -> torch.Tensor:
@@ -94,18 +86,16 @@ class WeightedLoss(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, ids, mask, labels, weights) -> torch.Tensor:
+    def forward(self, ids, labels, weights) -> torch.Tensor:
         """The weighted sum of the trained tokens' negative log-likelihoods: a scalar, float32.
 
         Only trained positions are projected on the vocabulary. ``labels`` and ``weights`` are [rows, length - 1],
         shifted by one against ``ids`` [rows, length].
         """
         decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
-        hidden = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:, :-1]
+        hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
         trained = labels != IGNORED
-        logits = head(hidden[trained]).float()
-        losses = torch.nn.functional.cross_entropy(logits, labels[trained], reduction="none")
-        return (losses * weights[trained]).sum()
+        return -(log_likelihoods(head, hidden[trained], labels[trained]) * weights[trained]).sum()
 
 
 class NonFiniteGradient(RuntimeError):
@@ -179,12 +169,12 @@ def tune(
             trained_tokens = sum(sum(rows[i].trained[1:]) for i in batch)
             own_loss = 0.0
             for part, counts in rounds(batch, lengths, tokens=micro_batch_tokens, processes=processes):
-                ids, mask, labels = (t.to(processes.device) for t in collate([rows[i] for i in part], pad=pad))
+                ids, labels = (t.to(processes.device) for t in collate([rows[i] for i in part], pad=pad))
                 weights = counts * loss_weights(
                     labels[:, 1:], normalise_by=settings.normalise_by, examples=len(batch), tokens=trained_tokens
                 )
                 with autocast(processes.device, precision):
-                    part_loss = loss_of(ids, mask, labels[:, 1:], weights)
+                    part_loss = loss_of(ids, labels[:, 1:], weights)
                 part_loss.backward()
                 own_loss += part_loss.item()
             loss, stop = total([own_loss, float(told_to_stop())], processes)

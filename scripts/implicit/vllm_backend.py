@@ -41,8 +41,9 @@ def add_rule_scores(
     """
     adapter.start([prompt], logits.device)
     adapter.length = len(response)
-    adapter.seen[0, torch.tensor(list(response), dtype=torch.int64, device=logits.device)] = True
-    return adapter.add_scores(logits[None], None)[0]
+    said = torch.tensor(list(response), dtype=torch.int64, device=logits.device)
+    adapter.has_seen(torch.tensor([0], device=logits.device), said[None])
+    return adapter.add_scores(logits[None].clone(), None)[0]
 
 
 def generate_with_vllm(

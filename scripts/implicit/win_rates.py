@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from alpaca_eval.metrics import get_length_controlled_winrate, get_winrate, glm_winrate
+from scipy.special import expit
 
 MINIMAL, VERSION_1 = "length_controlled_minimal", "length_controlled_v1"
 ALPACA_EVAL_SIZE = 805
@@ -137,31 +138,82 @@ def _length_controlled(frame: pd.DataFrame, draws: np.ndarray, metric: str, game
     if abs(controlled - 50) < 1e-9 and abs(measured["win_rate"] - 50) > 1e-9:
         note = "the length model's L1 penalty has set its weights to 0, and it says 50 whatever the outcomes"
         return {"lc_win_rate": None, "lc_win_rate_error": None, "lc_note": f"not defined: {note}"}
-    refits = [refit(features, neutral, weights, draw) for draw in draws]
+    refitted = refits(features, neutral, weights, draws)
     return {
         "lc_win_rate": controlled,
-        "lc_win_rate_error": float(np.std(refits, ddof=1)),
+        "lc_win_rate_error": float(np.std(refitted, ddof=1)),
         "lc_note": None,
     }
 
 
-def refit(features: pd.DataFrame, neutral: pd.DataFrame, weights: pd.Series | None, draw: np.ndarray) -> float:
-    """The length-controlled win rate in percent of drawn judgements, by a fit at alpaca-eval's fixed C.
+def refits(features: pd.DataFrame, neutral: pd.DataFrame, weights: pd.Series | None, draws: np.ndarray) -> np.ndarray:
+    """The length-controlled win rates in percent of ``draws`` of judgements, by fits at alpaca-eval's fixed C: [draws].
 
     ``features`` (the gamed baselines' rows, then the judgements'), ``neutral`` (the judgements' alone, at no difference
-    of length) and ``weights`` are what `glm_winrate._get_featurized_data` gives; ``draw`` holds places of judgements.
-    The baselines are there to hold the model's weights in place: all of them are in every draw.
+    of length) and ``weights`` are what `glm_winrate._get_featurized_data` gives; ``draws`` [draws, n] holds places of
+    judgements. The baselines are there to hold the model's weights in place: all of them are in every draw.
     """
-    before = len(features) - len(neutral)
-    drawn = np.concatenate([np.arange(before), before + draw])
-    fitted = glm_winrate.fit_LogisticRegressionCV(
-        features.iloc[drawn],
-        "preference",
-        is_ytrue_proba=True,
-        n_splits=0,
-        sample_weight=None if weights is None else weights.to_numpy()[drawn],
-    )
-    return float(fitted.predict_proba(neutral.iloc[draw])[:, 1].mean() * 100)
+    inputs = features.drop(columns="preference").to_numpy(dtype=float)
+    at_neutral = neutral[features.columns.drop("preference")].to_numpy(dtype=float)
+    before = len(inputs) - len(at_neutral)
+    drawn = np.stack([np.bincount(draw, minlength=len(at_neutral)) for draw in draws]).astype(float)
+    counted = np.concatenate([np.ones((len(draws), before)), drawn], axis=1)
+    counted *= 1.0 if weights is None else weights.to_numpy(dtype=float)
+    fitted = fit_logistic(inputs, features["preference"].to_numpy(dtype=float), counted)
+    return (drawn * expit(fitted @ at_neutral.T)).sum(axis=1) / drawn.sum(axis=1) * 100
+
+
+def fit_logistic(
+    inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray, *, strength: float = 100.0
+) -> np.ndarray:
+    """Fit many logistic regressions at once, which differ in their rows' weights: coefficients [fits, features].
+
+    Each minimises, without an intercept, its coefficients' absolute values plus ``strength`` times the weighted log
+    losses: what alpaca-eval has liblinear do. ``inputs`` [rows, features], ``targets`` [rows] probabilities,
+    ``weights`` [fits, rows]. Proximal Newton steps, halved until the objective falls, to within 1e-9.
+    """
+
+    def objective(found: np.ndarray) -> np.ndarray:
+        score = found @ inputs.T
+        losses = np.logaddexp(0.0, score) - targets * score
+        return np.abs(found).sum(axis=1) + strength * (weights * losses).sum(axis=1)
+
+    found = np.zeros((len(weights), inputs.shape[1]))
+    value = objective(found)
+    for _ in range(100):
+        predicted = expit(found @ inputs.T)
+        gradient = strength * (weights * (predicted - targets)) @ inputs
+        curvature = strength * np.einsum("fr,ri,rj->fij", weights * predicted * (1 - predicted), inputs, inputs)
+        step = _penalised_step(found, gradient, curvature)
+        halved = np.ones((len(found), 1))
+        for _ in range(40):
+            tried = objective(found + halved * step)
+            worse = tried > value + 1e-9 * np.abs(value)
+            if not worse.any():
+                break
+            halved[worse] /= 2
+        found, value = found + halved * step, tried
+        if np.abs(halved * step).max() < 1e-9:
+            return found
+    raise MetricError("the length model could not be fitted to within 1e-9 in 100 steps")
+
+
+def _penalised_step(found: np.ndarray, gradient: np.ndarray, curvature: np.ndarray) -> np.ndarray:
+    """The steps to the minima of quadratic models plus absolute values, by coordinate descent."""
+    step = np.zeros_like(found)
+    diagonal = np.einsum("fii->fi", curvature) + 1e-12
+    for _ in range(1000):
+        largest = 0.0
+        for i in range(found.shape[1]):
+            slope = gradient[:, i] + np.einsum("fj,fj->f", curvature[:, i], step)
+            target = found[:, i] + step[:, i] - slope / diagonal[:, i]
+            shrunk = np.sign(target) * np.maximum(np.abs(target) - 1 / diagonal[:, i], 0.0)
+            change = shrunk - found[:, i] - step[:, i]
+            step[:, i] += change
+            largest = max(largest, np.abs(change).max())
+        if largest < 1e-11:
+            break
+    return step
 
 
 @contextmanager

@@ -74,6 +74,7 @@ class Pretrain(Section):
     learning_rate: Positive
     matrix_learning_rate: Positive
     warmup: Share
+    precision: Literal["bfloat16", "float32"]
 
 
 class Model(Section):

@@ -31,7 +31,7 @@ class Record:
             "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
             "commit": commit(),
             "command": " ".join(sys.argv[:1]),
-            "machine": f"{platform.system()} {platform.machine()}" + instructions(),
+            "machine": f"{platform.system()} {platform.machine()}" + (instructions() if execution else ""),
         }
 
     def hours(self) -> float:
@@ -59,7 +59,7 @@ def peak_memory() -> int:
 
 
 def instructions() -> str:
-    """The vector instructions that torch computes with, if it is in use: other ones round otherwise."""
+    """The vector instructions that torch computes with: other ones round otherwise."""
     torch = sys.modules.get("torch")
     return f", {torch.backends.cpu.get_cpu_capability()}" if torch else ""
 

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -103,32 +102,39 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_over(path)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        folder, lock = _temporary_folder(path)
         try:
-            with (folder / LOCK).open("w") as lock:
-                _lock(lock)
-                yield folder / path.name
-                if path.is_dir():  # a folder is not replaced, so it steps aside
-                    path.rename(folder / f"former {path.name}")
-                os.replace(folder / path.name, path)
+            yield folder / path.name
+            if path.is_dir():  # a folder is not replaced, so it steps aside
+                path.rename(folder / f"former {path.name}")
+            os.replace(folder / path.name, path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            lock.close()
     except Exception as error:
         error.add_note(f"{path} was being written")
         raise
 
 
+def _temporary_folder(path: Path) -> tuple[Path, IO[str]]:
+    """A new folder beside ``path``, and the file in it by which it is locked."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        with suppress(FileNotFoundError):  # it was taken for one of a killed job before it was locked
+            lock = (folder / LOCK).open("a")
+            with suppress(OSError):  # the file system has no locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if (folder / LOCK).exists():
+                return folder, lock
+            lock.close()
+
+
 def _remove_left_over(path: Path) -> None:
     """Remove the temporary folders of jobs that were killed while they wrote ``path``: those that nobody has locked."""
     for folder in path.parent.glob(f".{glob.escape(path.name)}.*/"):
-        try:
-            with (folder / LOCK).open("r+") as lock:
-                if _lock(lock):
-                    shutil.rmtree(folder, ignore_errors=True)
-        except FileNotFoundError:  # being made just now, if it is new
-            with suppress(FileNotFoundError):
-                if time.time() - folder.stat().st_mtime > 60:
-                    shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError), (folder / LOCK).open("a") as lock:
+            if _lock(lock):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lock(file: IO[str]) -> bool:

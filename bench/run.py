@@ -1,0 +1,230 @@
+"""Time this project against what a user would pick instead, on the same work: `make bench`.
+
+    python bench/run.py --output results/bench [--peers .venv-peers/bin/python] [--repeats 3] [--only tune,rank] [--small]
+
+Contestants of a race take turns, each in a process that stays, so that what slows the machine slows all of them. The
+table holds ratios of seconds (the peer's over ours) of neighbouring turns: minimum, median, maximum. Absolute figures are
+printed and kept, but say nothing about another machine, or this one on another day. Which work must be beaten by how
+much, or what it is compared with, stands in RACES.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from stage.table_forms import to_csv, to_markdown  # noqa: E402
+
+SIZES: dict[str, Any] = {
+    "models": {"5M": (256, 4), "25M": (512, 6)},  # hidden size, layers
+    "vocabulary": 4096,
+    "rows": 64,  # of tuning: one step of the optimizer
+    "micro_batch": 4096,  # tokens, padding included
+    "trl_rows": 16,  # of a micro-batch
+    "prompts": 256,
+    "new_tokens": 256,
+    "generation_batch": 256,
+    "listing_prompts": 8,
+    "instructions": 200,
+    "ranking_batch": 8192,  # tokens, padding included
+    "judgements": 805,
+    "draws": 200,
+    "peak_operations": 4e10,
+}
+SMALL = {"models": {"5M": (64, 2), "25M": (64, 2)}, "rows": 8, "trl_rows": 4, "prompts": 8, "new_tokens": 12}
+SMALL |= {"generation_batch": 8, "listing_prompts": 2, "instructions": 6, "judgements": 60, "draws": 3}
+SMALL |= {"peak_operations": 1e8, "vocabulary": 300}
+
+
+@dataclass(frozen=True)
+class Race:
+    """Ours, and what it is timed against: of several peers, the fastest counts. ``peers`` need their own environment."""
+
+    work: str
+    ours: str
+    against: str
+    theirs: tuple[str, ...]
+    required: float  # the ratio that must be reached, seconds of theirs over ours
+    aim: float
+    peers: bool = False
+    fewer: int = 1  # repeats are divided by this, where a peer takes long
+
+
+RACES = (
+    Race("tuning, 5M", "tune:5M", "the authors' way: one row at a time", ("tune-authors:5M",), 3, 5),
+    Race("tuning, 25M", "tune:25M", "the authors' way: one row at a time", ("tune-authors:25M",), 3, 5, fewer=2),
+    Race(
+        "tuning, 5M", "tune:5M", "TRL's SFTTrainer, the best of its ways",
+        ("tune-trl:5M:padded", "tune-trl:5M:packed", "tune-trl:5M:padding-free"), 1.3, 2, peers=True,
+    ),
+    Race(
+        "tuning, 25M", "tune:25M", "TRL's SFTTrainer, the best of its ways",
+        ("tune-trl:25M:padded", "tune-trl:25M:packed", "tune-trl:25M:padding-free"), 1.3, 2, peers=True, fewer=2,
+    ),
+    Race("tuning, 5M", "tune:5M", "the machine's peak in matrix products", ("peak:5M",), 0.35, 0.6),
+    Race("tuning, 25M", "tune:25M", "the machine's peak in matrix products", ("peak:25M",), 0.35, 0.6, fewer=2),
+    Race("generation", "generate:5M", "transformers' generate, one prompt at a time", ("generate-transformers:5M:1",), 6, 12, fewer=2),
+    Race(
+        "generation", "generate:5M", "transformers' generate, its best batch size",
+        ("generate-transformers:5M:32", "generate-transformers:5M:64", "generate-transformers:5M:256"), 1.3, 2,
+    ),
+    Race("generation", "generate:5M", "transformers' continuous batching", ("generate-continuous:5M",), 1.3, 2),
+    Race("generation with the rules", "generate-rules-few:5M", "the paper's listing", ("generate-listing:5M",), 50, 150, fewer=2),
+    Race("generation with the rules", "generate-rules:5M", "our generation without them", ("generate:5M",), 0.9, 0.97),
+    Race("ranking", "rank:5M", "the authors' way: one pair at a time", ("rank-authors:5M",), 5, 10),
+    Race(
+        "ranking", "rank:5M", "lm-evaluation-harness, its best batch size",
+        ("rank-harness:5M:16", "rank-harness:5M:64"), 1.3, 2, peers=True,
+    ),
+    Race("win rate with length control and its error", "win-rate", "a call of alpaca-eval's for each draw", ("win-rate-alpaca-eval",), 5, 20, fewer=3),
+)  # fmt: skip
+
+
+class Contestant:
+    """A process that has prepared a piece of work, and does it when told. Raises RuntimeError where it fails."""
+
+    def __init__(self, name: str, python: str, sizes: dict[str, Any], log: Path) -> None:
+        self.name, self.log = name, log
+        self.process = subprocess.Popen(
+            [python, str(Path(__file__).with_name("contestants.py")), name, json.dumps(sizes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log.open("w"),
+            text=True,
+        )
+        self._read()
+
+    def _read(self) -> dict[str, Any]:
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} failed; see {self.log}")
+        return json.loads(line)
+
+    def turn(self) -> dict[str, Any]:
+        """Do the work once: the seconds that it took, and what was done."""
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def end(self) -> None:
+        """Let the process end."""
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+
+
+def run_race(race: Race, repeats: int, sizes: dict[str, Any], python: str, folder: Path) -> list[dict[str, Any]]:
+    """A row of the table for the fastest peer of a race, and one for each of the others, marked as such."""
+    repeats = max(2, repeats // race.fewer)
+    ours = Contestant(race.ours, sys.executable, sizes, folder / f"{race.ours.replace(':', '-')}.log")
+    rows = []
+    for name in race.theirs:
+        try:
+            theirs = Contestant(
+                name, python if race.peers else sys.executable, sizes, folder / f"{name.replace(':', '-')}.log"
+            )
+            warm, cold = ours.turn(), theirs.turn()
+            shared = (warm.keys() & cold.keys()) - {"seconds"}
+            different = {key: (warm[key], cold[key]) for key in shared if warm[key] != cold[key]}
+            if different:
+                raise RuntimeError(f"{race.ours} and {name} did not do the same: {different}")
+            pairs = [(ours.turn()["seconds"], theirs.turn()["seconds"]) for _ in range(repeats)]
+            theirs.end()
+        except RuntimeError as error:
+            print(f"  {name}: not timed: {error}", flush=True)
+            rows.append({"name": name, "error": str(error)})
+            continue
+        ratios = [second / first for first, second in pairs]
+        rows.append({"name": name, "ratios": ratios, "ours": [a for a, _ in pairs], "theirs": [b for _, b in pairs]})
+        print(f"  {name}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
+    ours.end()
+    timed = [row for row in rows if "ratios" in row]
+    best = min(timed, key=lambda row: statistics.median(row["ratios"]), default=None)
+    return [table_row(race, row, best is row, repeats) for row in rows]
+
+
+def table_row(race: Race, row: dict[str, Any], best: bool, repeats: int) -> dict[str, Any]:
+    """A row of the table."""
+    told = {"work": race.work, "against": race.against, "peer": row["name"]}
+    if "error" in row:
+        return (
+            told
+            | dict.fromkeys(("min", "median", "max", "required", "aim", "reached", "repeats", "ours s", "theirs s"), "")
+            | {"reached": "not timed"}
+        )
+    middle = statistics.median(row["ratios"])
+    reached = (
+        ("aim" if middle >= race.aim else "required" if middle >= race.required else "no") if best else "(slower peer)"
+    )
+    return told | {
+        "min": f"{min(row['ratios']):.2f}",
+        "median": f"{middle:.2f}",
+        "max": f"{max(row['ratios']):.2f}",
+        "required": race.required,
+        "aim": race.aim,
+        "reached": reached,
+        "repeats": repeats,
+        "ours s": f"{statistics.median(row['ours']):.3f}",
+        "theirs s": f"{statistics.median(row['theirs']):.3f}",
+    }
+
+
+def machine(python: str) -> list[str]:
+    """What the figures are of: the machine, the versions, the sizes."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
+    listed = subprocess.run(
+        [python, "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True, check=False
+    )
+    wanted = ("torch==", "transformers==", "trl==", "lm_eval==", "alpaca_eval==", "scikit-learn==")
+    versions = [line for line in listed.stdout.splitlines() if line.startswith(wanted)]
+    return [
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {device}, Python {platform.python_version()}",
+        ", ".join(versions),
+        time.strftime("%Y-%m-%d %H:%M"),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("results/bench"))
+    parser.add_argument(
+        "--peers", help="the Python in which TRL and lm-evaluation-harness are; without, they are left out"
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", help="the beginnings of the names of works, separated by commas")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--small", action="store_true", help="sizes that show nothing, for a test")
+    args = parser.parse_args()
+    sizes = SIZES | (SMALL if args.small else {}) | {"threads": args.threads}
+    only = tuple(args.only.split(",")) if args.only else ("",)
+    (args.output / "logs").mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for race in RACES:
+        if not race.work.startswith(only) or (race.peers and not args.peers):
+            continue
+        print(f"{race.work} against {race.against}", flush=True)
+        rows += run_race(race, args.repeats, sizes, args.peers or sys.executable, args.output / "logs")
+    notes = [*machine(args.peers or sys.executable), "sizes: " + json.dumps(sizes)]
+    notes.append("ratios are of seconds, the peer's over ours, of neighbouring turns; for the peak, the share of it")
+    (args.output / "speed.csv").write_text(to_csv(rows), encoding="utf-8")
+    (args.output / "speed.md").write_text(to_markdown(rows, title="Speed", notes=notes), encoding="utf-8")
+    print((args.output / "speed.md").read_text(encoding="utf-8"))
+    with (args.output / "speed.csv").open(encoding="utf-8", newline="") as file:
+        missed = [row["work"] for row in csv.DictReader(file) if row["reached"] in ("no", "not timed")]
+    print(f"not reached: {', '.join(missed) or 'nothing'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+import pytest
+import torch
+from transformers import DynamicCache
+
+from implicit.cache import ROOM, GrowingLayer, growing_cache, taken
+from implicit.likelihood import log_likelihoods
+
+
+def reads(model, cache, widths, generator):
+    """What a model says of some more tokens, a few at a time."""
+    said = []
+    for width in widths:
+        ids = torch.randint(3, 100, (4, width), generator=generator)
+        with torch.inference_mode():
+            said.append(model(ids, past_key_values=cache, use_cache=True).logits)
+    return said
+
+
+def test_a_growing_cache_equals_the_librarys_beyond_its_room(model):
+    widths = [5, 1, 1, ROOM + 7, *[1] * (ROOM + 3)]
+    caches = growing_cache(model.config), DynamicCache(config=model.config)
+    assert all(type(layer) is GrowingLayer for layer in caches[0].layers)
+    ours, theirs = (reads(model, cache, widths, torch.Generator().manual_seed(0)) for cache in caches)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_rows_that_are_taken_leave_the_cache_as_it_was(model):
+    cache = growing_cache(model.config)
+    reads(model, cache, [6], torch.Generator().manual_seed(0))
+    before = [layer.keys.clone() for layer in cache.layers]
+    rows = torch.tensor([3, 0, 0, 2])  # as many as there are, but others
+    copied = taken(cache, rows)
+    reads(model, copied, [1, 1], torch.Generator().manual_seed(1))
+    for layer, keys, old in zip(copied.layers, cache.layers, before, strict=True):
+        assert torch.equal(layer.keys[:, :, :6], old[rows]) and layer.keys.shape[2] == 8
+        assert torch.equal(keys.keys, old)
+
+
+@pytest.mark.parametrize("at_a_time", [1, 700, 10**9])
+def test_log_likelihoods_and_their_gradient_do_not_depend_on_the_parts(at_a_time, monkeypatch):
+    torch.manual_seed(0)
+    head, hidden, targets = torch.nn.Linear(16, 300), torch.randn(9, 16, requires_grad=True), torch.arange(9)
+    plain = head(hidden).log_softmax(-1)[torch.arange(9), targets]
+    expected = torch.autograd.grad(plain.square().sum(), [hidden, *head.parameters()])
+    monkeypatch.setattr("implicit.likelihood.AT_A_TIME", at_a_time)
+    found = log_likelihoods(head, hidden, targets)
+    torch.testing.assert_close(found, plain)
+    for one, other in zip(
+        torch.autograd.grad(found.square().sum(), [hidden, *head.parameters()]), expected, strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    with torch.no_grad():
+        torch.testing.assert_close(log_likelihoods(head, hidden, targets), plain)
