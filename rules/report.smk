@@ -119,7 +119,12 @@ rule make_tables:
         summaries=[entry["path"] for entry in [*FIGURES, *RANKINGS, *SIMILARITIES, *SELECTIONS, *TUNINGS, *RESPONSES]],
         data=[path for _, _, path in DATA],
     output:
-        expand(f"{RESULTS}/tables/{{table}}.{{ending}}", table=ALL_TABLES, ending=["csv", "md", "tex"]),
+        report(
+            expand(f"{RESULTS}/tables/{{table}}.csv", table=ALL_TABLES),
+            caption="captions/tables.rst",
+            category="Tables",
+        ),
+        expand(f"{RESULTS}/tables/{{table}}.{{ending}}", table=ALL_TABLES, ending=["md", "tex"]),
     log:
         f"{LOGS}/make_tables.log",
     benchmark:
@@ -146,7 +151,12 @@ rule make_figures:
         responses=[entry["path"] for entry in RESPONSES],
         similarities=[path for e in SIMILARITIES for path in (e["path"], e["path"].replace(".json", ".parquet"))],
     output:
-        expand(f"{RESULTS}/figures/{{figure}}.{{ending}}", figure=DRAWN, ending=["pdf", "png", "csv"]),
+        report(
+            expand(f"{RESULTS}/figures/{{figure}}.png", figure=DRAWN),
+            caption="captions/figures.rst",
+            category="Figures",
+        ),
+        expand(f"{RESULTS}/figures/{{figure}}.{{ending}}", figure=DRAWN, ending=["pdf", "csv"]),
     log:
         f"{LOGS}/make_figures.log",
     benchmark:
@@ -198,7 +208,7 @@ rule make_report:
         responses=[path for entry in RESPONSES for path in (entry["path"], entry["record"])],
         sets=[set_path(CONFIG.generation.evaluation_set, model) for model in CONFIG.run.models],
     output:
-        REPORT,
+        report(REPORT, caption="captions/report.rst", category="Report"),
     log:
         f"{LOGS}/make_report.log",
     benchmark:

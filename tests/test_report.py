@@ -131,6 +131,9 @@ def test_a_link_opens_its_example_and_a_click_makes_one(opened):
     assert page.locator("#example").bounding_box()["y"] < 900
     page.locator("#list button").nth(2).click()
     assert page.url.endswith("#example=one%2Ftest-2")
+    page.wait_for_function(
+        "document.querySelector('#example h3').textContent.startsWith('Instruction 2:')", timeout=5000
+    )
     page.go_back()
     page.wait_for_function("document.querySelector('#example h3').textContent.startsWith('Instruction 7:')")
     page = opened("#example=nobody")

@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(workflow.basedir).parents[1] / "scripts"))
+
 
 include: "../../rules/cluster.smk"
 
