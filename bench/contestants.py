@@ -142,10 +142,11 @@ def trl_tuning(sizes: SimpleNamespace, name: str, how: str) -> Work:
     from trl import SFTConfig, SFTTrainer
 
     rows = tuning_rows(sizes)
-    columns = {
-        "input_ids": [row.ids for row in rows],
-        "completion_mask": [[int(t) for t in row.trained] for row in rows],
-    }
+    columns: dict[str, Any] = {"input_ids": [row.ids for row in rows]}
+    if how == "packed":
+        columns |= {"completion_mask": [[int(trained) for trained in row.trained] for row in rows]}
+    else:
+        columns |= {"labels": [row.labels for row in rows]}
     packed = {"packing": True, "max_length": 1024} if how == "packed" else {"max_length": None}
     if how == "padding-free":
         packed |= {"padding_free": True}

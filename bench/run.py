@@ -30,7 +30,7 @@ SIZES: dict[str, Any] = {
     "models": {"5M": (256, 4), "25M": (512, 6)},  # hidden size, layers
     "vocabulary": 4096,
     "rows": 64,  # of tuning: one step of the optimizer
-    "micro_batch": 4096,  # tokens, padding included
+    "micro_batch": 2048,  # tokens, padding included
     "trl_rows": 16,  # of a micro-batch
     "prompts": 256,
     "new_tokens": 256,

@@ -108,7 +108,7 @@ def test_records_say_what_would_make_a_difference(project):
         if record["stage"] == "tune":
             assert record["settings"]["tuning"]["precision"] == "float32"
             assert record["execution"] == {
-                "device": "cpu", "threads": 1, "batch": 4096, "processes": 1, "gradient_checkpointing": False,
+                "device": "cpu", "threads": 1, "batch": 2048, "processes": 1, "gradient_checkpointing": False,
             }  # fmt: skip
 
 
