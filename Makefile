@@ -5,6 +5,7 @@
 # make test   likewise, then runs the whole test suite
 # make test-slurm  runs a whole SLURM on this machine, and the workflow on it (root, Debian); says so where it cannot
 # make test-faults runs the workflow with its jobs and Snakemake killed at random moments (FAULTS_SEED=1, FAULTS_EACH=2)
+# make docs   makes docs/config.md, docs/dag.md and config.schema.json anew, after a change of the config's keys or the rules
 # make lint   checks style (needs envs/dev.txt)
 # Options: CORES=4, CONFIG=experiments/seeds.yaml (or several, in quotes), PYTHON=python3.12
 
@@ -16,7 +17,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 A ?=
 B ?=
 
-.PHONY: run plan verify compare test test-slurm test-faults lint environment
+.PHONY: run plan verify compare test test-slurm test-faults docs lint environment
 
 environment:
 	@PYTHON="$(PYTHON)" sh envs/build.sh
@@ -42,6 +43,9 @@ test-slurm: environment
 
 test-faults: environment
 	@python -m pytest tests/test_faults.py -m faults -s $(PYTEST_ARGS)
+
+docs: environment
+	@python scripts/make_docs.py
 
 lint: environment
 	@python -m pip install --quiet --disable-pip-version-check -r envs/dev.txt
