@@ -5,6 +5,7 @@
 # make test   likewise, then runs the whole test suite
 # make test-slurm  runs a whole SLURM on this machine, and the workflow on it (root, Debian); says so where it cannot
 # make test-faults runs the workflow with its jobs and Snakemake killed at random moments (FAULTS_SEED=1, FAULTS_EACH=2)
+# make bench  times this project against its peers, which get an environment of their own: half an hour
 # make docs   makes docs/config.md, docs/dag.md and config.schema.json anew, after a change of the config's keys or the rules
 # make lint   checks style (needs envs/dev.txt)
 # Options: CORES=4, CONFIG=experiments/seeds.yaml (or several, in quotes), PYTHON=python3.12
@@ -17,7 +18,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 A ?=
 B ?=
 
-.PHONY: run plan verify compare test test-slurm test-faults docs lint environment
+.PHONY: run plan verify compare bench test test-slurm test-faults docs lint environment
 
 environment:
 	@PYTHON="$(PYTHON)" sh envs/build.sh
@@ -46,6 +47,12 @@ test-faults: environment
 
 docs: environment
 	@python scripts/make_docs.py
+
+bench: environment
+	@[ -x .venv-peers/bin/python ] || python -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r envs/peers.txt
+	@python bench/run.py --peers .venv-peers/bin/python $(BENCH_ARGS)
+	@python bench/growth.py
 
 lint: environment
 	@python -m pip install --quiet --disable-pip-version-check -r envs/dev.txt

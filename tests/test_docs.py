@@ -9,6 +9,7 @@ from workflow import ROOT
 
 from make_docs import comments, make_docs, make_schema, tidy_graph
 from stage.command import InputError
+from stage.config import Config, merged
 
 EXPERIMENTS = ["config.yaml", *sorted(f"experiments/{path.name}" for path in (ROOT / "experiments").glob("*.yaml"))]
 
@@ -34,6 +35,13 @@ def test_every_config_fits_the_schema_and_names_it(schema, name):
     first = (ROOT / name).read_text(encoding="utf-8").splitlines()[0]
     said = first.removeprefix("# yaml-language-server: $schema=")
     assert ((ROOT / name).parent / said).resolve() == ROOT / "config.schema.json"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS[1:])
+def test_every_experiment_is_whole_once_it_is_laid_over(name):
+    """Without the check of files, some of which are no part of the project."""
+    layers = ["config.yaml", *(["experiments/paper.yaml"] if "paper-" in name else []), name]
+    Config.model_validate(merged(*map(read, layers)))
 
 
 @pytest.mark.parametrize(
