@@ -2,6 +2,7 @@
 # make plan   says what that will cost: jobs, tokens, GPU hours, calls of the judge, price
 # make verify checks that all results are as they were made: files against records, tables against judgements
 # make compare A=results/x B=results/y  says what differs between two experiments, and what of it is more than noise
+# make archive EXPERIMENT=tiny  packs results/tiny, weights left out, as results/tiny.crate.zip, an RO-Crate
 # make test   likewise, then runs the whole test suite
 # make test-slurm  runs a whole SLURM on this machine, and the workflow on it (root, Debian); says so where it cannot
 # make test-faults runs the workflow with its jobs and Snakemake killed at random moments (FAULTS_SEED=1, FAULTS_EACH=2)
@@ -17,8 +18,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 A ?=
 B ?=
+EXPERIMENT ?=
 
-.PHONY: run plan verify compare bench test test-slurm test-faults docs lint environment
+.PHONY: run plan verify compare archive bench test test-slurm test-faults docs lint environment
 
 environment:
 	@PYTHON="$(PYTHON)" sh envs/build.sh
@@ -35,6 +37,10 @@ verify: environment
 compare: environment
 	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "say which: make compare A=results/x B=results/y" >&2; exit 2; }
 	@python scripts/compare_results.py "$(A)" "$(B)"
+
+archive: environment
+	@[ -n "$(EXPERIMENT)" ] || { echo "say which: make archive EXPERIMENT=tiny" >&2; exit 2; }
+	@python scripts/archive_results.py "results/$(EXPERIMENT)"
 
 test: environment
 	@python -m pytest $(PYTEST_ARGS)
