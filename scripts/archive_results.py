@@ -5,7 +5,8 @@
 It reads a finished folder of results and ``envs/cpu.txt``, and writes ``results/tiny.crate.zip``: config, tables,
 figures, report, responses, judgements, rankings and records as they are, and ``ro-crate-metadata.json``, which gives
 each file's size and sha256 and the commits that the records name. Weights are left out, and so are the data, which
-may not be ours to pass on: the records hold their fingerprints. The same files give the same bytes.
+may not be ours to pass on: the records hold their fingerprints. The same files give the same bytes, whenever it is
+packed; its date is that of the last judge's answer or, where none was asked, the day of the report.
 """
 
 import argparse

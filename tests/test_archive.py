@@ -105,6 +105,13 @@ def test_the_same_files_give_the_same_bytes(made, tmp_path):
     assert (tmp_path / "x.zip").read_bytes() == (tmp_path / "y.zip").read_bytes()
 
 
+def test_where_no_judge_was_asked_the_date_is_the_reports(made, tmp_path):
+    (made / "tiny/base/test.against-seed1.json").write_text('{"date": null}')
+    os.utime(made / "report.html", (1_700_000_000, 1_700_000_000))
+    pack(made, tmp_path / "x.zip")
+    assert opened(tmp_path / "x.zip")[1]["./"]["datePublished"] == "2023-11-14"
+
+
 def test_an_unfinished_experiment_is_not_packed(made, tmp_path):
     (made / "report.html").unlink()
     with pytest.raises(InputError, match=r"made is not a finished experiment: it has no report.html$"):
