@@ -79,6 +79,10 @@ def folder(tmp_path_factory):
     return folder
 
 
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
 def write(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -106,6 +110,12 @@ def test_every_command_of_the_documents_runs(folder, command):
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
+
+
+def test_every_target_of_make_that_is_named_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    named = {name for text in map(read, DOCUMENTS) for name in re.findall(r"`make ([a-z-]+)", text)}
+    assert len(named) > 6 and named <= targets
 
 
 def test_no_command_is_tried_out_that_stands_nowhere():
@@ -138,7 +148,7 @@ def test_own_data_and_an_own_model_come_through(folder, experiment):
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_to_files(name):
-    text = (ROOT / name).read_text(encoding="utf-8")
+    text = read(name)
     for link in re.findall(r"\]\(([^)#]+?)\)", text):
         assert link.startswith("https://") or ((ROOT / name).parent / link).exists(), link
 
@@ -164,7 +174,7 @@ def names_in(path):
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_function_and_file_that_is_named_exists(name):
-    text = (ROOT / name).read_text(encoding="utf-8")
+    text = read(name)
     named = re.findall(r"`(scripts/[\w/]+\.py):([\w.]+)`", text)
     assert len(named) > 25 or name != "docs/method.md"
     for file, function in named:
