@@ -2,10 +2,12 @@
 # make plan   says what that will cost: jobs, tokens, GPU hours, calls of the judge, price
 # make verify checks that all results are as they were made: files against records, tables against judgements
 # make compare A=results/x B=results/y  says what differs between two experiments, and what of it is more than noise
+# make archive EXPERIMENT=tiny  packs results/tiny, weights left out, as results/tiny.crate.zip, an RO-Crate
 # make test   likewise, then runs the whole test suite
 # make test-slurm  runs a whole SLURM on this machine, and the workflow on it (root, Debian); says so where it cannot
 # make test-faults runs the workflow with its jobs and Snakemake killed at random moments (FAULTS_SEED=1, FAULTS_EACH=2)
 # make bench  times this project against its peers, which get an environment of their own: half an hour
+# make docs   makes docs/config.md, docs/dag.md and config.schema.json anew, after a change of the config's keys or the rules
 # make lint   checks style (needs envs/dev.txt)
 # Options: CORES=4, CONFIG=experiments/seeds.yaml (or several, in quotes), PYTHON=python3.12
 
@@ -16,8 +18,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 A ?=
 B ?=
+EXPERIMENT ?=
 
-.PHONY: run plan verify compare bench test test-slurm test-faults lint environment
+.PHONY: run plan verify compare archive bench test test-slurm test-faults docs lint environment
 
 environment:
 	@PYTHON="$(PYTHON)" sh envs/build.sh
@@ -35,6 +38,10 @@ compare: environment
 	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "say which: make compare A=results/x B=results/y" >&2; exit 2; }
 	@python scripts/compare_results.py "$(A)" "$(B)"
 
+archive: environment
+	@[ -n "$(EXPERIMENT)" ] || { echo "say which: make archive EXPERIMENT=tiny" >&2; exit 2; }
+	@python scripts/archive_results.py "results/$(EXPERIMENT)"
+
 test: environment
 	@python -m pytest $(PYTEST_ARGS)
 
@@ -43,6 +50,9 @@ test-slurm: environment
 
 test-faults: environment
 	@python -m pytest tests/test_faults.py -m faults -s $(PYTEST_ARGS)
+
+docs: environment
+	@python scripts/make_docs.py
 
 bench: environment
 	@[ -x .venv-peers/bin/python ] || python -m venv .venv-peers

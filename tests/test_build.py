@@ -1,11 +1,13 @@
 """The environment's builder says in one line what is wrong, and does nothing when nothing is to be done."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,3 +67,28 @@ def test_every_requirement_is_pinned():
     lines = [line for line in (ROOT / "envs" / "cpu.txt").read_text().splitlines() if not line.startswith("#")]
     assert len(lines) > 80 and all(line.count("==") == 1 for line in lines)
     assert "torch==2.13.0" in lines
+
+
+def test_hooks_run_what_is_pinned_and_what_lint_runs():
+    """`make lint`, the hooks and CI are the same tools, from envs/dev.txt."""
+    hooks = read_hooks()
+    tools = {hook["entry"].split()[0] for hook in hooks} - {"python"}
+    pinned = {line.split("==")[0] for line in (ROOT / "envs" / "dev.txt").read_text().splitlines() if "==" in line}
+    lint = (ROOT / "Makefile").read_text().split("\nlint:")[1]
+    assert tools and tools <= pinned
+    assert all(f"{hook['entry'].removesuffix(' --fix')} " in lint for hook in hooks if hook["id"] != "docs")
+    assert "\nmake lint\n" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_hooks_look_at_every_file_of_their_kind():
+    (snakefmt,) = (hook for hook in read_hooks() if hook["id"] == "snakefmt")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    if not listed:
+        pytest.skip("not in a git checkout")
+    workflows = [name for name in listed if name == "Snakefile" or name.endswith(".smk")]
+    assert len(workflows) > 8 and all(re.search(snakefmt["files"], name) for name in workflows)
+
+
+def read_hooks():
+    (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    return repo["hooks"]

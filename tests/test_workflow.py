@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import yaml
+from documents import blocks
 from workflow import planned, snakemake
 
 from stage.record import fingerprint
@@ -92,6 +93,28 @@ def test_models_load_by_themselves_and_match_their_records(project):
     assert "mode: poem" in (path / "model" / "README.md").read_text()
     base = results(project) / "tiny" / "base" / "model"
     assert fingerprint(path / "model" / "model.safetensors") != fingerprint(base / "model.safetensors")
+
+
+@pytest.mark.parametrize("system", ["base", "poem/chosen/seed1"])
+def test_the_chat_template_of_a_models_directory_gives_the_tokens_it_was_tuned_on(project, chat, system):
+    from transformers import AutoTokenizer
+
+    from implicit.render import render, render_prompt
+
+    tokenizer = AutoTokenizer.from_pretrained(results(project) / "tiny" / system / "model")
+    for row in read_table("conversations", results(project) / "data" / "world1" / "poem.parquet"):
+        tuned = render(row["messages"], tokenizer, chat).ids
+        assert tokenizer.apply_chat_template(row["messages"])["input_ids"] == tuned
+        asked = tokenizer.apply_chat_template(row["messages"][:1], add_generation_prompt=True)["input_ids"]
+        assert asked == render_prompt(row["messages"][0]["content"], tokenizer, chat) == tuned[: len(asked)]
+
+
+def test_a_model_is_used_elsewhere_as_the_document_says(project):
+    (block,) = blocks("python", ["docs/models.md"])
+    code = block.text.replace("results/tiny/", "results/test/")
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
 
 
 def test_records_say_what_would_make_a_difference(project):

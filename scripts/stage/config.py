@@ -37,22 +37,31 @@ FILE_ENDINGS = tuple(
 
 
 class Section(BaseModel):
-    """A part of the config: a key that is not named in it is an error."""
+    """A part of the config: a key that is not named in it is an error.
+
+    A key that ``config.yaml`` does not explain has a text below it instead. docs/config.md is made of both.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Run(Section):
     models: Annotated[list[Name], Field(min_length=1)]
+    """By their names in `models`."""
     modes: Annotated[list[Name], Field(min_length=1)]
+    """By their names in `modes`, in the order of the tables."""
     test_seeds: Annotated[list[Integer], Field(min_length=1)]
 
 
 class Architecture(Section):
     hidden_size: Count
+    """An even multiple of `heads`."""
     layers: Count
+    """Transformer blocks."""
     heads: Count
+    """Of each layer's attention."""
     context: Count
+    """The most tokens that the model can read."""
 
     @model_validator(mode="after")
     def of_whole_heads(self) -> Self:
@@ -81,15 +90,25 @@ class Model(Section):
     world: Integer | None = None
     pretrain: Pretrain | None = None
     path: str | None = None
+    """A directory, or a hub id: an existing model, in place of `pretrain`."""
     revision: str | None = None
+    """The commit, tag or branch of the hub."""
     gated: Flag = False
+    """The hub wants a token; it is asked for before anything runs."""
     parameters: Positive | None = None
+    """In billions: for the plan, and for the memory that is asked of a cluster."""
     test_seeds: Annotated[list[Integer], Field(min_length=1)] | None = None
+    """In place of the run's."""
     validation_seed: Integer | None = None
+    """In place of the selection's."""
     tuning: dict[str, Any] = {}
+    """Laid over the common `tuning`."""
     chat: dict[str, Any] = {}
+    """Laid over the common `chat`."""
     rules: Flag = True
+    """`false`: no rule adapter for this model."""
     epochs: dict[str, Count] = {}
+    """An epoch count by mode, fixed, with nothing to choose."""
 
     @model_validator(mode="after")
     def one_source(self) -> Self:
@@ -104,21 +123,32 @@ class Hub(Section):
     """Rows on a dataset hub: read through `datasets`, or a single `file` of the repository."""
 
     id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    """Such as `openai/gsm8k`."""
     revision: str | None = None
+    """The commit, tag or branch."""
     config: str | None = None
+    """Of several configurations, the one that is read."""
     split: str = "train"
+    """Of the rows."""
     file: str | None = None
+    """A single file of the repository, read as a local one would be."""
     gated: Flag = False
+    """The hub wants a token; it is asked for before anything runs."""
 
 
 class Source(Section):
     """Where rows come from: a part of the model's world, a hub, or a file. A later one stands in for an earlier."""
 
     file: str | None = None
+    """A local file, or the URL of one: .json, .jsonl, .csv, .txt or .parquet, also with .gz."""
     hub: Hub | None = None
+    """A dataset on a hub."""
     rows: Annotated[list[Annotated[int, Strict(), Field(ge=0)]], Field(min_length=2, max_length=2)] | None = None
+    """From the first of these rows, counted from 0, to before the second."""
     templates: str | None = None
+    """With the recipe `alpaca`: a file of prompt templates, which are read and never executed."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """What the rows that come out must have; each run prints it."""
 
     @property
     def origin(self) -> Literal["rewrite", "file", "hub", "world"] | None:
@@ -140,12 +170,19 @@ class Source(Section):
 
 class Dataset(Source):
     world: Literal["instructions", "arithmetic", "code", "poem", "recipe", "chess"] | None = None
+    """The part of the model's world that is drawn."""
     rewrite: str | None = None
+    """Another dataset, whose responses are rewritten by `rewriting`."""
     recipe: Literal["lima", "poetry", "recipes", "chess"] | None = None
+    """How the paper's sets come from their raw rows (sections 3 to 5)."""
     examples: Count | None = None
+    """The first so many; of a world, how many are drawn."""
     user: str | None = None
+    """A template for the instruction, with columns in braces: `"{question}"`."""
     assistant: str | None = None
+    """A template for the response, likewise."""
     messages: str | None = None
+    """The column of whole conversations, a list of `role` and `content` each."""
 
     @model_validator(mode="after")
     def mapped(self) -> Self:
@@ -159,11 +196,16 @@ class Dataset(Source):
 
 class EvaluationSet(Source):
     world: Literal["validation", "test"] | None = None
+    """The part of the model's world that is drawn."""
     rewrite: None = None
     recipe: Literal["alpaca"] | None = None
+    """Stanford's Alpaca in the authors' prompt templates (section 4)."""
     instructions: Count | None = None
+    """The first so many; of a world, how many are drawn."""
     instruction: str | None = None
+    """A template for the instruction, with columns in braces."""
     reference: str | None = None
+    """A template for the reference response."""
 
     @model_validator(mode="after")
     def mapped(self) -> Self:
@@ -176,8 +218,11 @@ class EvaluationSet(Source):
 
 class Lora(Section):
     rank: Count
+    """Of the two matrices that each layer gets."""
     alpha: Positive
+    """Their product is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Of what goes into them, while tuning."""
 
 
 class Tuning(Section):
@@ -186,7 +231,9 @@ class Tuning(Section):
     schedule: Literal["cosine", "linear", "constant"]
     warmup: Share
     weight_decay: Annotated[float, Field(ge=0)]
+    """AdamW's; the paper does not say, the scripts: 0."""
     max_grad_norm: Positive
+    """Gradients beyond it are scaled down to it; scripts: 1."""
     normalise_by: Literal["example", "token"]
     max_length: Count
     precision: Literal["bfloat16", "float32"]
@@ -199,15 +246,22 @@ class Tuning(Section):
 
 class Mode(Section):
     dataset: str
+    """What is tuned on, by its name in `datasets`."""
     show_instruction: Flag = True
+    """`false`: every user turn is empty, which is response tuning (equation 2)."""
     label: str
+    """The name in tables and figures."""
     published: str | None = None
+    """The paper's row that stands beside it."""
     tuning: dict[str, Any] = {}
+    """Laid over the common `tuning`, and over the model's own."""
 
 
 class Chat(Section):
     user_tag: Annotated[str, Field(min_length=1)]
+    """The line before an instruction."""
     assistant_tag: Annotated[str, Field(min_length=1)]
+    """The line before a response."""
     add_bos: Flag
 
     @model_validator(mode="after")
@@ -221,17 +275,21 @@ class Selection(Section):
     epochs: Annotated[list[Count], Field(min_length=1)]
     seed: Integer
     evaluation_set: str
+    """A set with references, by its name in `evaluation_sets`."""
 
 
 class Generation(Section):
     evaluation_set: str
+    """What is responded to, by its name in `evaluation_sets`."""
     max_new_tokens: Count
     precision: Precision
 
 
 class Variant(Section):
     use: list[Literal["eos", "uniform", "diversity"]]
+    """The rules that are used."""
     max_new_tokens: Count | None = None
+    """In place of the generation's."""
 
 
 class Rules(Section):
@@ -254,6 +312,7 @@ class Ranking(Section):
     instructions: Count
     others: Count
     seed: Integer
+    """Of the draw of other responses, and of the bootstrap."""
     modes: list[str]
     bootstrap: Draws
 
@@ -268,17 +327,24 @@ class Price(Section):
     """Of a million tokens, in whatever currency the ceilings are in."""
 
     input: Annotated[float, Field(ge=0)]
+    """Of a million tokens that are sent."""
     output: Annotated[float, Field(ge=0)]
+    """Of a million tokens that come back."""
 
 
 class Server(Section):
     """An OpenAI-compatible server. The key is read from the environment variable that `key_variable` names."""
 
     base_url: Annotated[str, Field(pattern=r"^https?://")]
+    """Such as `http://localhost:8000/v1`, without user, password or query."""
     model: Annotated[str, Field(min_length=1)]
+    """The name that the server knows it by."""
     key_variable: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key, never the key itself."""
     request: dict[str, Any] = {}
+    """Goes into every request as it is: temperature, max_tokens, logprobs."""
     price: Price
+    """In the currency of `ceilings.price`."""
 
     @model_validator(mode="after")
     def without_secrets(self) -> Self:
@@ -297,13 +363,21 @@ class Server(Section):
 class Judge(Section):
     name: Name
     kind: Literal["oracle", "evaluator", "server", "local"]
+    """One of the four above; docs/judges.md tells more of them."""
     evaluator: str | None = None
+    """For the kind `evaluator`: a name of alpaca-eval's, or the path of a folder or YAML file."""
     server: Server | None = None
+    """For the kind `server`."""
     path: str | None = None
+    """For the kind `local`: a directory or a hub id."""
     revision: str | None = None
+    """For the kind `local`: the commit, tag or branch."""
     precision: Precision = "float32"
+    """For the kind `local`: of weights and arithmetic."""
     template: str | None = None
+    """A file with `{instruction}`, `{output_1}` and `{output_2}`; `null` is that of AlpacaEval 2."""
     answer: Literal["logprobs", "text"] = "logprobs"
+    """`logprobs`: the weighted preference of AlpacaEval 2; `text`: the label itself."""
     reference_mode: str
     seed: Integer
     bootstrap: Draws
@@ -327,21 +401,31 @@ class Rewriting(Section):
     """The no-rephrase ablation (paper, appendix C): which responses restate their instruction, and without that."""
 
     server: Server
+    """What is asked."""
     detect: str
+    """Asks whether a response restates, with `{instruction}` and `{response}`; ends in "#### YES" or "#### NO"."""
     rewrite: str
+    """The request to write it without that, likewise."""
 
 
 class Similarity(Section):
     encoder: str
+    """A sentence encoder: a hub id or a directory. The paper's is `nomic-ai/nomic-embed-text-v1`."""
     revision: str | None = None
+    """The commit, tag or branch."""
     modes: list[str]
+    """The modes whose responses are compared with their own data."""
     baseline: str
+    """The dataset that stands for no particular style, LIMA in the paper."""
     seed: Integer
+    """Of the models; one of `run.test_seeds`."""
 
 
 class Ceilings(Section):
     gpu_hours: Annotated[float, Field(ge=0)] | None = None
+    """Of all jobs together, those before included."""
     price: Annotated[float, Field(ge=0)] | None = None
+    """Of all questions together, in the currency of the server's price."""
 
 
 class Plan(Section):
@@ -390,6 +474,7 @@ class Config(Section):
     plan: Plan
     execution: Execution
     note: str | None = None
+    """A sentence that stands under every table and in the report."""
 
     def mode_tuning(self, model: str, mode: str) -> Tuning:
         """How a model is tuned in a mode: the common values, over them the model's own, over them the mode's own."""

@@ -1,0 +1,84 @@
+"""Documents that are made from the code are up to date, and the schema accepts what the check accepts."""
+
+import json
+
+import jsonschema
+import pytest
+import yaml
+from workflow import ROOT
+
+from make_docs import comments, make_docs, make_schema, tidy_graph
+from stage.command import InputError
+from stage.config import Config, merged
+
+EXPERIMENTS = ["config.yaml", *sorted(f"experiments/{path.name}" for path in (ROOT / "experiments").glob("*.yaml"))]
+
+
+@pytest.fixture(scope="module")
+def schema():
+    return json.loads((ROOT / "config.schema.json").read_text(encoding="utf-8"))
+
+
+def read(name):
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
+def test_what_is_made_is_up_to_date():
+    for name, text in make_docs().items():
+        assert (ROOT / name).read_text(encoding="utf-8") == text, f"{name} is out of date: make docs"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_config_fits_the_schema_and_names_it(schema, name):
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(read(name), schema)
+    first = (ROOT / name).read_text(encoding="utf-8").splitlines()[0]
+    said = first.removeprefix("# yaml-language-server: $schema=")
+    assert ((ROOT / name).parent / said).resolve() == ROOT / "config.schema.json"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS[1:])
+def test_every_experiment_is_whole_once_it_is_laid_over(name):
+    """Without the check of files, some of which are no part of the project."""
+    layers = ["config.yaml", *(["experiments/paper.yaml"] if "paper-" in name else []), name]
+    Config.model_validate(merged(*map(read, layers)))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rum": {}},
+        {"tuning": {"learning_rat": 1.0e-4}},
+        {"modes": {"poem": {"tuning": {"learning_rat": 1.0e-4}}}},
+        {"models": {"tiny": {"chat": {"tag": "x"}}}},
+        {"models": {"Tiny Model": {"path": "here"}}},
+        {"datasets": {"mine": {"file": "a.jsonl", "usr": "{a}"}}},
+        {"tuning": {"schedule": "cosin"}},
+        {"selection": {"epochs": [0]}},
+        {"plan": {"gpu": "H300"}},
+        {"judge": {"server": {"price": {"in": 1}}}},
+        {"rules": {"variants": {"x": {"use": ["start"]}}}},
+    ],
+)
+def test_a_wrong_key_or_value_does_not_fit(schema, wrong):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, schema)
+
+
+def test_comments_belong_to_their_keys():
+    source = (
+        "# The head.\n\n# Above.\na:  # behind\n  b: [1, 2]  # of b\n  # of c\n  c: '#no'\nd: {e: 1, f: 2}  # of d\n"
+    )
+    assert comments(source) == {("a",): "Above.\nbehind", ("a", "b"): "of b", ("a", "c"): "of c", ("d",): "of d"}
+
+
+def test_a_key_without_an_explanation_is_an_error():
+    config = (ROOT / "config.yaml").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match=r"explained neither .*: tuning.learning_rate$"):
+        make_schema(config.replace("  # paper: 1e-5 for Llama-2-7B, 3e-6 for OLMo-7B; a small model takes more", ""))
+
+
+def test_a_rule_graph_without_rules_is_an_error():
+    assert tidy_graph("\tid0[all]\n\tid1[plan]\n\tid1 --> id0\n") == "flowchart LR\n  plan --> all"
+    with pytest.raises(InputError, match="no rules"):
+        tidy_graph("nothing")
