@@ -140,9 +140,12 @@ def test_own_data_and_an_own_model_come_through(folder, experiment):
     done = snakemake(folder, configs=lay_over(folder, block_of(experiment), small))
     assert done.returncode == 0, done.stdout[-6000:]
     made = folder / "results" / experiment
-    table = (made / "tables" / "responses.md").read_text(encoding="utf-8")
-    labels = ("my data", "my responses") if experiment == "my-data" else ("instruction tuning", "response tuning")
-    assert all(label in table for label in labels)
+    modes = yaml.safe_load(block_of(experiment).text)["run"]["modes"]
+    responded = (made / "tables" / "responses.md").read_text(encoding="utf-8")
+    assert all(f" {mode}/chosen/seed1 " in responded for mode in modes)
+    if experiment == "my-data":
+        for table, label in (("table1", "my responses"), ("table3", "my data")):
+            assert f" {label} " in (made / "tables" / f"{table}.md").read_text(encoding="utf-8")
     assert (made / "report.html").stat().st_size > 10_000
 
 
