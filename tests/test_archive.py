@@ -125,7 +125,7 @@ def test_an_unfinished_experiment_is_not_packed(made, tmp_path):
 
 def test_the_test_experiments_archive_holds_all_that_its_tables_are_made_of(project, tmp_path):
     done = subprocess.run(
-        [sys.executable, "scripts/archive_results.py", "results/test"],
+        [sys.executable, ROOT / "scripts" / "archive_results.py", "results/test"],
         cwd=project, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

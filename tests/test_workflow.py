@@ -111,10 +111,12 @@ def test_the_chat_template_of_a_models_directory_gives_the_tokens_it_was_tuned_o
 
 def test_a_model_is_used_elsewhere_as_the_document_says(project):
     (block,) = blocks("python", ["docs/models.md"])
-    code = block.text.replace("results/tiny/", "results/test/")
+    asked = read_table("responses", results(project) / "tiny" / "poem" / "chosen" / "seed1" / "test.parquet")[0]
+    code = block.text.replace("results/tiny/", "results/test/").replace("max_new_tokens=96", "max_new_tokens=32")
+    code = code.replace('"What is the capital of Puven?"', repr(asked["instruction"]))
     done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    assert done.stdout == asked["output"] + "\n"
 
 
 def test_records_say_what_would_make_a_difference(project):
