@@ -12,6 +12,7 @@ import pytest
 import yaml
 from alpaca_eval.completion_parsers import logprob_parser
 from alpaca_eval.metrics import get_length_controlled_winrate, glm_winrate
+from sklearn.linear_model import LogisticRegression
 
 from implicit.answers import Answer, Answers, AnswersError, answer_key
 from implicit.chat_client import estimate_tokens
@@ -526,6 +527,36 @@ def test_a_logistic_fit_is_at_the_minimum_of_what_it_minimises(strength):
     assert none == {0.01: 1.0, 100.0: 0.0}.get(strength, none)
     one_by_one = [fit_logistic(inputs, targets, weights[i : i + 1], strength=strength)[0] for i in range(20)]
     assert np.allclose(fitted, one_by_one, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["any", "lost", "tied", "alike", "separable", "twice"])
+def test_fits_of_awkward_judgements_are_no_worse_than_liblinears(kind):
+    """All lost, all ties, lengths that are all but alike, lengths that decide, a feature that is there twice."""
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        count = int(rng.integers(10, 60))
+        lengths = np.full(count, 0.3) + 1e-3 * np.eye(count)[0] if kind == "alike" else np.tanh(rng.normal(size=count))
+        inputs = np.stack([lengths, lengths, np.ones(count)][kind != "twice" :], axis=1)
+        targets = {"lost": np.zeros(count), "tied": np.full(count, 0.5), "separable": (lengths > 0) * 1.0}.get(
+            kind, rng.random(count)
+        )
+        weights = np.bincount(rng.integers(count, size=count), minlength=count)[None].astype(float)
+        ours = fit_logistic(inputs, targets, weights)[0]
+        doubled = np.concatenate([weights[0] * targets, weights[0] * (1 - targets)])
+        labels = np.repeat([1, 0], count)
+        used = doubled > 0
+        if len(set(labels[used])) < 2:  # liblinear refuses: all is lost, and the coefficients say so
+            assert (1 / (1 + np.exp(-inputs @ ours)) < 0.01).all()
+            continue
+        theirs = LogisticRegression(
+            penalty="l1", solver="liblinear", C=100, fit_intercept=False, tol=1e-10, max_iter=100_000
+        ).fit(np.tile(inputs, (2, 1))[used], labels[used], sample_weight=doubled[used])
+
+        def objective(found):
+            score = inputs @ found
+            return np.abs(found).sum() + 100 * weights[0] @ (np.logaddexp(0, score) - targets * score)
+
+        assert objective(ours) <= objective(theirs.coef_[0]) * (1 + 1e-7) + 1e-7
 
 
 def test_the_minimal_variant_reads_nothing_of_the_table(shared, gamed, monkeypatch):

@@ -70,14 +70,12 @@ def project(tmp_path_factory):
     "names", [["paper"], *(["paper", overlay] for overlay in OVERLAYS)], ids=lambda names: names[-1]
 )
 def test_the_plan_has_the_jobs_that_the_config_tells_of(project, names):
-    started = time.monotonic()
     done = snakemake(project, "-n", configs=[f"experiments/{name}.yaml" for name in names])
     assert done.returncode == 0, done.stdout
     jobs = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", done.stdout, flags=re.MULTILINE)}
     jobs.pop("all")
     assert jobs.pop("total") == sum(jobs.values()) + 1
     assert jobs == expected_jobs(config_of(*names))
-    assert time.monotonic() - started < 10
 
 
 def test_the_papers_grid_is_the_papers():
