@@ -55,10 +55,13 @@ def test_a_job_that_fails_is_named_with_its_log_and_one_of_a_group_by_its_rule(l
     out = io.StringIO()
     progress = Progress(TUNE, out)
     progress.emit(started(7, log))
-    progress.emit(event("job_error", jobid=7, rule_name="tune", log=[str(log)]))
+    progress.emit(event("job_error", jobid=7, rule_name="tune", log=[str(log)], rule_msg="SLURM-job '9' failed"))
     progress.emit(event("job_finished", "Finished jobid: 9 (Rule: judge)", job_id=9))
-    failed, judged = out.getvalue().splitlines()
-    assert failed == f"[0/3] FAILED tune: tiny, poem (log: {log})" and judged.startswith("[1/3] judge:")
+    failed, why, judged = out.getvalue().splitlines()
+    assert (failed, why) == (
+        f"[0/3] FAILED tune: tiny, poem (log: {log})",
+        "  SLURM-job '9' failed",
+    ) and judged.startswith("[1/3] judge:")
 
 
 def test_time_left_is_from_finished_jobs_and_what_running_ones_say(log):

@@ -124,6 +124,8 @@ class Progress(logging.Handler):
         job = self.running.pop(record.jobid, None)
         logs = ", ".join(map(str, record.log))
         self._print(f"{self._count()} FAILED {record.rule_name}: {job.what if job else ''} (log: {logs or 'none'})")
+        if record.rule_msg:  # a cluster's, on what became of its job
+            self._print(f"  {record.rule_msg}")
 
     def _count(self) -> str:
         total, done = sum(self.jobs.values()), sum(self.done[rule] for rule in self.jobs)
