@@ -125,11 +125,12 @@ def test_records_say_what_would_make_a_difference(project):
     assert len(records) == 13 + 15 + 5 + 16  # models, responses, rankings, judgements
     for record in records:
         assert {"torch", "transformers", "numpy", "python"} <= set(record["versions"])
-        assert record["stage"] == "judge" or re.fullmatch(r"Linux \w+, \w+", record["machine"])
-        if record["stage"] != "judge":  # the oracle's does not depend on how it is computed
-            assert {"device": "cpu", "threads": 2 if record["stage"] == "pretrain" else 1}.items() <= record[
-                "execution"
-            ].items()
+        computed = r"Linux \w+" if record["stage"] == "judge" else r"Linux \w+, \w+"  # the oracle's, by no vectors
+        assert re.fullmatch(computed, record["machine"])
+        if record["stage"] == "pretrain":  # with any number of threads
+            assert record["execution"] == {"device": "cpu"}
+        elif record["stage"] != "judge":
+            assert {"device": "cpu", "threads": 1}.items() <= record["execution"].items()
         if record["stage"] == "tune":
             assert record["settings"]["tuning"]["precision"] == "float32"
             assert record["execution"] == {
