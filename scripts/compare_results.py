@@ -8,7 +8,6 @@ says cannot be told from noise, and is said to be undecided.
 """
 
 import argparse
-import csv
 import math
 import statistics
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 from stage.command import InputError, run_stage, say
 from stage.spent import all_records
 from stage.storage import read_json
+from stage.table_forms import from_plus_minus, plus_minus, read_csv
 
 Row = dict[str, Any]
 
@@ -53,12 +53,9 @@ class Difference:
     verdict: str = ""
 
 
-def read_csv(path: Path) -> list[Row]:
+def rows_of(path: Path) -> list[Row]:
     """A table's rows; none where the experiment has no such table."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return read_csv(path) if path.is_file() else []
 
 
 def side(row: Row, column: str) -> Side | None:
@@ -68,8 +65,7 @@ def side(row: Row, column: str) -> Side | None:
     if column == "win rate":  # each seed's is known, and less is lost by rounding
         values = [float(value) for value in row["each seed"].split()]
         return Side(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
-    mean, _, deviation = row[column].partition(" ± ")
-    return Side(float(mean), float(deviation) if deviation else None, int(row["seeds"]))
+    return Side(*from_plus_minus(row[column]), int(row["seeds"]))
 
 
 def differences(a: Path, b: Path) -> tuple[list[Difference], list[str]]:
@@ -77,7 +73,7 @@ def differences(a: Path, b: Path) -> tuple[list[Difference], list[str]]:
     found: dict[str, Difference] = {}
     lonely = []
     for table, columns in COMPARED.items():
-        rows = [{(r["model"], r["tuning"]): r for r in read_csv(each / "tables" / f"{table}.csv")} for each in (a, b)]
+        rows = [{(r["model"], r["tuning"]): r for r in rows_of(each / "tables" / f"{table}.csv")} for each in (a, b)]
         for key in dict.fromkeys([*rows[0], *rows[1]]):
             if key not in rows[0] or key not in rows[1]:
                 lonely.append(f"{table}, {', '.join(key)}: only in {'A' if key in rows[0] else 'B'}")
@@ -137,7 +133,7 @@ def config_differences(a: Any, b: Any, name: str = "") -> list[str]:
 
 def changed(table: str, columns: tuple[str, ...], names: tuple[str, ...], a: Path, b: Path) -> list[str]:
     """Cells of ``names`` that differ between two experiments' tables, by the columns that identify a row."""
-    rows = [{tuple(r[c] for c in columns): r for r in read_csv(each / "tables" / f"{table}.csv")} for each in (a, b)]
+    rows = [{tuple(r[c] for c in columns): r for r in rows_of(each / "tables" / f"{table}.csv")} for each in (a, b)]
     shared = [key for key in rows[0] if key in rows[1]]
     cells = [(key, name) for key in shared for name in names if rows[0][key][name] != rows[1][key][name]]
     return [f"{', '.join(key)}: {name} A {rows[0][key][name]}, B {rows[1][key][name]}" for key, name in cells]
@@ -145,7 +141,7 @@ def changed(table: str, columns: tuple[str, ...], names: tuple[str, ...], a: Pat
 
 def chosen(results: Path) -> dict[str, str]:
     """The epoch count of each model and mode."""
-    rows = read_csv(results / "tables" / "epochs.csv")
+    rows = rows_of(results / "tables" / "epochs.csv")
     return {f"{row['model']}, {row['mode']}": row["epochs"] for row in rows if row["chosen"]}
 
 
@@ -171,7 +167,7 @@ def show(found: list[Difference]) -> list[str]:
     lines = []
     width = max((len(each.name) for each in found), default=0)
     for each in found:
-        sides = [f"{s.mean:.1f}" + ("" if s.deviation is None else f" ± {s.deviation:.1f}") for s in (each.a, each.b)]
+        sides = [plus_minus((s.mean, s.deviation)) for s in (each.a, each.b)]
         seeds = f"{each.a.seeds} and {each.b.seeds} seeds"
         p = "" if each.p is None else f", p = {each.p:.2g}"
         change = each.b.mean - each.a.mean

@@ -6,7 +6,6 @@
 The report draws the same CSVs by the same specs (`stage.charts`). ``drawn`` names the figures to make.
 """
 
-import csv
 import re
 import statistics
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import Any
 from stage.charts import PANELS, VEGA_LITE, on_paper
 from stage.command import arguments, run_stage, say
 from stage.storage import read_json, read_table, write_text, written_whole
-from stage.table_forms import to_csv
+from stage.table_forms import from_plus_minus, read_csv, to_csv
 
 Row = dict[str, Any]
 
@@ -25,18 +24,6 @@ POINTS = 200  # of a training curve: where there are more steps, neighbours are 
 # The style that a mode's data has, by the paper's row that stands beside it (section 5.2).
 STYLES = {"GSM": "gsm", "Poetry": "poetry", "MBPP": "code", "Recipes": "recipes", "Chess": "chess"}
 CUT = 160  # characters of an instruction in a figure's CSV, for the hover
-
-
-def read_csv(path: Path) -> list[Row]:
-    """The rows of a table."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def split(figure: str) -> tuple[float, float]:
-    """``mean ± deviation`` as two numbers; no deviation is 0."""
-    mean, _, deviation = figure.partition(" ± ")
-    return float(mean), float(deviation or 0)
 
 
 def paper_columns(row: Row) -> Row:
@@ -49,8 +36,8 @@ def win_rate_rows(paths: list[Path]) -> list[Row]:
     rows: dict[tuple[str, str], Row] = {}
     for path in paths:
         for row in read_csv(path):
-            mean, deviation = split(row["win rate"])
-            told = {"model": row["model"], "tuning": row["tuning"], "win_rate": mean, "std": deviation}
+            mean, deviation = from_plus_minus(row["win rate"])
+            told = {"model": row["model"], "tuning": row["tuning"], "win_rate": mean, "std": deviation or 0.0}
             told |= {name: row[name] for name in ("each seed", "seeds", "n", "judge", "metric")}
             rows.setdefault((row["model"], row["tuning"]), told | paper_columns(row))
     return list(rows.values())
@@ -61,14 +48,14 @@ def ranking_rows(path: Path) -> list[Row]:
     rows = []
     for row in read_csv(path):
         for score, name in (("sequence", "capability"), ("token", "per token")):
-            mean, deviation = split(row[name])
+            mean, deviation = from_plus_minus(row[name])
             low, high = row[f"{name}, 95 %"].split(" to ")
             told = {
                 "model": row["model"],
                 "tuning": row["tuning"],
                 "score": score,
                 "capability": mean,
-                "std": deviation,
+                "std": deviation or 0.0,
             }
             told |= {"low": low, "high": high, "ties": row[f"{name}, ties"]}
             told |= {name: row[name] for name in ("seeds", "instructions", "pairs")}

@@ -8,7 +8,6 @@ datasets reach the page as text: escaped by the template, or as JSON that the pa
 """
 
 import base64
-import csv
 import gzip
 import hashlib
 import json
@@ -25,6 +24,7 @@ from stage.charts import CONFIG, PANELS, VEGA_LITE
 from stage.command import arguments, run_stage, say
 from stage.spent import all_records, spent_by_stage
 from stage.storage import read_json, read_table, write_text
+from stage.table_forms import read_csv
 
 Row = dict[str, Any]
 
@@ -32,12 +32,6 @@ PARTS = Path(__file__).parent / "report"
 LONGEST = (None, 20_000, 8_000, 4_000, 2_000, 1_000, 500, 250)  # characters of a response: the first that leaves room
 ROOM = 10_000_000  # bytes of the examples, packed
 SHOWN = 60  # rows of a figure that are also written out; of longer ones, only the CSV can be copied
-
-
-def read_csv(path: Path) -> list[Row]:
-    """The rows of a table or of a figure's data."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def as_json(value: Any) -> Markup:

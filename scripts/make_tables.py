@@ -15,7 +15,7 @@ from implicit.published import MODELS, RANKING, RULE_WIN_RATES, WIN_RATES
 from stage.command import arguments, run_stage, say
 from stage.local_files import rows_sha256
 from stage.storage import read_json, read_table, write_text
-from stage.table_forms import to_csv, to_latex, to_markdown
+from stage.table_forms import plus_minus, to_csv, to_latex, to_markdown
 
 Row = dict[str, Any]
 
@@ -32,14 +32,6 @@ CONTROL_NOTE = (
 def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
     """Mean and sample standard deviation; None for a single value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def plus_minus(value: tuple[float, float | None] | None) -> str:
-    """A figure as ``mean ± deviation``; empty when there is none."""
-    if value is None:
-        return ""
-    mean, deviation = value
-    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
 
 
 def mean_quality(summaries: list[Row], side: str) -> str:

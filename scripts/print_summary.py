@@ -4,7 +4,6 @@ python scripts/print_summary.py results/tiny
 """
 
 import argparse
-import csv
 from pathlib import Path
 
 from stage.command import run_stage, say
@@ -19,10 +18,9 @@ HIDDEN = ("each seed", "judge", "metric", "date", "error", "of reference", "posi
 def narrow(path: Path) -> str:
     """A table of the results, without the columns that a terminal has no room for."""
     from make_tables import TITLES
-    from stage.table_forms import to_markdown
+    from stage.table_forms import read_csv, to_markdown
 
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [{k: v for k, v in row.items() if k not in HIDDEN} for row in csv.DictReader(file)]
+    rows = [{k: v for k, v in row.items() if k not in HIDDEN} for row in read_csv(path)]
     return to_markdown(rows, title=TITLES[path.stem], notes=[])
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stage.table_forms import from_plus_minus
+
 Row = dict[str, Any]
 Spec = dict[str, Any]
 
@@ -134,7 +136,7 @@ def long_rows(rows: list[Row], value: str, *, low: str | None = None, high: str 
         told.append(who | mean)
         told += [who | {"kind": "each seed", "value": float(rate)} for rate in row.get("each seed", "").split()]
         told += [
-            who | {"kind": name, "value": float(text.split(" ± ")[0])}
+            who | {"kind": name, "value": from_plus_minus(text)[0]}
             for name, text in row.items()
             if name.startswith("paper, ") and text and row["model"] == rows[0]["model"]  # once, not for each model
         ]

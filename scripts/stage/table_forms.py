@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
@@ -22,6 +23,26 @@ LATEX = {letter: "\\" + letter for letter in "&%_#${}"} | {
 def escaped(value: object, marks: dict[str, str]) -> str:
     """A value as text on one line, in which no mark of a form means anything."""
     return "".join(marks.get(letter, letter) for letter in " ".join(str(value).splitlines()))
+
+
+def plus_minus(value: tuple[float, float | None] | None) -> str:
+    """A figure as ``mean ± deviation``; empty when there is none."""
+    if value is None:
+        return ""
+    mean, deviation = value
+    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+
+
+def from_plus_minus(text: str) -> tuple[float, float | None]:
+    """The mean and the deviation of a figure that `plus_minus` wrote, as rounded there."""
+    mean, _, deviation = text.partition(" ± ")
+    return float(mean), float(deviation) if deviation else None
+
+
+def read_csv(path: Path) -> list[Row]:
+    """The rows of a CSV file with a header, all values as text."""
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def to_csv(rows: Sequence[Row]) -> str:
