@@ -94,8 +94,8 @@ class Progress(logging.Handler):
             elif event == "job_error":
                 self._fail(record)
             self._draw()
-        except Exception:
-            self.handleError(record)
+        except Exception:  # whatever it is: a line that cannot be shown must not end hours of jobs
+            self.handleError(record)  # prints the traceback, as every handler of logging does
 
     def _start(self, record: Any) -> None:
         told = (record.rule_msg or "").split(": ", maxsplit=1)[-1]
