@@ -83,7 +83,7 @@ DRAWN = [
 ]
 KEPT = "--candidates-kept" if EXECUTION.keep_candidates else ""
 # Which file belongs to which row: for what makes the tables, and what verifies them.
-TABLE_SETTINGS = settings(
+ROWS = dict(
     models=CONFIG.run.models,
     figures=FIGURES,
     rankings=RANKINGS,
@@ -93,14 +93,16 @@ TABLE_SETTINGS = settings(
     tunings=TUNINGS,
     responses=RESPONSES,
     tables=ALL_TABLES,
-    drawn=DRAWN,
-    reference=REFERENCE,
     note=CONFIG.note,
 )
+TABLE_SETTINGS = settings(**ROWS)
+FIGURE_SETTINGS = settings(**ROWS, drawn=DRAWN, reference=REFERENCE)
 
 REPORT = f"{RESULTS}/report.html"
 REPORT_SETTINGS = settings(
-    **json.loads(TABLE_SETTINGS),
+    **ROWS,
+    drawn=DRAWN,
+    reference=REFERENCE,
     experiment=CONFIG.experiment,
     set={model: set_path(CONFIG.generation.evaluation_set, model) for model in CONFIG.run.models},
 )
@@ -168,7 +170,7 @@ rule make_figures:
     params:
         folder=f"{RESULTS}/figures",
         tables=f"{RESULTS}/tables",
-        settings=TABLE_SETTINGS,
+        settings=FIGURE_SETTINGS,
     message:
         "figures: {params.folder}"
     shell:
