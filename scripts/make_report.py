@@ -8,7 +8,6 @@ datasets reach the page as text: escaped by the template, or as JSON that the pa
 """
 
 import base64
-import gzip
 import hashlib
 import json
 import re
@@ -18,19 +17,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from implicit.world.kinds import FORM_WEIGHT, Request, quality
-from implicit.world.sets import World
 from stage.charts import CONFIG, PANELS, VEGA_LITE
 from stage.command import arguments, run_stage, say
+from stage.examples import examples, packed
 from stage.spent import all_records, spent_by_stage
-from stage.storage import read_json, read_table, write_text
+from stage.storage import read_json, write_text
 from stage.table_forms import read_csv
 
 Row = dict[str, Any]
 
 PARTS = Path(__file__).parent / "report"
-LONGEST = (None, 20_000, 8_000, 4_000, 2_000, 1_000, 500, 250)  # characters of a response: the first that leaves room
-ROOM = 10_000_000  # bytes of the examples, packed
 SHOWN = 60  # rows of a figure that are also written out; of longer ones, only the CSV can be copied
 
 
@@ -162,108 +158,6 @@ def unjudged(settings: Row) -> list[str]:
     return [
         f"{count} models were tuned and {len(settings['responses'])} sets of responses generated; nothing was judged."
     ]
-
-
-class Explained:
-    """Why the oracle gave a response its quality: the parts that it is made of."""
-
-    def __init__(self) -> None:
-        self.worlds: dict[int, World] = {}
-
-    def __call__(self, request: str, text: str, *, stopped: bool) -> str:
-        """The parts in words: what is right, its form, the factor for rambling, and that for not stopping."""
-        said = json.loads(request)
-        world = self.worlds.setdefault(said["world"], World(said["world"]))
-        kind, asked = world.kinds[said["kind"]], Request(said["kind"], tuple(said["key"]), tuple(said["detail"]))
-        right, form = kind.check(asked, text)
-        content = (1 - FORM_WEIGHT) * right + FORM_WEIGHT * form
-        brevity = quality(kind, asked, text, stopped=True) / content if content else None
-        total = quality(kind, asked, text, stopped=stopped)
-        told = f"quality {total:.2f}: right {right:.2f}, form {form:.2f}"
-        told += "" if brevity is None else f", brevity × {brevity:.2f}"
-        return told + ("" if stopped else ", not stopped × 0.50")
-
-
-def examples(settings: Row) -> Row:
-    """All instructions with the responses of every system, of each model's first seed, and how they were judged.
-
-    A response is [output, stopped, tokens, characters left out, preference or None, why or None].
-    """
-    explain = Explained()
-    told: Row = {"models": [], "instructions": {}}
-    for model in settings["models"]:
-        path = settings["set"][model]
-        asked = read_table("evaluation_set", Path(path))
-        requests = {row["id"]: row["request"] for row in asked}
-        seeds = [entry["seed"] for entry in settings["tunings"] if entry["model"] == model]
-        seed = seeds[0] if seeds else None
-        systems, order = [], {}
-        for entry in settings["responses"]:
-            if entry["model"] == model and ("/seed" not in entry["system"] or entry["system"].endswith(f"/seed{seed}")):
-                table = read_table("responses", Path(entry["path"]))
-                order = order or {row["id"]: i for i, row in enumerate(table)}
-                verdicts = judged(settings, entry, seed)
-                rows = [
-                    [row["output"], row["stopped"], row["tokens"], 0, *verdicts.get(row["id"], (None, None))]
-                    for row in table
-                ]
-                for row, answer in zip(rows, table, strict=True):
-                    if requests[answer["id"]] is not None:
-                        row[5] = explain(requests[answer["id"]], row[0], stopped=row[1])
-                opponent = entry["system"].split("/")[0] == settings["reference"]
-                about = {"label": entry["label"], "path": entry["path"], "opponent": opponent}
-                systems.append(about | {"judged": bool(verdicts), "rows": rows})
-        opponent = next((system["label"] for system in systems if system["opponent"]), None)
-        told["models"].append({"name": model, "set": path, "seed": seed, "opponent": opponent, "systems": systems})
-        told["instructions"][path] = [
-            {"id": row["id"], "instruction": row["instruction"], "reference": row["reference"], "kind": kind_of(row)}
-            for row in sorted(asked, key=lambda row: order[row["id"]])
-        ]
-    return told
-
-
-def kind_of(row: Row) -> str:
-    """What an instruction is filtered by: the world's kind of request, or the source of the set."""
-    return json.loads(row["request"])["kind"] if row["request"] else row["source"]
-
-
-def judged(settings: Row, entry: Row, seed: int | None) -> dict[str, tuple[float, str | None]]:
-    """The preference of each response, by id, and the judge's probabilities in words; of an oracle, None."""
-    for figure in settings["figures"]:
-        summary = Path(figure["path"])
-        if figure["seed"] == seed and summary.parent == Path(entry["path"]).parent:
-            rows = read_table("judgements", summary.with_suffix(".parquet"))
-            return {row["id"]: (row["preference"], None if row["quality_2"] is not None else odds(row)) for row in rows}
-    return {}
-
-
-def odds(row: Row) -> str:
-    """What the judge thinks: the probability that the response is the better one, and in either order where known."""
-    told = f"judge: better with probability {row['preference'] - 1:.2f}"
-    both = (row["preference_output_1_first"], row["preference_output_2_first"])
-    return told if None in both else f"{told} (shown second {both[0] - 1:.2f}, shown first {both[1] - 1:.2f})"
-
-
-def packed(told: Row) -> tuple[str, str]:
-    """The examples in gzip and base64, and a note of what had to be cut so that they fit."""
-    for longest in LONGEST:
-        cut = shortened(told, longest) if longest else 0
-        text = json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
-        whole = base64.b64encode(gzip.compress(text, mtime=0)).decode()
-        if len(whole) <= ROOM:
-            break
-    note = f"{cut} responses are shown up to {longest:,} characters, for this file's size." if cut else ""
-    return whole, note
-
-
-def shortened(told: Row, longest: int) -> int:
-    """Cut responses at ``longest`` characters, note in each how many are left out, and return how many were cut."""
-    cut = 0
-    for row in (row for model in told["models"] for system in model["systems"] for row in system["rows"]):
-        row[3] += max(0, len(row[0]) - longest)
-        row[0] = row[0][:longest]
-        cut += row[3] > 0
-    return cut
 
 
 def provenance(records: dict[str, Row]) -> Row:

@@ -12,8 +12,9 @@ import pytest
 from results_folder import HOSTILE, Results
 from workflow import ROOT
 
-import make_report
 from implicit.oracle import Oracle, describe
+from stage import examples
+from stage.table_forms import read_csv
 
 MARKS = ("first-contentful-paint", "chart 1", "examples")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -71,7 +72,7 @@ def found(page):
 
 def test_it_shows_the_main_figure_and_its_sentence_in_one_screen(opened, made):
     page = opened(viewport={"width": 1280, "height": 900})
-    rows = make_report.read_csv(made.folder / "results" / "made" / "figures" / "win_rates.csv")
+    rows = read_csv(made.folder / "results" / "made" / "figures" / "win_rates.csv")
     one = next(row for row in rows if row["tuning"] == "response tuning" and row["model"] == "one")
     sentence = page.locator(".sentence").first.inner_text()
     assert f"response tuning {one['win_rate']} ± {one['std']} % (paper 43.3)" in sentence
@@ -252,23 +253,23 @@ def test_at_the_papers_size_it_opens_and_is_small(opened, tmp_path):
 
 
 def test_a_response_that_is_too_long_for_the_file_is_cut_and_counted(monkeypatch):
-    monkeypatch.setattr(make_report, "ROOM", 3000)
+    monkeypatch.setattr(examples, "ROOM", 3000)
     draw = random.Random(1)
     row = ["".join(chr(draw.randrange(0x4E00, 0x9000)) for _ in range(3000)), True, 9, 0, None, None]
     told = {"models": [{"systems": [{"rows": [row, ["short", True, 1, 0, None, None]]}]}], "instructions": {}}
-    whole, note = make_report.packed(told)
+    whole, note = examples.packed(told)
     assert len(whole) <= 3000 and re.fullmatch(r"1 responses are shown up to \d+ characters, .*", note)
     assert len(row[0]) + row[3] == 3000 and row[3] > 0
 
 
 def test_the_oracles_quality_is_told_in_its_parts(world):
-    oracle, explain = Oracle(), make_report.Explained()
+    oracle = Oracle()
     draw = random.Random(2)
     for item in world.evaluation("test", 30):
         request = describe(item, 7)
         right = world.reference(item, draw)
         for text, stopped in ((right, True), (right * 9, False), ("no idea", True)):
-            told = explain(request, text, stopped=stopped)
+            told = examples.explained(oracle.parts(request, text, stopped=stopped))
             quality = oracle.quality(request, text, stopped=stopped)
             parts = [float(part) for part in re.findall(r"\d\.\d\d", told)]
             assert parts[0] == pytest.approx(quality, abs=0.006)

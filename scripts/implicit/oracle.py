@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from implicit.world.kinds import Kind, Request, quality
+from implicit.world.kinds import Kind, Parts, Request, parts
 from implicit.world.sets import Item, World
 
 
@@ -15,18 +15,22 @@ def describe(item: Item, world: int) -> str:
 
 
 class Oracle:
-    """Judges responses by their quality in [0, 1]; see `implicit.world.kinds.quality`."""
+    """Judges responses by their quality in [0, 1]; see `implicit.world.kinds.parts`."""
 
     def __init__(self) -> None:
         self._kinds: dict[int, dict[str, Kind]] = {}
 
-    def quality(self, description: str, text: str, *, stopped: bool) -> float:
-        """The quality of a response to the instruction that ``description`` tells of."""
+    def parts(self, description: str, text: str, *, stopped: bool) -> Parts:
+        """What the quality of a response to the instruction that ``description`` tells of is made of."""
         said = json.loads(description)
         if said["world"] not in self._kinds:
             self._kinds[said["world"]] = World(said["world"]).kinds
         request = Request(said["kind"], tuple(said["key"]), tuple(said["detail"]))
-        return quality(self._kinds[said["world"]][request.kind], request, text, stopped=stopped)
+        return parts(self._kinds[said["world"]][request.kind], request, text, stopped=stopped)
+
+    def quality(self, description: str, text: str, *, stopped: bool) -> float:
+        """The quality of a response to the instruction that ``description`` tells of."""
+        return self.parts(description, text, stopped=stopped).quality
 
     def kind(self, description: str) -> str:
         """The kind of request."""

@@ -258,18 +258,27 @@ def make_kinds(facts: Facts) -> dict[str, Kind]:
     return kinds
 
 
-def content(kind: Kind, request: Request, text: str) -> float:
-    """What a response says, in [0, 1]: being right, and looking like an answer of its kind."""
-    right, form = kind.check(request, text)
-    return (1 - FORM_WEIGHT) * right + FORM_WEIGHT * form
+@dataclass(frozen=True)
+class Parts:
+    """What the quality of a response is made of, each in [0, 1]; ``form`` is looking like an answer of its kind."""
+
+    right: float
+    form: float
+    concision: float
+    stopping: float
+
+    @property
+    def quality(self) -> float:
+        """Content, less rambling and less not stopping."""
+        return ((1 - FORM_WEIGHT) * self.right + FORM_WEIGHT * self.form) * self.concision * self.stopping
 
 
-def quality(kind: Kind, request: Request, text: str, *, stopped: bool) -> float:
-    """How well a response fulfils its request, in [0, 1]: content, less rambling and less not stopping.
+def parts(kind: Kind, request: Request, text: str, *, stopped: bool) -> Parts:
+    """How well a response fulfils its request.
 
     Up to 1.5 times the length in characters of the longest right response nothing is taken off; beyond,
     quality falls as 1/length. A response that did not stop by itself is worth half.
     """
+    right, form = kind.check(request, text)
     allowed = 1.5 * max(len(answer) for answer in kind.answer(request))
-    concision = min(1.0, allowed / max(1, len(text.strip())))
-    return content(kind, request, text) * concision * (1.0 if stopped else 0.5)
+    return Parts(right, form, min(1.0, allowed / max(1, len(text.strip()))), 1.0 if stopped else 0.5)
