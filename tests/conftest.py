@@ -6,6 +6,7 @@ import pytest
 import torch
 from workflow import copy_project, snakemake
 
+from implicit.oracle import Oracle, describe
 from implicit.pretrain import Architecture, build_model
 from implicit.render import Format
 from implicit.tokenizer import train_tokenizer
@@ -38,6 +39,25 @@ def model(tokenizer):
             if parameter.ndim == 2:
                 parameter.mul_(8)
     return made.eval()
+
+
+@pytest.fixture
+def sides(world):
+    """Responses of three qualities to the same instructions: right, of another request, and right but rambling."""
+    items, oracle = world.evaluation("test", 40), Oracle()
+
+    def side(texts):
+        rows = []
+        for i, (item, text) in enumerate(zip(items, texts, strict=True)):
+            quality = oracle.quality(describe(item, world.seed), text, stopped=True)
+            rows.append({"id": str(i), "instruction": item.instruction, "output": text, "quality": quality})
+        return rows
+
+    right = [item.response for item in items]
+    mixed = [
+        text if i % 3 == 0 else right[i - 1] if i % 3 == 1 else text + " and so on" * 9 for i, text in enumerate(right)
+    ]
+    return side(right), side(mixed)
 
 
 @pytest.fixture(scope="session")
