@@ -6,7 +6,7 @@
 # make test   likewise, then runs the whole test suite
 # make test-slurm  runs a whole SLURM on this machine, and the workflow on it (root, Debian); says so where it cannot
 # make test-faults runs the workflow with its jobs and Snakemake killed at random moments (FAULTS_SEED=1, FAULTS_EACH=2)
-# make bench  times this project against its peers, which get an environment of their own: half an hour
+# make bench  times this project against its peers, which get an environment of their own: an hour or more
 # make docs   makes docs/config.md, docs/dag.md and config.schema.json anew, after a change of the config's keys or the rules
 # make lint   checks style (needs envs/dev.txt)
 # Options: CORES=4, CONFIG=experiments/seeds.yaml (or several, in quotes), PYTHON=python3.12

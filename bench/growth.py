@@ -10,7 +10,6 @@ is, and with the logits of all positions at a time.
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from run import ROOT, SIZES, SMALL, Contestant, machine
 
 from stage.table_forms import to_csv, to_markdown
@@ -28,9 +28,7 @@ WIDTHS = (128, 192, 256, 384, 512)  # hidden sizes, of four layers
 
 def exponent(points: list[tuple[float, float]]) -> float:
     """The slope of log(second) against log(first), by least squares."""
-    xs, ys = ([math.log(value) for value in column] for column in zip(*points, strict=True))
-    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
-    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
+    return float(np.polyfit(*np.log(points).T, 1)[0])
 
 
 def step(name: str, sizes: dict[str, Any], logs: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ against what, and how much is asked for.
 """
 
 import argparse
-import csv
 import json
 import os
 import platform
@@ -183,11 +182,8 @@ def table_row(race: Race, row: dict[str, Any], best: bool, repeats: int) -> dict
     """A row of the table."""
     told = {"work": race.work, "against": race.against, "peer": row["name"]}
     if "error" in row:
-        return (
-            told
-            | dict.fromkeys(("min", "median", "max", "required", "aim", "reached", "repeats", "ours s", "theirs s"), "")
-            | {"reached": "not timed"}
-        )
+        columns = ("min", "median", "max", "required", "aim", "reached", "repeats", "ours s", "theirs s")
+        return told | dict.fromkeys(columns, "") | {"reached": "not timed"}
     middle = statistics.median(row["ratios"])
     reached = (
         ("aim" if middle >= race.aim else "required" if middle >= race.required else "no") if best else "(slower peer)"
@@ -248,8 +244,7 @@ def main() -> None:
     (args.output / "speed.csv").write_text(to_csv(rows), encoding="utf-8")
     (args.output / "speed.md").write_text(to_markdown(rows, title="Speed", notes=notes), encoding="utf-8")
     print((args.output / "speed.md").read_text(encoding="utf-8"))
-    with (args.output / "speed.csv").open(encoding="utf-8", newline="") as file:
-        missed = [row["work"] for row in csv.DictReader(file) if row["reached"] in ("no", "not timed")]
+    missed = [row["work"] for row in rows if row["reached"] in ("no", "not timed")]
     print(f"not reached: {', '.join(missed) or 'nothing'}")
 
 

@@ -9,7 +9,7 @@ def token_batches(lengths: Sequence[int], *, tokens: int) -> list[list[int]]:
     A row that is longer than ``tokens`` makes a batch of its own.
     """
     batches: list[list[int]] = []
-    for place, _ in enumerate(lengths):
+    for place in range(len(lengths)):
         if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= tokens:
             batches[-1].append(place)
         else:

@@ -1,0 +1,171 @@
+"""What contestants work on: models with random weights, rows, prompts, pairs, judgements, alike for all in a race."""
+
+import json
+import math
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32  # most processors only imitate bfloat16
+EOS, PAD, BOS, FIRST = 1, 0, 2, 3
+Work = Callable[[], dict[str, Any]]
+
+
+def model_of(sizes: SimpleNamespace, name: str, *, vocabulary: int | None = None, context: int = 2048) -> Any:
+    """A Llama with random weights, float32."""
+    torch.manual_seed(0)
+    hidden, layers = sizes.models[name]
+    config = LlamaConfig(
+        vocab_size=vocabulary or sizes.vocabulary,
+        hidden_size=hidden,
+        intermediate_size=round(hidden * 8 / 3 / 64) * 64,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 32,
+        max_position_embeddings=context,
+        tie_word_embeddings=False,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+    )
+    return LlamaForCausalLM(config).to(DEVICE)
+
+
+def tokenizer_of(vocabulary: int) -> PreTrainedTokenizerFast:
+    """A tokenizer whose words are numbers: for libraries that will not do without."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {"<pad>": PAD, "<eos>": EOS, "<bos>": BOS} | {str(i): i for i in range(FIRST, vocabulary)}
+    made = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>")
+
+
+def tuning_rows(sizes: SimpleNamespace, *, count: int | None = None, length: float = 1.0) -> list[Any]:
+    """Rows as long as GSM8K's, from the file if it is there: (prompt ids, response ids), of random tokens.
+
+    Only the lengths matter for speed. Words stand for tokens; ``length`` stretches them.
+    """
+    rng = random.Random(0)
+    count = count or sizes.rows
+    path = ROOT / "data" / "gsm8k_train.jsonl"
+    if path.is_file():
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:count]]
+        lengths = [
+            (round(1.3 * len(row["question"].split())), round(1.6 * len(row["answer"].split()))) for row in lines
+        ]
+    else:  # the same, by two log-normal distributions fitted to the file's first thousand rows
+        lengths = [(round(rng.lognormvariate(4.00, 0.37)), round(rng.lognormvariate(4.26, 0.55))) for _ in range(count)]
+    from implicit.render import Rendered
+
+    rows = []
+    for prompt, response in lengths:
+        prompt, response = max(2, round(length * prompt)), max(2, round(length * response))
+        ids = [BOS, *(rng.randrange(FIRST, sizes.vocabulary) for _ in range(prompt + response)), EOS]
+        trained = [False] * (1 + prompt) + [True] * (response + 1)
+        rows.append(Rendered(ids=ids, trained=trained, cut=0))
+    return rows
+
+
+def tokens_of(rows: list[Any]) -> dict[str, Any]:
+    return {"rows": len(rows), "tokens": sum(len(row.ids) for row in rows)}
+
+
+def long_rows(sizes: SimpleNamespace, length: int, *, trained: float = 0.6) -> list[Any]:
+    """Rows of one length, as many as a micro-batch holds, of which a share is trained."""
+    from implicit.render import Rendered
+
+    rng = random.Random(4)
+    prompt = round((1 - trained) * length)
+    ids = [[rng.randrange(FIRST, 200) for _ in range(length)] for _ in range(max(1, sizes.micro_batch // length))]
+    return [Rendered(ids=row, trained=[False] * prompt + [True] * (length - prompt), cut=0) for row in ids]
+
+
+def generation_load(sizes: SimpleNamespace, count: int | None = None) -> tuple[list[list[int]], list[int]]:
+    """Prompts and lengths of responses: both log-normal, like AlpacaEval's, the latter up to a limit."""
+    rng = random.Random(1)
+    count = count or sizes.prompts
+    prompts = [
+        [
+            BOS,
+            *(rng.randrange(FIRST, sizes.vocabulary) for _ in range(min(300, round(rng.lognormvariate(3.2, 0.8)) + 4))),
+        ]
+        for _ in range(count)
+    ]
+    lengths = [min(sizes.new_tokens, round(rng.lognormvariate(4.3, 0.8)) + 1) for _ in range(count)]
+    return prompts, lengths
+
+
+def ranking_load(sizes: SimpleNamespace) -> list[tuple[list[int], list[int]]]:
+    """Instructions, each with its true response and five others, as long as Alpaca's: (prompt, response) ids."""
+    rng = random.Random(2)
+
+    def drawn(mean: float, spread: float) -> list[int]:
+        return [
+            rng.randrange(FIRST, sizes.vocabulary) for _ in range(min(400, round(rng.lognormvariate(mean, spread)) + 3))
+        ]
+
+    count = sizes.instructions
+    prompts, responses = (
+        [[BOS, *drawn(3.4, 0.6)] for _ in range(count)],
+        [[*drawn(3.5, 0.9), EOS] for _ in range(count)],
+    )
+    return [(prompts[i], responses[j % count]) for i in range(count) for j in range(i, i + 6)]
+
+
+def judgements(sizes: SimpleNamespace) -> list[dict[str, Any]]:
+    """As many rows as AlpacaEval has, with lengths and preferences that depend on each other."""
+    rng = random.Random(3)
+    rows = []
+    for i in range(sizes.judgements):
+        first, second = (round(rng.lognormvariate(6.5, 0.6)) + 1 for _ in range(2))
+        won = 1 / (1 + math.exp(-0.5 * math.tanh((second - first) / 500) - rng.gauss(0, 1)))
+        rows.append({"index": i, "preference": 1 + won, "output_1": "x" * first, "output_2": "y" * second,
+                     "generator_1": "one", "generator_2": "two", "annotator": "a"})  # fmt: skip
+    return rows
+
+
+def rule_adapter(sizes: SimpleNamespace) -> Any:
+    from implicit.rules import RuleAdapter, RuleSettings
+
+    scores = {str(FIRST + i): (-1) ** i * (1.0 + i % 4) for i in range(15)}
+    settings = RuleSettings(15.0, 250, "hold", scores, -1.5, "response")
+    return RuleAdapter(
+        settings, ["eos", "uniform", "diversity"], tokenizer_of(sizes.vocabulary), vocab_size=sizes.vocabulary
+    )
+
+
+class Stops:
+    """Ends each response after a number of tokens that was drawn: in place of a rule adapter, or around one."""
+
+    def __init__(self, lengths: list[int], adapter: Any = None) -> None:
+        self.lengths, self.adapter = torch.tensor(lengths, device=DEVICE), adapter
+
+    def start(self, prompts: list[list[int]], device: str) -> None:
+        """Begin a batch; a prompt begins with its place."""
+        self.left = self.lengths[torch.tensor([place for place, *_ in prompts], device=DEVICE)]
+        if self.adapter:
+            self.adapter.start([prompt[1:] for prompt in prompts], device)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these rows."""
+        self.left = self.left[rows]
+        if self.adapter:
+            self.adapter.keep(rows)
+
+    def add_scores(self, logits: torch.Tensor, chosen: torch.Tensor | None) -> torch.Tensor:
+        """Make EOS certain where the length is reached, and impossible elsewhere."""
+        if self.adapter:
+            logits = self.adapter.add_scores(logits, chosen)
+        logits[:, EOS] = torch.where(self.left == 0, torch.inf, -torch.inf)
+        self.left = self.left - 1
+        return logits

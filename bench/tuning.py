@@ -1,0 +1,149 @@
+"""Who tunes: this project, the authors' way, TRL; and what the machine could do."""
+
+import math
+import tempfile
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from loads import DEVICE, DTYPE, PAD, Work, long_rows, model_of, tokenizer_of, tokens_of, tuning_rows
+
+
+def ours_tuning(sizes: SimpleNamespace, name: str, rows: list[Any] | None = None) -> Work:
+    from implicit.tune import Tuning, tune
+
+    model = model_of(sizes, name)
+    rows = rows or tuning_rows(sizes)
+    settings = Tuning(
+        epochs=1, learning_rate=1e-5, batch_size=64, schedule="constant", warmup=0.0, weight_decay=0.0,
+        max_grad_norm=1.0, normalise_by="example", seed=0,
+    )  # fmt: skip
+    from implicit.sharding import Processes
+
+    def work() -> dict[str, Any]:
+        tune(
+            model,
+            rows,
+            settings,
+            pad=PAD,
+            precision=DTYPE,
+            micro_batch_tokens=sizes.micro_batch,
+            processes=Processes(device=DEVICE),
+        )
+        return tokens_of(rows)
+
+    return work
+
+
+def authors_tuning(sizes: SimpleNamespace, name: str) -> Work:
+    """One row at a time, 64 of which are accumulated; the model's own loss, with logits at all positions."""
+    model, rows = model_of(sizes, name).train(), tuning_rows(sizes)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0)
+
+    def work() -> dict[str, Any]:
+        for start in range(0, len(rows), 64):
+            batch = rows[start : start + 64]
+            for row in batch:
+                ids, labels = (torch.tensor([part], device=DEVICE) for part in (row.ids, row.labels))
+                with torch.autocast(DEVICE, dtype=DTYPE, enabled=torch.float32 != DTYPE):
+                    loss = model(ids, attention_mask=torch.ones_like(ids), labels=labels).loss
+                (loss / len(batch)).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        return tokens_of(rows)
+
+    return work
+
+
+def trl_tuning(sizes: SimpleNamespace, name: str, how: str) -> Work:
+    """TRL's SFTTrainer: padded with micro-batches of 16 rows of like length, packed, or padding-free."""
+
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    rows = tuning_rows(sizes)
+    columns: dict[str, Any] = {"input_ids": [row.ids for row in rows]}
+    if how == "packed":
+        columns |= {"completion_mask": [[int(trained) for trained in row.trained] for row in rows]}
+    else:
+        columns |= {"labels": [row.labels for row in rows]}
+    packed = {"packing": True, "max_length": 1024} if how == "packed" else {"max_length": None}
+    if how == "padding-free":
+        packed |= {"padding_free": True}
+    longest = sizes.trl_rows
+    per_step = 64 // longest
+    if how == "packed":  # as many tokens a step as 64 rows have
+        longest, per_step = 4, max(1, round(64 * tokens_of(rows)["tokens"] / len(rows) / 4096))
+    config = SFTConfig(
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=longest,
+        gradient_accumulation_steps=per_step,
+        num_train_epochs=1,
+        learning_rate=1e-5,
+        lr_scheduler_type="constant",
+        completion_only_loss=True,
+        train_sampling_strategy="group_by_length" if how == "padded" else "random",
+        bf16=torch.bfloat16 == DTYPE,
+        use_cpu=DEVICE == "cpu",
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        dataset_kwargs={"skip_prepare_dataset": how != "packed"},
+        gradient_checkpointing=False,
+        **packed,
+    )
+    trainer = SFTTrainer(
+        model=model_of(sizes, name),
+        args=config,
+        train_dataset=Dataset.from_dict(columns),
+        processing_class=tokenizer_of(sizes.vocabulary),
+    )
+
+    def work() -> dict[str, Any]:
+        trainer.train()
+        return tokens_of(rows)
+
+    return work
+
+
+def matrix_peak(sizes: SimpleNamespace, name: str) -> Work:
+    """As many operations in matrix products as tuning takes by 6 x parameters x tokens, at the best of three shapes."""
+    parameters = sum(p.numel() for p in model_of(sizes, name).parameters())
+    operations = 6 * parameters * tokens_of(tuning_rows(sizes))["tokens"]
+    hidden = sizes.models[name][0]
+    shapes = [(2048, 2048, 2048), (4096, hidden, 4 * hidden), (4096, 4 * hidden, hidden)]
+    made = [
+        (torch.randn(n, k, dtype=DTYPE, device=DEVICE), torch.randn(k, m, dtype=DTYPE, device=DEVICE))
+        for n, k, m in shapes
+    ]
+
+    def seconds(pair: Any, times: int) -> float:
+        started = time.perf_counter()
+        for _ in range(times):
+            pair[0] @ pair[1]
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    def work() -> dict[str, Any]:
+        rates = []
+        for (n, k, m), pair in zip(shapes, made, strict=True):
+            times = max(1, math.ceil(sizes.peak_operations / (2 * n * k * m)))
+            seconds(pair, 1)
+            rates.append(2 * n * k * m * times / seconds(pair, times))
+        return {"seconds": operations / max(rates)}
+
+    return work
+
+
+def memory_of_tuning(sizes: SimpleNamespace, vocabulary: int, length: int, how: str) -> Work:
+    """A step on rows of a length; ``plain``: with the logits of all trained positions at a time."""
+    if how == "plain":
+        import implicit.likelihood
+
+        implicit.likelihood.AT_A_TIME = 2**60
+    sizes.vocabulary = vocabulary
+    return ours_tuning(sizes, "memory", long_rows(sizes, length))
