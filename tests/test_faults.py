@@ -21,7 +21,7 @@ import psutil
 import pytest
 import yaml
 from judge_server import Service, reply, says, served
-from workflow import ROOT, copy_project, environment, planned, snakemake
+from workflow import ROOT, copy_project, environment, planned, snakemake, what_came_out
 
 from stage.storage import read_json
 
@@ -35,15 +35,6 @@ RULES = (
     "generate_responses", "rank_responses", "judge_responses", "select_epochs", "make_tables", "make_figures",
     "make_report",
 )  # fmt: skip
-VOLATILE = (
-    "seconds",
-    "resumed_at",
-    "peak_memory_mib",
-    "calls",
-    "cached",
-    "retries",
-    "price_now",
-)  # in records: of how it went
 
 
 class Counting(Service):
@@ -215,9 +206,7 @@ def test_records_differ_in_nothing_but_how_it_went(both):
     for path in results(both.peace).glob("tiny/**/*.json"):
         here, there = read_json(path), read_json(results(both.war) / path.relative_to(results(both.peace)))
         if "outputs" in here:
-            assert {k: v for k, v in here.items() if k not in VOLATILE} == {
-                k: v for k, v in there.items() if k not in VOLATILE
-            }
+            assert what_came_out(here) == what_came_out(there)
 
 
 def test_nothing_is_judged_twice_but_what_was_being_judged_when_a_job_was_killed(both):

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+# What a record tells of how a job went, and what no two runs have in common.
+HOW_IT_WENT = ("seconds", "resumed_at", "peak_memory_mib", "calls", "cached", "retries", "price_now")
 PARTS = ("Snakefile", "config.yaml", "rules", "scripts", "experiments", "profiles")
 
 
@@ -39,3 +41,8 @@ def planned(folder, *, configs=("experiments/test.yaml",)):
     assert done.returncode == 0, done.stdout
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, flags=re.MULTILINE))
     return {rule: int(count) for rule, count in jobs.items() if rule not in ("all", "total")}
+
+
+def what_came_out(record):
+    """A record without how its job went."""
+    return {key: value for key, value in record.items() if key not in HOW_IT_WENT}
