@@ -233,16 +233,17 @@ def main() -> None:
     sizes = SIZES | (SMALL if args.small else {}) | {"threads": args.threads}
     only = tuple(args.only.split(",")) if args.only else ("",)
     (args.output / "logs").mkdir(parents=True, exist_ok=True)
+    notes = [*machine(args.peers or sys.executable), "sizes: " + json.dumps(sizes)]
+    notes.append("ratios are of seconds, the peer's over ours, of neighbouring turns; for the peak, the share of it")
     rows: list[dict[str, Any]] = []
     for race in RACES:
         if not race.work.startswith(only) or (race.peers and not args.peers):
             continue
         print(f"{race.work} against {race.against}", flush=True)
         rows += run_race(race, args.repeats, sizes, args.peers or sys.executable, args.output / "logs")
-    notes = [*machine(args.peers or sys.executable), "sizes: " + json.dumps(sizes)]
-    notes.append("ratios are of seconds, the peer's over ours, of neighbouring turns; for the peak, the share of it")
-    (args.output / "speed.csv").write_text(to_csv(rows), encoding="utf-8")
-    (args.output / "speed.md").write_text(to_markdown(rows, title="Speed", notes=notes), encoding="utf-8")
+        # After each race, as all of them take an hour.
+        (args.output / "speed.csv").write_text(to_csv(rows), encoding="utf-8")
+        (args.output / "speed.md").write_text(to_markdown(rows, title="Speed", notes=notes), encoding="utf-8")
     print((args.output / "speed.md").read_text(encoding="utf-8"))
     missed = [row["work"] for row in rows if row["reached"] in ("no", "not timed")]
     print(f"not reached: {', '.join(missed) or 'nothing'}")
