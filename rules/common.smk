@@ -56,10 +56,10 @@ wildcard_constraints:
 
 def keep_warm():
     """Let the jobs of this run be forked from a process that has imported torch; an empty WARM_FOLDER forbids it."""
+    os.environ["SNAKEMAKE_PID"] = str(os.getpid())
     if "WARM_FOLDER" not in os.environ and sys.platform == "linux":  # elsewhere, forking after such imports is not safe
-        folder = tempfile.mkdtemp(prefix="warm-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        os.environ |= {"WARM_FOLDER": folder, "WARM_PARENT": str(os.getpid())}
+        os.environ["WARM_FOLDER"] = tempfile.mkdtemp(prefix="warm-")
+        atexit.register(shutil.rmtree, os.environ["WARM_FOLDER"], ignore_errors=True)
 
 
 def settings(**content):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from implicit.oracle import Oracle
 from stage.budget import CeilingReached, Ledger
+from stage.claim import check_wanted
 from stage.command import InputError, arguments, execution_of, run_stage, say
 from stage.models import load_model, pick_device
 from stage.record import Record, fingerprint
@@ -171,6 +172,7 @@ def main() -> None:
     kept = None if settings["kind"] == "oracle" else args.answers or args.output.with_suffix(".answers.jsonl")
     ledger = Ledger(args.budget, str(args.output))
     with Answers(kept, log=say) as answers:  # until all is written: of two processes, one judges at a time
+        check_wanted()
         paid_before = answers.paid()
         ledger.spend(paid_before)  # by a run that was stopped
         judge = make_judge(sides, answers, ledger, args)

@@ -382,7 +382,9 @@ def main() -> None:
     }
     missing = [path for path in files_of(settings, folder) if not path.exists()]
     if missing:
-        raise InputError(f"{len(missing)} files are not there, such as {missing[0]}: run the experiment first")
+        raise InputError(
+            f"{len(missing)} files are not there, such as {missing[0]}: run the experiment, or snakemake {missing[0]}"
+        )
     faults = check_records(args.results, kept=args.candidates_kept)
     for name in settings["tables"]:
         faults += check_table(name, made[name](), folder)

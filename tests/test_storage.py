@@ -2,11 +2,13 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from stage.claim import claimed
+from stage.command import InputError
 from stage.sources import sources
 from stage.storage import read_table, write_table, write_text, written_whole
 
@@ -107,6 +109,17 @@ def test_a_claim_of_a_dead_process_or_of_another_machine_is_no_hindrance(tmp_pat
     with claimed(tmp_path / "checkpoints", log=said.append):
         pass
     assert not path.exists() and said == []
+
+
+def test_a_job_whose_snakemake_is_gone_does_not_begin(tmp_path, monkeypatch):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for snakemake, begins in ((os.getpid(), True), (gone.pid, False)):
+        monkeypatch.setenv("SNAKEMAKE_PID", str(snakemake))
+        refused = nullcontext() if begins else pytest.raises(InputError, match=f"{gone.pid}.*ended before it began")
+        with refused, claimed(tmp_path / "output", log=print):
+            assert begins
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_tables_keep_to_their_schema(tmp_path):

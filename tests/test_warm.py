@@ -42,7 +42,7 @@ def warm(tmp_path_factory):
     (folder / "job.py").write_text(SCRIPT)
     (folder / "helper.py").write_text("value = 1\n")
     socket = tmp_path_factory.mktemp("w")
-    environment = os.environ | {"WARM_FOLDER": str(socket), "WARM_PARENT": str(os.getpid()), "MINE": "some"}
+    environment = os.environ | {"WARM_FOLDER": str(socket), "SNAKEMAKE_PID": str(os.getpid()), "MINE": "some"}
     first = run(folder, "none", environment)
     assert not json.loads(first.stdout.splitlines()[0])["warm"]  # it does not wait for what it has started
     end = time.monotonic() + 120
@@ -114,7 +114,7 @@ def test_the_warm_process_ends_with_snakemake(tmp_path):
     environment = os.environ | {"WARM_FOLDER": str(tmp_path / "w")}
     (tmp_path / "w").mkdir()
     parent = subprocess.Popen(["sleep", "60"])
-    serving = subprocess.Popen([sys.executable, WARM, "--serve"], env=environment | {"WARM_PARENT": str(parent.pid)})
+    serving = subprocess.Popen([sys.executable, WARM, "--serve"], env=environment | {"SNAKEMAKE_PID": str(parent.pid)})
     while not (tmp_path / "w" / "socket").exists():
         time.sleep(0.1)
         assert serving.poll() is None

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from stage.command import InputError
+
 
 @contextmanager
 def claimed(output: Path, *, log: Callable[[str], None]) -> Iterator[None]:
@@ -16,18 +18,32 @@ def claimed(output: Path, *, log: Callable[[str], None]) -> Iterator[None]:
 
     When Snakemake is killed, its jobs run on. One that makes the same output on this machine is asked to end (SIGTERM);
     one on another machine is waited for. What was killed leaves the file, which hinders nobody, until the output is
-    made. Where the file system has no locks, ``log`` says so, and nothing is held.
+    made. Where the file system has no locks, ``log`` says so, and nothing is held. Raises InputError as `check_wanted`.
     """
     path = Path(f"{output}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path, log) as file:
         try:
+            check_wanted()
             file.truncate(0)
             file.write(f"{socket.gethostname()} {os.getpid()}")
             file.flush()
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def check_wanted() -> None:
+    """Raise InputError when the Snakemake that has started this job is gone: the next one may have done the job by now.
+
+    What a job writes then would be newer than what was made of it. A run on one machine names itself in SNAKEMAKE_PID.
+    """
+    snakemake = os.environ.get("SNAKEMAKE_PID")
+    try:
+        if snakemake:
+            os.kill(int(snakemake), 0)
+    except ProcessLookupError:
+        raise InputError(f"Snakemake (process {snakemake}), which started this job, ended before it began") from None
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def serve(folder: str) -> None:
     listening.listen(64)
     os.rename(f"{folder}/socket.new", f"{folder}/socket")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how those who look after jobs ended
-    parent = int(os.environ["WARM_PARENT"])
+    parent = int(os.environ["SNAKEMAKE_PID"])
     while alive(parent):
         if select.select([listening], [], [], 1.0)[0]:
             connection, _ = listening.accept()
