@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from implicit import recount
+from stage.bases import shared_bases
 from stage.command import InputError, arguments, run_stage, say
 from stage.record import fingerprint
 from stage.storage import read_json, read_table
@@ -32,7 +33,8 @@ def check_records(results: Path, *, kept: bool) -> list[str]:
     Without ``kept``, models of epoch counts that were only tried may be gone.
     """
     told: dict[str, list[tuple[Path, str]]] = {}
-    for path in sorted(results.rglob("*.json")):
+    shared = [base / "record.json" for base in shared_bases(results)]
+    for path in [*sorted(results.rglob("*.json")), *shared]:
         record = read_json(path)
         if isinstance(record, dict) and "inputs" in record and "outputs" in record:
             for entry in [*record["inputs"].values(), *record["outputs"].values()]:
