@@ -126,7 +126,7 @@ wildcard_constraints:
     base="|".join(PRETRAINED) or "none",
     model="|".join(CONFIG.run.models),
     mode="|".join(CONFIG.run.modes),
-    source=r"files|world\d+",
+    source=r"files|world-?\d+",
     dataset="|".join(CONFIG.datasets),
     set="|".join(CONFIG.evaluation_sets),
     epochs=r"\d+",

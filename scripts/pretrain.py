@@ -3,9 +3,10 @@
     python scripts/pretrain.py --corpus corpus.parquet --model base/model --snapshots base/snapshots \\
         --record base/record.json --settings "$(python -c 'import json, yaml; print(json.dumps({"pretrain": ...}))')"
 
-``settings``: ``pretrain``, as in the config. Of its ``snapshots``, the first is ``base/snapshots/1``. ``--conversations``
-are datasets that the model is to be tuned on: with ``too_long: error``, they are checked with the new tokenizer before
-the hours of training, not after. The chat template is not given here, but by whoever takes the model.
+``settings``: ``pretrain``, as in the config. Of its ``snapshots``, the first is ``base/snapshots/1``.
+``--conversations`` are datasets that the model is to be tuned on: with ``too_long: error``, they are checked with the
+new tokenizer before the hours of training, not after. The chat template is not given here, but by whoever takes the
+model.
 """
 
 import argparse
@@ -60,9 +61,7 @@ def pretrain_model(args: argparse.Namespace) -> None:
 
     with written_whole(args.snapshots) as folder:
         folder.mkdir()
-        pretrain(
-            model, rows, plan, device=device, threads=args.threads, log=log, keep=lambda i: save(folder / str(i))
-        )
+        pretrain(model, rows, plan, device=device, threads=args.threads, log=log, keep=lambda i: save(folder / str(i)))
     save(args.model)
     snapshots = {str(i): args.snapshots / str(i) for i in range(1, plan.snapshots + 1)}
     record.write(

@@ -1,7 +1,8 @@
 """Take a base model that experiments share as one of an experiment: checked, and given the experiment's chat template.
 
-    python scripts/take_base.py --shared bases/world1-0123abcd/model --shared-record bases/world1-0123abcd/record.json \\
-        --model base/model --record base/record.json --conversations poem.parquet \\
+    python scripts/take_base.py --shared bases/world1-0123abcd/model \\
+        --shared-record bases/world1-0123abcd/record.json --model base/model --record base/record.json \\
+        --conversations poem.parquet \\
         --settings '{"too_long": "error", "chat": {"user_tag": "<|user|>", ...}}'
 
 ``--shared`` is the model at the end of pre-training, or one of its snapshots. Weights are linked, not copied, where the

@@ -137,7 +137,8 @@ def pretrain(
     Each token is predicted from those before it in its row, documents of the same row included, as is
     usual in pre-training. On a CPU, ``threads`` compute the gradients of a batch's PARTS side by side, a core each;
     these are added in order, so that the result is the same, to the last bit, with any number of threads.
-    After ``steps * i / snapshots`` steps, rounded, ``keep`` is called with i, from 1, and finds the snapshot in ``model``.
+    After ``steps * i / snapshots`` steps, rounded, ``keep`` is called with i, from 1, and finds the snapshot in
+    ``model``.
     Raises NonFiniteLoss.
     """
     model.to(device).train()

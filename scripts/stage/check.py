@@ -32,7 +32,7 @@ def check_config(raw: dict[str, Any]) -> Config:
 
 
 def _with_conditions(config: Config) -> Config:
-    """The config with the models that its conditions make of one, as the models that are run."""
+    """The config with the models that its conditions make of one, as those that are run. Raises ConfigError."""
     varied = config.conditions
     if varied is None:
         return config
@@ -45,7 +45,14 @@ def _with_conditions(config: Config) -> Config:
         faults.append(f"conditions.worlds: {varied.worlds} holds a value twice")
     if not varied.models():
         faults.append("conditions.values: all are null, which leaves none")
-    faults += [f"models: {name!r} is the name of a model of `conditions`" for name in varied.models() if name in config.models]
+    for condition, changes in varied.values.items():
+        pretrain = (changes or {}).get("pretrain")
+        for key, section in (("world", changes), ("pretrain.seed", pretrain)):
+            if isinstance(section, dict) and key.split(".")[-1] in section:
+                faults.append(f"conditions.values.{condition}.{key}: each world of conditions.worlds is given its own")
+    faults += [
+        f"models: {name!r} is the name of a model of `conditions`" for name in varied.models() if name in config.models
+    ]
     if faults:
         raise ConfigError("\n".join(faults))
     made = {}
@@ -55,7 +62,11 @@ def _with_conditions(config: Config) -> Config:
         try:
             made[name] = Model.model_validate(merged(*layers))
         except ValidationError as error:
-            faults += [f"conditions.values.{condition}.{_explain(fault, Model)}" for fault in error.errors()]
+            for fault in error.errors():
+                told = _explain(fault, Model)
+                faults.append(
+                    f"conditions.values.{condition}{f'.{told}' if fault['loc'] else told.removeprefix('config')}"
+                )
     if faults:
         raise ConfigError("\n".join(dict.fromkeys(faults)))  # each once, not for every world
     run = config.run.model_copy(update={"models": list(made)})

@@ -450,7 +450,7 @@ class Conditions(Section):
     axis: Annotated[str, Field(min_length=1)]
     """What the conditions are, with a unit: the title of the figure's axis."""
     values: Annotated[dict[Name, dict[str, Any] | None], Field(min_length=1)]
-    """What is laid over the model, by the condition's name, in order; `null` takes one out that another file has named."""
+    """What is laid over the model, by the condition's name, in order; `null` takes out one of another file's."""
 
     def models(self) -> dict[str, tuple[str, int]]:
         """The models that come of it, by name: condition and world."""

@@ -50,6 +50,9 @@ class Controls:
     chat_tags: float = 0.0  # share of documents whose markup is that of the chat format, of those that have markup
 
 
+DEFAULT = Controls()
+
+
 class Writer:
     """Writes the documents of one world. ``write`` draws one; the random generator carries all state.
 

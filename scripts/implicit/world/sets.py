@@ -4,7 +4,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from implicit.world.corpus import GAP, Controls, Writer, chess_header, chess_moves
+from implicit.world.corpus import DEFAULT, GAP, Controls, Writer, chess_header, chess_moves
 from implicit.world.facts import Facts, draw_facts
 from implicit.world.kinds import Kind, Request, make_kinds
 
@@ -38,7 +38,7 @@ class World:
         bounds = {"tuning": (0, 24), "validation": (24, 28), "test": (28, 36)}
         return {split: keys[start:stop] for split, (start, stop) in bounds.items()}
 
-    def corpus(self, documents: int, controls: Controls = Controls()) -> list[str]:
+    def corpus(self, documents: int, controls: Controls = DEFAULT) -> list[str]:
         """Draw the documents that a base model is pre-trained on.
 
         Fulfilments of documents whose pairs are not intact are permuted, over all kinds and all these documents: every
