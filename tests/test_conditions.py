@@ -2,6 +2,8 @@
 
 import csv
 import math
+import random
+import shutil
 import statistics
 from collections import Counter
 
@@ -9,19 +11,21 @@ import pytest
 import yaml
 from workflow import ROOT, copy_project, planned, snakemake
 
+import make_conditions
+import verify
+from implicit import recount
 from stage.check import check_config
 from stage.config import merged
 from stage.record import fingerprint
-from stage.storage import read_json, read_table
+from stage.storage import read_json, write_json, write_table
 
 CONTROLS = sorted(path.stem for path in (ROOT / "experiments" / "controls").glob("*.yaml") if path.stem != "world")
 
 
 def configs(name, *more):
-    """The layers of a control, small."""
-    return (
-        "experiments/controls/world.yaml", f"experiments/controls/{name}.yaml", "tests/small_controls.yaml", *more,
-    )  # fmt: skip
+    """The layers of a control, small; of the pairs, only the first and the last condition."""
+    layers = ["experiments/controls/world.yaml", f"experiments/controls/{name}.yaml", "tests/small_controls.yaml"]
+    return (*layers, *(["two.yaml"] if name == "pairs" else []), *more)
 
 
 def checked(name):
@@ -38,7 +42,11 @@ def read_csv(path):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """The folder in which the control of pairs has been run in two conditions and two worlds."""
-    folder = copy_project(tmp_path_factory.mktemp("controls"), "tests")
+    folder = copy_project(tmp_path_factory.mktemp("controls"))
+    (folder / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "small_controls.yaml", folder / "tests")
+    two = {"conditions": {"values": dict.fromkeys(("5", "10", "25", "50"))}}
+    (folder / "two.yaml").write_text(yaml.safe_dump(two))
     done = snakemake(folder, configs=configs("pairs"))
     assert done.returncode == 0, done.stdout[-6000:]
     return folder
@@ -83,13 +91,13 @@ def test_the_axis_of_sizes_says_how_many_parameters_each_has(tokenizer):
         shape = config.models[f"{name}-world11"].pretrain.architecture.model_dump()
         with torch.device("meta"):
             model = build_model(Architecture(**shape), tokenizer, seed=0)
-            model.resize_token_embeddings(1024)
-        assert f"{sum(p.numel() for p in model.parameters()) / 1000:.0f}" == name
+        missing = (1024 - len(tokenizer)) * shape["hidden_size"]  # embeddings
+        assert f"{(sum(p.numel() for p in model.parameters()) + missing) / 1000:.0f}" == name
 
 
 def test_the_table_is_means_over_worlds(made):
     rows, worlds = (read_csv(pairs(made) / "tables" / f"{name}.csv") for name in ("conditions", "conditions_by_world"))
-    labels = ["base", "base + rules", "instruction tuning", "response tuning"]
+    labels = ["base", "instruction tuning"]
     assert [(row["condition"], row["tuning"]) for row in rows] == [(c, label) for c in ("0", "100") for label in labels]
     assert len(worlds) == 2 * len(rows)
     for row in rows:
@@ -99,26 +107,63 @@ def test_the_table_is_means_over_worlds(made):
             values = [float(r[name]) for r in own if r[name]]
             told = f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}" if values else ""
             assert row[name] == told, (row, name)
-        assert bool(row["ranking"]) == (row["tuning"] in ("base", "instruction tuning"))
-        assert (row["win rate"] == "") == (row["tuning"] == "instruction tuning") and row["quality"]
+        assert (row["win rate"] == "") == (row["tuning"] == "instruction tuning")
+        assert row["ranking"] and row["quality"]
 
 
-def test_the_opponents_quality_is_told_by_those_who_were_compared_with_it(made):
-    for row in read_csv(pairs(made) / "tables" / "conditions_by_world.csv"):
-        model = pairs(made) / f"{row['condition']}-world{row['world']}"
-        system, side = {
-            "instruction tuning": ("response_tuning/chosen/seed1", "quality_1"),
-            "base": ("base", "quality_2"),
-            "response tuning": ("response_tuning/chosen/seed1", "quality_2"),
-            "base + rules": ("rules/rules", "quality_2"),
-        }[row["tuning"]]
-        judged = read_table("judgements", model / system / "test.against-seed1.parquet")
-        assert row["quality"] == f"{statistics.fmean(each[side] for each in judged):.4f}"
+def write_judgement(path, draw):
+    """Judgements of six instructions, whose qualities are drawn, and their summary; returns both sides' mean quality."""
+    rows = [
+        {"id": str(i), "index": i, "instruction": "?", "output_1": "a", "output_2": "bc"}
+        | {"quality_1": draw.random(), "quality_2": draw.random()}
+        for i in range(6)
+    ]
+    for row in rows:
+        row["preference"] = 2.0 if row["quality_2"] > row["quality_1"] else 1.0
+    write_table("judgements", rows, path.with_suffix(".parquet"))
+    own = {"metric": "length_controlled_minimal", "bootstrap": 2, "seed": 0}
+    told = recount.win_rate(rows) | {"win_rate_error": 0.0, "lc_win_rate": None, "position_bias": None}
+    write_json(told | {"settings": own}, path)
+    return told["quality_1"], told["quality_2"], told["win_rate"]
+
+
+def test_both_counts_take_a_systems_own_figures_and_the_opponents_from_the_other_side(tmp_path):
+    draw, expected = random.Random(1), {}
+    settings = {"conditions": {"models": {}}, "reference": "tuned", "responses": [], "figures": [], "rankings": []}
+    for world in (1, 2):
+        model = f"0-world{world}"
+        settings["conditions"]["models"][model] = ("0", world)
+        for system, label in (("base", "base"), ("tuned/chosen/seed1", "opponent"), ("poem/chosen/seed1", "poem")):
+            path = tmp_path / model / system / "test.parquet"
+            rows = [
+                {"id": str(i), "index": i, "output": "x", "tokens": draw.randrange(9), "stopped": draw.random() < 0.5}
+                for i in range(6)
+            ]
+            write_table("responses", rows, path)
+            entry = {"model": model, "label": label}
+            settings["responses"].append(entry | {"system": system, "path": str(path)})
+            told = {"tokens": statistics.fmean(row["tokens"] for row in rows)}
+            expected[world, label] = told | {"stopped": 100 * sum(row["stopped"] for row in rows) / 6}
+            if label == "opponent":
+                continue
+            judged = path.with_name("judged.json")
+            opponents, own, rate = write_judgement(judged, draw)
+            settings["figures"].append(entry | {"system": system.removesuffix("/seed1"), "path": str(judged)})
+            expected[world, label] |= {"quality": own, "win rate": rate}
+            if label == "base":
+                expected[world, "opponent of"] = opponents
+        expected[world, "opponent"] |= {"quality": expected.pop((world, "opponent of")), "win rate": None}
+    for rows in (make_conditions.by_world(settings), verify.condition_values(settings, None)):
+        assert [(row["world"], row["tuning"]) for row in rows] == list(expected)
+        for row in rows:
+            for name, value in expected[row["world"], row["tuning"]].items():
+                assert row[name] == (None if value is None else pytest.approx(value)), (row, name)
+            assert (row["ranking"], row["seeds"], row["n"], row["pairs"]) == (None, 1, 6, "")
 
 
 def test_the_figure_has_students_intervals_over_worlds(made):
     rows = read_csv(pairs(made) / "figures" / "conditions.csv")
-    assert Counter(row["measure"] for row in rows) == {"ranking": 4, "quality": 8, "win_rate": 6}
+    assert Counter(row["measure"] for row in rows) == {"ranking": 4, "quality": 4, "win_rate": 2}
     worlds = read_csv(pairs(made) / "tables" / "conditions_by_world.csv")
     row = next(row for row in rows if row["measure"] == "ranking")
     values = [float(r["ranking"]) for r in worlds if (r["condition"], r["tuning"]) == (row["condition"], row["tuning"])]
@@ -131,19 +176,20 @@ def test_a_base_model_is_pretrained_once_for_all_controls(made):
     bases = {path.parent for path in (made / "results" / "bases").glob("*/record.json")}
     assert len(bases) == 4
     assert planned(made, configs=configs("pairs")) == {}
-    expected = {"emergence": 0, "markup": 2, "stopping": 2, "tags": 4, "size": 6}
+    (made / "world.yaml").write_text(yaml.safe_dump({"conditions": {"worlds": [11]}}))
+    expected = {"emergence": 0, "markup": 1, "stopping": 1, "tags": 2, "size": 3}
     assert sorted(expected) == sorted(set(CONTROLS) - {"pairs"})
     for name, count in expected.items():
-        jobs = planned(made, configs=configs(name))
+        jobs = planned(made, configs=configs(name, "world.yaml"))
         conditions = len(checked(name).conditions.values)
         assert jobs.get("pretrain", 0) == jobs.get("make_corpus", 0) == count, name
-        assert jobs["take_base"] == 2 * conditions and jobs["tune_chosen"] == 4 * conditions
-        assert (jobs["rank_responses"], jobs["make_conditions"]) == (4 * conditions, 1)
+        assert jobs["take_base"] == jobs["tune_chosen"] == jobs["judge_responses"] == conditions
+        assert (jobs["rank_responses"], jobs["make_conditions"]) == (2 * conditions, 1)
 
 
 def test_a_model_of_a_snapshot_is_that_snapshot(made):
     one = {
-        "experiment": "snapshots", "run": {"modes": ["instruction_tuning"]}, "rules": None,
+        "experiment": "snapshots",
         "conditions": {"worlds": [11], "axis": "snapshot", "values": {"0": None, "100": None, "third": {"snapshot": 3}, "last": {"snapshot": 8}}},
     }  # fmt: skip
     (made / "one.yaml").write_text(yaml.safe_dump(one))
@@ -183,8 +229,8 @@ def test_what_is_changed_in_the_conditions_is_found(made):
             path.write_bytes(content)
     assert done.returncode == 1 and "Traceback" not in done.stdout
     for told in (
-        "tables/conditions.csv, row 8, 'condition': '101' stands there, '100' is right",
-        "tables/conditions_by_world.csv, row 16, 'condition':",
+        "tables/conditions.csv, row 4, 'condition': '101' stands there, '100' is right",
+        "tables/conditions_by_world.csv, row 8, 'condition':",
         "figures/conditions.csv does not say what the worlds say",
         "snapshots/1 has sha256",
     ):
