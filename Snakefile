@@ -26,6 +26,7 @@ rule all:
     input:
         rules.tables.input,
         rules.make_report.output,
+        rules.conditions.input,
 
 
 onstart:

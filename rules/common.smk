@@ -12,6 +12,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
+from stage.bases import SHARED, base_name
 from stage.check import ConfigError, check_config
 from stage.config import GPUS
 from stage.hub import is_hub_id
@@ -24,6 +25,7 @@ except ConfigError as error:
     raise WorkflowError(f"the config is wrong:\n{error}")
 
 RESULTS = f"results/{CONFIG.experiment}"
+BASES = f"results/{SHARED}"  # what is pre-trained, once for all experiments
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 
@@ -39,19 +41,6 @@ WARM = "python scripts/stage/warm.py"  # in place of `python`: without the impor
 TUNING_OPTIONS = f"--checkpoint-steps {EXECUTION.checkpoint_steps}"
 TUNING_OPTIONS += " --gradient-checkpointing" if EXECUTION.gradient_checkpointing else ""
 REQUESTS = f"--requests {EXECUTION.requests} --timeout {EXECUTION.timeout} --attempts {EXECUTION.attempts}"
-
-
-wildcard_constraints:
-    model="|".join(CONFIG.run.models),
-    mode="|".join(CONFIG.run.modes),
-    source=r"files|world\d+",
-    dataset="|".join(CONFIG.datasets),
-    set="|".join(CONFIG.evaluation_sets),
-    epochs=r"\d+",
-    seed=r"-?\d+",
-    variant="|".join(RULE_VARIANTS) or "none",
-    # A system is what responds: the base model, the base model with rules, or a tuned model.
-    system=r"base|rules/[^/]+|[^/]+/epochs\d+/seed-?\d+|[^/]+/chosen/seed-?\d+",
 
 
 def keep_warm():
@@ -109,6 +98,42 @@ def all_datasets(model):
 def all_sets(model):
     """Every evaluation set that a model is asked."""
     return [set_path(name, model) for name in used_sets()]
+
+
+def elsewhere(names, sections):
+    """Of datasets or evaluation sets, the names of those that are not drawn from a world."""
+    return [name for name in names if origin(sections[name], CONFIG.run.models[0]) == "files"]
+
+
+# What must be sound before the hours of pre-training, besides what is drawn from a world.
+OWN_DATASETS = [dataset_path(name, CONFIG.run.models[0]) for name in elsewhere(used_datasets(), CONFIG.datasets)]
+OWN_SETS = [set_path(name, CONFIG.run.models[0]) for name in elsewhere(used_sets(), CONFIG.evaluation_sets)]
+# The base model that each model is taken from. Snakemake does a job anew when its inputs are other files than before:
+# where pre-training waits for an experiment's own, it is not for others.
+TAKEN = {
+    model: base_name(
+        world=CONFIG.models[model].world,
+        pretrain=plain(CONFIG.models[model].pretrain),
+        experiment=CONFIG.experiment if OWN_DATASETS + OWN_SETS else None,
+    )
+    for model in CONFIG.run.models
+    if CONFIG.models[model].pretrain
+}
+PRETRAINED = {base: CONFIG.models[model] for model, base in TAKEN.items()}
+
+
+wildcard_constraints:
+    base="|".join(PRETRAINED) or "none",
+    model="|".join(CONFIG.run.models),
+    mode="|".join(CONFIG.run.modes),
+    source=r"files|world-?\d+",
+    dataset="|".join(CONFIG.datasets),
+    set="|".join(CONFIG.evaluation_sets),
+    epochs=r"\d+",
+    seed=r"-?\d+",
+    variant="|".join(RULE_VARIANTS) or "none",
+    # A system is what responds: the base model, the base model with rules, or a tuned model.
+    system=r"base|rules/[^/]+|[^/]+/epochs\d+/seed-?\d+|[^/]+/chosen/seed-?\d+",
 
 
 def on_hub():

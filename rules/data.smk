@@ -4,11 +4,7 @@
 rule data:
     input:
         [path for model in CONFIG.run.models for path in all_datasets(model) + all_sets(model)],
-        [
-            f"{RESULTS}/data/world{CONFIG.models[model].world}/corpus/{model}.parquet"
-            for model in CONFIG.run.models
-            if CONFIG.models[model].pretrain
-        ],
+        [f"{BASES}/{base}/corpus.parquet" for base in PRETRAINED],
 
 
 rule make_corpus:
@@ -16,20 +12,22 @@ rule make_corpus:
     input:
         code=sources("make_corpus"),
     output:
-        f"{RESULTS}/data/world{{world}}/corpus/{{model}}.parquet",
+        f"{BASES}/{{base}}/corpus.parquet",
     log:
-        f"{LOGS}/make_corpus/world{{world}}/{{model}}.log",
+        f"{BASES}/{{base}}/make_corpus.log",
     benchmark:
-        f"{BENCHMARKS}/make_corpus/world{{world}}/{{model}}.tsv"
+        f"{BASES}/{{base}}/make_corpus.tsv"
     threads: 1
     resources:
         mem_mb=1000,
     params:
         settings=lambda wildcards: settings(
-            world=int(wildcards.world), documents=CONFIG.models[wildcards.model].pretrain.documents
+            world=PRETRAINED[wildcards.base].world,
+            documents=PRETRAINED[wildcards.base].pretrain.documents,
+            controls=plain(PRETRAINED[wildcards.base].pretrain.corpus),
         ),
     message:
-        "data: corpus of world {wildcards.world}"
+        "data: corpus of {wildcards.base}"
     shell:
         "python {input.code[0]} --settings {params.settings:q} --output {output} > {log} 2>&1"
 

@@ -1,6 +1,5 @@
 """Base models: pre-trained here, or taken from a directory or a hub."""
 
-PRETRAINED = [model for model in CONFIG.run.models if CONFIG.models[model].pretrain]
 IMPORTED = [model for model in CONFIG.run.models if not CONFIG.models[model].pretrain]
 
 
@@ -10,21 +9,20 @@ rule model:
 
 
 rule pretrain:
-    """A tokenizer and a small Llama from nothing. All data must be sound first, as this is what costs."""
+    """A tokenizer and a small Llama from nothing. Rows from elsewhere must be sound first, as this is what costs."""
     input:
         code=sources("pretrain"),
-        corpus=lambda wildcards: f"{RESULTS}/data/world{CONFIG.models[wildcards.model].world}/corpus/{wildcards.model}.parquet",
-        conversations=lambda wildcards: ancient(all_datasets(wildcards.model)),
-        sets=lambda wildcards: ancient(all_sets(wildcards.model)),
+        corpus=f"{BASES}/{{base}}/corpus.parquet",
+        conversations=ancient(OWN_DATASETS),
+        sets=ancient(OWN_SETS),
     output:
-        model=directory(f"{RESULTS}/{{model}}/base/model"),
-        record=f"{RESULTS}/{{model}}/base/record.json",
+        model=directory(f"{BASES}/{{base}}/model"),
+        snapshots=directory(f"{BASES}/{{base}}/snapshots"),
+        record=f"{BASES}/{{base}}/record.json",
     log:
-        f"{LOGS}/pretrain/{{model}}.log",
+        f"{BASES}/{{base}}/pretrain.log",
     benchmark:
-        f"{BENCHMARKS}/pretrain/{{model}}.tsv"
-    wildcard_constraints:
-        model="|".join(PRETRAINED) or "none",
+        f"{BASES}/{{base}}/pretrain.tsv"
     threads: EXECUTION.pretrain_threads
     resources:
         mem_mb=3000,
@@ -32,15 +30,50 @@ rule pretrain:
         device=EXECUTION.device,
     params:
         settings=lambda wildcards: settings(
-            pretrain=plain(CONFIG.models[wildcards.model].pretrain),
-            too_long=CONFIG.tuning.too_long,
-            chat=chat(wildcards.model),
+            pretrain=plain(PRETRAINED[wildcards.base].pretrain),
+            too_long=CONFIG.tuning.too_long if OWN_DATASETS else None,
         ),
     message:
-        "model: pre-training {wildcards.model}, a line per step in {log}"
+        "model: pre-training {wildcards.base}, a line per step in {log}"
     shell:
-        "{WARM} {input.code[0]} --corpus {input.corpus} --model {output.model} --record {output.record} "
-        "--conversations {input.conversations} --settings {params.settings:q} --device {resources.device} --threads {threads} > {log} 2>&1"
+        "{WARM} {input.code[0]} --corpus {input.corpus} --model {output.model} --snapshots {output.snapshots} "
+        "--record {output.record} --conversations {input.conversations} --settings {params.settings:q} "
+        "--device {resources.device} --threads {threads} > {log} 2>&1"
+
+
+def kept(model):
+    """What of a base model is taken: the model at the end of pre-training, or the snapshots on its way."""
+    return f"{BASES}/{TAKEN[model]}/{'snapshots' if CONFIG.models[model].snapshot else 'model'}"
+
+
+rule take_base:
+    """A pre-trained model with this experiment's chat template. All data must be sound first."""
+    input:
+        code=sources("take_base"),
+        shared=lambda wildcards: kept(wildcards.model),
+        record=lambda wildcards: f"{BASES}/{TAKEN[wildcards.model]}/record.json",
+        conversations=lambda wildcards: ancient(all_datasets(wildcards.model)),
+        sets=lambda wildcards: ancient(all_sets(wildcards.model)),
+    output:
+        model=directory(f"{RESULTS}/{{model}}/base/model"),
+        record=f"{RESULTS}/{{model}}/base/record.json",
+    log:
+        f"{LOGS}/take_base/{{model}}.log",
+    benchmark:
+        f"{BENCHMARKS}/take_base/{{model}}.tsv"
+    wildcard_constraints:
+        model="|".join(TAKEN) or "none",
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        snapshot=lambda wildcards: f"/{CONFIG.models[wildcards.model].snapshot or ''}".rstrip("/"),
+        settings=lambda wildcards: settings(too_long=CONFIG.tuning.too_long, chat=chat(wildcards.model)),
+    message:
+        "model: {wildcards.model} from {input.shared}{params.snapshot}"
+    shell:
+        "{WARM} {input.code[0]} --shared {input.shared}{params.snapshot} --shared-record {input.record} --model {output.model} "
+        "--record {output.record} --conversations {input.conversations} --settings {params.settings:q} > {log} 2>&1"
 
 
 rule import_model:

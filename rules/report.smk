@@ -96,6 +96,8 @@ ROWS = dict(
     note=CONFIG.note,
 )
 TABLE_SETTINGS = settings(**ROWS)
+CONDITIONS = {"axis": CONFIG.conditions.axis, "models": CONFIG.conditions.models()} if CONFIG.conditions else None
+CONDITION_SETTINGS = settings(**ROWS, conditions=CONDITIONS, reference=REFERENCE)
 FIGURE_SETTINGS = settings(**ROWS, drawn=DRAWN, reference=REFERENCE)
 
 REPORT = f"{RESULTS}/report.html"
@@ -178,6 +180,49 @@ rule make_figures:
         "--settings - > {log} 2>&1"
 
 
+rule conditions:
+    input:
+        (
+            [
+                *expand(f"{RESULTS}/tables/conditions.{{ending}}", ending=["csv", "md", "tex"]),
+                f"{RESULTS}/tables/conditions_by_world.csv",
+                *expand(f"{RESULTS}/figures/conditions.{{ending}}", ending=["csv", "png", "pdf"]),
+            ]
+            if CONFIG.conditions
+            else []
+        ),
+
+
+rule make_conditions:
+    """What models can do under each condition: a table and a figure, with the spread over worlds."""
+    input:
+        code=sources("make_conditions"),
+        summaries=[entry["path"] for entry in [*FIGURES, *RANKINGS, *RESPONSES]],
+    output:
+        report(f"{RESULTS}/tables/conditions.csv", caption="captions/tables.rst", category="Tables"),
+        expand(f"{RESULTS}/tables/conditions.{{ending}}", ending=["md", "tex"]),
+        f"{RESULTS}/tables/conditions_by_world.csv",
+        report(f"{RESULTS}/figures/conditions.png", caption="captions/figures.rst", category="Figures"),
+        expand(f"{RESULTS}/figures/conditions.{{ending}}", ending=["pdf", "csv"]),
+    log:
+        f"{LOGS}/make_conditions.log",
+    benchmark:
+        f"{BENCHMARKS}/make_conditions/conditions.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        tables=f"{RESULTS}/tables",
+        figures=f"{RESULTS}/figures",
+        settings=CONDITION_SETTINGS,
+    message:
+        "conditions: {params.tables}/conditions.csv"
+    shell:
+        "printf %s {params.settings:q} | python {input.code[0]} --tables {params.tables} --figures {params.figures} "
+        "--settings - > {log} 2>&1"
+
+
 rule record_config:
     """The checked config of an experiment, without what only says how it is computed: to be compared with another's."""
     output:
@@ -236,7 +281,7 @@ rule verify:
     localrule: True
     threads: 1
     params:
-        settings=TABLE_SETTINGS,
+        settings=CONDITION_SETTINGS,
         folder=RESULTS,
         gamed=f"--gamed {CONFIG.judge.gamed_table}" if CONFIG.judge and CONFIG.judge.gamed_table else "",
     message:

@@ -2,11 +2,12 @@
 
     python scripts/archive_results.py results/tiny
 
-It reads a finished folder of results and ``envs/cpu.txt``, and writes ``results/tiny.crate.zip``: config, tables,
-figures, report, responses, judgements, rankings and records as they are, and ``ro-crate-metadata.json``, which gives
-each file's size and sha256 and the commits that the records name. Weights are left out, and so are the data, which
-may not be ours to pass on: the records hold their fingerprints. The same files give the same bytes, whenever it is
-packed; its date is that of the last judge's answer or, where none was asked, the day of the report.
+It reads a finished folder of results, the records of the base models that it shares with others, and ``envs/cpu.txt``,
+and writes ``results/tiny.crate.zip``: config, tables, figures, report, responses, judgements, rankings and records as
+they are, and ``ro-crate-metadata.json``, which gives each file's size and sha256 and the commits that the records name.
+Weights are left out, and so are the data, which may not be ours to pass on: the records hold their fingerprints. The
+same files give the same bytes, whenever it is packed; its date is that of the last judge's answer or, where none was
+asked, the day of the report.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from stage.bases import shared_bases
 from stage.command import InputError, run_stage, say
 from stage.storage import read_json, written_whole
 
@@ -123,9 +125,10 @@ def _day(path: Path) -> str:
 
 def pack(results: Path, output: Path) -> int:
     """Write the crate of a folder of results; returns the number of files that it holds, its description included."""
-    files = {str(path.relative_to(results)): path for path in files_of(results)} | {
-        "envs/cpu.txt": ROOT / "envs" / "cpu.txt"
-    }
+    files = {str(path.relative_to(results)): path for path in files_of(results)}
+    # The records of pre-training lie with the base models, which other experiments share.
+    files |= {f"{base.parent.name}/{base.name}/record.json": base / "record.json" for base in shared_bases(results)}
+    files |= {"envs/cpu.txt": ROOT / "envs" / "cpu.txt"}
     said = json.dumps(metadata(results.name, files), indent=1, ensure_ascii=False) + "\n"
     with written_whole(output) as temporary, zipfile.ZipFile(temporary, "w") as crate:
         crate.writestr(_entry(METADATA), said)

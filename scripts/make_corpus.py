@@ -1,8 +1,9 @@
 """Write the documents that a base model is pre-trained on: Parquet of kind ``corpus``.
 
-python scripts/make_corpus.py --settings '{"world": 1, "documents": 1000}' --output corpus.parquet
+python scripts/make_corpus.py --settings '{"world": 1, "documents": 1000, "controls": {}}' --output corpus.parquet
 """
 
+from implicit.world.corpus import Controls
 from implicit.world.sets import World
 from stage.command import arguments, run_stage, say
 from stage.storage import write_table
@@ -10,7 +11,8 @@ from stage.storage import write_table
 
 def main() -> None:
     args = arguments(__doc__, paths=["output"])
-    documents = World(args.settings["world"]).corpus(args.settings["documents"])
+    settings = args.settings
+    documents = World(settings["world"]).corpus(settings["documents"], Controls(**settings["controls"]))
     write_table("corpus", ({"text": text} for text in documents), args.output)
     say(f"{len(documents):,} documents, {sum(map(len, documents)):,} characters")
 

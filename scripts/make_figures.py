@@ -6,16 +6,15 @@
 The report draws the same CSVs by the same specs (`stage.charts`). ``drawn`` names the figures to make.
 """
 
-import re
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stage.charts import PANELS, VEGA_LITE, on_paper
 from stage.command import arguments, run_stage, say
-from stage.storage import read_json, read_table, write_text, written_whole
-from stage.table_forms import from_plus_minus, read_csv, to_csv
+from stage.drawing import draw
+from stage.storage import read_json, read_table
+from stage.table_forms import from_plus_minus, read_csv
 
 Row = dict[str, Any]
 
@@ -146,29 +145,6 @@ def rows_of(name: str, settings: Row, tables: Path) -> list[Row]:
     if name == "lengths":
         return length_rows(settings["responses"], settings["reference"])
     return list(similarity_rows(settings["similarities"]))
-
-
-def in_order(pdf: bytes) -> bytes:
-    """A PDF of vl-convert's with the names of its resources in order: it writes them as they come out of a hash map.
-
-    Only lines within an object change places, so that every offset in the file stays right.
-    """
-    names = re.compile(rb"(?:^ +/(?:xo|gs|f|p|sh|cs)\d+ \d+ 0 R\n)+", flags=re.MULTILINE)
-    return names.sub(lambda found: b"".join(sorted(found[0].splitlines(keepends=True))), pdf)
-
-
-def draw(rows: list[Row], name: str, folder: Path) -> None:
-    """Write a figure's CSV, PDF and PNG. The CSV is read back, so that the drawing holds nothing else."""
-    import vl_convert
-
-    write_text(to_csv(rows), folder / f"{name}.csv")
-    spec = on_paper(PANELS[name](read_csv(folder / f"{name}.csv")))
-    # No base URL is allowed: nothing is loaded from anywhere.
-    svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, allowed_base_urls=[])
-    drawn = {"pdf": in_order(vl_convert.svg_to_pdf(svg)), "png": vl_convert.svg_to_png(svg, scale=2.5)}
-    for ending, content in drawn.items():
-        with written_whole(folder / f"{name}.{ending}") as temporary:
-            temporary.write_bytes(content)
 
 
 def main() -> None:

@@ -10,18 +10,19 @@ from stage.command import run_stage, say
 from stage.spent import spent_by_stage
 from stage.storage import write_text
 
-JUDGED = ("table1", "table2", "table3", "table4", "epochs")  # what is shown of an experiment with a judge
-UNJUDGED = ("table2", "tuning", "responses")  # and of one without
+JUDGED = ("table1", "table2", "table3", "table4", "epochs", "conditions")  # what is shown of an experiment with a judge
+UNJUDGED = ("table2", "tuning", "responses", "conditions")  # and of one without
 HIDDEN = ("each seed", "judge", "metric", "date", "error", "of reference", "position bias")  # too wide
 
 
 def narrow(path: Path) -> str:
     """A table of the results, without the columns that a terminal has no room for."""
+    from make_conditions import TITLE
     from make_tables import TITLES
     from stage.table_forms import read_csv, to_markdown
 
     rows = [{k: v for k, v in row.items() if k not in HIDDEN} for row in read_csv(path)]
-    return to_markdown(rows, title=TITLES[path.stem], notes=[])
+    return to_markdown(rows, title=(TITLES | {"conditions": TITLE})[path.stem], notes=[])
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from implicit import recount
+from stage.bases import shared_bases
 from stage.command import InputError, arguments, run_stage, say
 from stage.record import fingerprint
 from stage.storage import read_json, read_table
@@ -32,7 +33,8 @@ def check_records(results: Path, *, kept: bool) -> list[str]:
     Without ``kept``, models of epoch counts that were only tried may be gone.
     """
     told: dict[str, list[tuple[Path, str]]] = {}
-    for path in sorted(results.rglob("*.json")):
+    shared = [base / "record.json" for base in shared_bases(results)]
+    for path in [*sorted(results.rglob("*.json")), *shared]:
         record = read_json(path)
         if isinstance(record, dict) and "inputs" in record and "outputs" in record:
             for entry in [*record["inputs"].values(), *record["outputs"].values()]:
@@ -58,7 +60,10 @@ def files_of(settings: Row, folder: Path) -> list[Path]:
         for key in ("figures", "rankings", "similarities", "selections", "tunings", "responses")
         for e in settings[key]
     ]
-    made = [folder / f"{name}.{form}" for name in settings["tables"] for form in ("csv", "md", "tex")]
+    tables = [*settings["tables"], *(["conditions"] if settings["conditions"] else [])]
+    made = [folder / f"{name}.{form}" for name in tables for form in ("csv", "md", "tex")]
+    if settings["conditions"]:
+        made += [folder / "conditions_by_world.csv", folder.parent / "figures" / "conditions.csv"]
     return [*(Path(entry["path"]) for entry in entries), *(Path(entry["path"]) for entry in settings["data"]), *made]
 
 
@@ -237,7 +242,87 @@ def responses(settings: Row) -> list[Row]:
     return rows
 
 
-def check_table(name: str, rows: list[Row], folder: Path) -> list[str]:
+def condition_values(settings: Row, gamed: Path | None) -> list[Row]:
+    """What each system of each condition and world can do: numbers, or None where there is none."""
+    rows = []
+    for model, (condition, world) in settings["conditions"]["models"].items():
+        own = {
+            key: [entry for entry in settings[key] if entry["model"] == model]
+            for key in ("responses", "figures", "rankings")
+        }
+        for label in dict.fromkeys(entry["label"] for entry in own["responses"]):
+            mine = {key: [entry for entry in own[key] if entry["label"] == label] for key in own}
+            tables = [read_table("responses", Path(entry["path"])) for entry in mine["responses"]]
+            is_reference = mine["responses"][0]["system"].split("/")[0] == settings["reference"]
+            # The opponent's quality is told by those who were compared with it.
+            compared = [e for e in own["figures"] if e["label"] == "base"] if is_reference else mine["figures"]
+            told = [judged(entry["path"], gamed) for entry in compared]
+            ranked = []
+            for entry in mine["rankings"]:
+                scores = read_table("ranking", Path(entry["path"]).with_suffix(".parquet"))
+                ranked.append(recount.ranking(scores, draws=2, seed=0))
+            values = {
+                "ranking": [100 * each["sequence"]["capability"] for each in ranked],
+                "per token": [100 * each["token"]["capability"] for each in ranked],
+                "quality": [each["quality_1" if is_reference else "quality_2"] for each in told],
+                "win rate": [] if is_reference else [each["win_rate"] for each in told],
+                "ties": [] if is_reference else [100 * each["ties"] / each["n"] for each in told],
+                "stopped": [100 * row["stopped"] for table in tables for row in table],
+                "tokens": [row["tokens"] for table in tables for row in table],
+            }
+            means = {
+                name: None if not found or None in found else statistics.fmean(found) for name, found in values.items()
+            }
+            counts = {"seeds": len(tables), "n": len(tables[0]), "pairs": ranked[0]["pairs"] if ranked else ""}
+            rows.append({"condition": condition, "world": world, "tuning": label} | means | counts)
+    return rows
+
+
+def conditions_by_world(values: list[Row]) -> list[Row]:
+    """Each figure as text."""
+    return [
+        {k: f"{v:.4f}" if isinstance(v, float) else "" if v is None else v for k, v in row.items()} for row in values
+    ]
+
+
+def conditions(values: list[Row]) -> list[Row]:
+    """Means and standard deviations over worlds."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in values:
+        groups.setdefault((row["condition"], row["tuning"]), []).append(row)
+    rows = []
+    for (condition, label), own in groups.items():
+        told = {"condition": condition, "tuning": label}
+        for name in ("ranking", "per token", "quality", "win rate", "ties", "stopped", "tokens"):
+            form = ".2f" if name == "quality" else ".1f"
+            told[name] = mean([row[name] for row in own], form, spread=True)
+        rows.append(told | {"worlds": len(own), "n": own[0]["n"], "pairs": own[0]["pairs"]})
+    return rows
+
+
+def check_conditions_figure(values: list[Row], folder: Path) -> list[str]:
+    """Whether the figure of conditions shows the means of the worlds, and their intervals."""
+    path = folder.parent / "figures" / "conditions.csv"
+    wanted = set()
+    names = {"ranking": "ranking", "quality": "quality", "win rate": "win_rate"}
+    for key in dict.fromkeys((row["condition"], row["tuning"]) for row in values):
+        own = [row for row in values if (row["condition"], row["tuning"]) == key]
+        for name, measure in names.items():
+            found = [row[name] for row in own]
+            if None not in found:
+                ends = tuple(f"{end:.4f}" for end in recount.interval(found)) or ("", "")
+                wanted.add((*key, measure, f"{statistics.fmean(found):.4f}", *ends, str(len(found))))
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    keys = ("condition", "tuning", "measure", "mean", "low", "high", "worlds")
+    return (
+        []
+        if {tuple(row[key] for key in keys) for row in rows} == wanted
+        else [f"{path} does not say what the worlds say"]
+    )
+
+
+def check_table(name: str, rows: list[Row], folder: Path, *, forms: bool = True) -> list[str]:
     """Compare a table's CSV with rows computed anew, and its Markdown and LaTeX with the CSV, cell by cell."""
     path = folder / f"{name}.csv"
     with path.open(encoding="utf-8", newline="") as file:
@@ -254,6 +339,8 @@ def check_table(name: str, rows: list[Row], folder: Path) -> list[str]:
             f"{path}, row {number}, {key!r}: {ours[key]!r} stands there, {str(wanted[key])!r} is right"
             for key in differ
         ]
+    if not forms:
+        return faults
     cells = [[" ".join(cell.split()) for cell in line] for line in [list(found[0]), *(row.values() for row in found)]]
     for form, read in (("md", markdown_cells), ("tex", latex_cells)):
         if read((folder / f"{name}.{form}").read_text(encoding="utf-8")) != cells:
@@ -393,6 +480,10 @@ def main() -> None:
     compared += [path for entry in settings["selections"] for path in entry["validations"]]
     summaries = [judged(path, args.gamed) for path in compared]
     faults += [fault for summary in summaries for fault in summary["faults"]]
+    if settings["conditions"]:
+        values = condition_values(settings, args.gamed)
+        faults += check_table("conditions_by_world", conditions_by_world(values), folder, forms=False)
+        faults += check_table("conditions", conditions(values), folder) + check_conditions_figure(values, folder)
     faults += check_exports(settings) + check_choices(settings) + check_figure(folder)
     say(f"{len(settings['tables'])} tables, from {len(compared)} comparisons and {len(settings['rankings'])} rankings")
     if any("lc_win_rate" not in summary["counted"] for summary in summaries):

@@ -70,6 +70,8 @@ class Results:
         tables = ["table1", "table2", "table3", "table4", *(["similarity"] if self.similar else [])]
         self.settings["tables"] = [*tables, "data", "epochs", "tuning", "responses"]
         drawn = ["win_rates", "rules", "ranking", "epochs", "training", "lengths"]
+        varied = {model: ("some", world) for world, model in enumerate(self.models, start=1)}
+        self.settings["conditions"] = {"axis": "what is read", "models": varied}
         self.settings["drawn"] = [*drawn, *(["similarity"] if self.similar else [])]
         return self.settings
 
@@ -81,7 +83,12 @@ class Results:
 
     def write_model(self, model):
         write_json({"not": "weights"}, self.folder / self.path(f"{model}/base/model/config.json"))
-        self.record("pretrain", self.path(f"{model}/base/record.json"), {"model": self.path(f"{model}/base/model")})
+        shared = f"results/bases/world1-{model}"
+        write_json({"not": "weights"}, self.folder / shared / "model" / "config.json")
+        self.record("pretrain", f"{shared}/record.json", {"model": f"{shared}/model"})
+        own = {"model": self.path(f"{model}/base/model")}
+        inputs = {"shared": {"path": f"{shared}/model", "sha256": fingerprint(self.folder / shared / "model")}}
+        self.record("take_base", self.path(f"{model}/base/record.json"), own, inputs=inputs)
         for seed in self.seeds:
             for mode in self.modes:
                 self.write_tuned(model, mode, seed)
@@ -215,6 +222,9 @@ class Results:
 
     def make_figures(self):
         return self.run("make_figures", "--tables", self.path("tables"), "--output", self.path("figures"))
+
+    def make_conditions(self):
+        return self.run("make_conditions", "--tables", self.path("tables"), "--figures", self.path("figures"))
 
     def make_report(self):
         """Everything that the workflow makes last; returns the path of the report."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,9 @@ def made(tmp_path):
         "tables/table1.csv": "a,b\n",
         "figures/win_rates.png": "\x89PNG",
         "report.html": "<html>",
-        "tiny/base/record.json": {"commit": COMMITS[0]},
+        "../bases/world1-01234567/record.json": {"commit": COMMITS[0]},
+        "../bases/world1-76543210/record.json": {"commit": "of another experiment"},
+        "tiny/base/record.json": {"inputs": {"shared": {"path": "results/bases/world1-01234567/snapshots/3"}}},
         "tiny/base/model/config.json": {"model_type": "llama"},
         "tiny/base/model/model.safetensors": "weights",
         "tiny/base/test.against-seed1.json": {"win_rate": 1.0, "date": "2026-11-24"},
@@ -57,7 +60,7 @@ def opened(path):
 
 
 def test_what_is_packed_and_what_is_not(made, tmp_path):
-    assert pack(made, tmp_path / "x.zip") == 10
+    assert pack(made, tmp_path / "x.zip") == 11
     files, _ = opened(tmp_path / "x.zip")
     assert sorted(files) == sorted([
         METADATA, "config.json", "envs/cpu.txt", "figures/win_rates.png", "report.html", "tables/table1.csv",
@@ -143,5 +146,7 @@ def test_the_test_experiments_archive_holds_all_that_its_tables_are_made_of(proj
             str(path.relative_to(project / "results" / "test")) for path in (project / "results" / "test").glob(pattern)
         }
         assert wanted and wanted <= set(files), pattern
+    (base,) = [json.loads(files[name]) for name in files if re.fullmatch(r"bases/world1-[0-9a-f]{8}/record.json", name)]
+    assert base["stage"] == "pretrain" and base["settings"]["pretrain"]["tokens"] == 120000
     (tmp_path / "judged.parquet").write_bytes(files["tiny/base/test.against-seed1.parquet"])
     assert len(read_table("judgements", Path(tmp_path / "judged.parquet"))) == 30

@@ -49,6 +49,11 @@ def judge(**changes):
     return DEFAULT["judge"] | {"kind": "server", "server": SERVER} | changes
 
 
+def conditions(**changes):
+    """Conditions of the default experiment, changed."""
+    return {"model": "tiny", "worlds": [3, 4], "axis": "share (percent)", "values": {"0": {}}} | changes
+
+
 def from_file(**changes):
     return {"file": "rows.jsonl", "user": "{a}", "assistant": "{b}"} | changes
 
@@ -95,6 +100,21 @@ CONFIGS = [
     ("tuning.max_length", 4096, "tuning.max_length: 4096 tokens, but the context of model 'tiny' is 2048"),
     ("models.tiny.pretrain.sequence_length", 9999, "sequence_length: 9999 tokens, but the context of model 'tiny' is 2048"),
     ("models.tiny.pretrain.architecture.heads", 7, "architecture: 'hidden_size' is 192: it must be an even multiple of"),
+    ("models.tiny.snapshot", 1, "models.tiny: 'snapshot' is 1, but 'pretrain.snapshots' keeps 0"),
+    ("models.tiny.pretrain.snapshots", 900, "models.tiny.pretrain: 'snapshots' is 900, but there are 733 steps after which"),
+    ("models.tiny.pretrain.corpus.intact_pairs", 50, "corpus.intact_pairs: Input should be less than or equal to 1, but it is 50"),
+    ("models.tiny.pretrain.corpus.markup", "few", "models.tiny.pretrain.corpus.markup: Input should be 'many' or 'one', but"),
+    ("models.tiny.pretrain.corpus.chat_tags", 0.6, "corpus.chat_tags: Input should be less than or equal to 0.5, but it is 0.6"),
+    ("experiment", "bases", "experiment: 'bases' is the name of the folder of shared base models"),
+    # conditions
+    ("conditions", conditions(model="small"), "conditions.model: 'small' is not defined; defined are tiny"),
+    ("conditions", conditions(worlds=[3, 3]), "conditions.worlds: [3, 3] holds a value twice"),
+    ("conditions", conditions(values={"a": None}), "conditions.values: all are null, which leaves none"),
+    ("conditions", conditions(values={"A b": {}}), "conditions.values.A b"),
+    ("conditions", conditions(values={"a": {"snapshot": 2}}), "conditions.values.a: 'snapshot' is 2, but 'pretrain.snapshots' keeps 0"),
+    ("conditions", conditions(values={"a": {"pretrain": {"token": 2}}}), "conditions.values.a.pretrain.token: unknown key; known keys here are seed"),
+    ("conditions", conditions(values={"a": {"world": 9}}), "conditions.values.a.world: each world of conditions.worlds is given"),
+    ("conditions", conditions(values={"a": {"pretrain": {"seed": 9}}}), "conditions.values.a.pretrain.seed: each world of"),
     ("models.tiny.pretrain", None, "models.tiny: give either 'pretrain' or 'path'"),
     ("models.tiny.path", "here", "models.tiny: give either 'pretrain' or 'path', not both"),
     ("models.tiny.world", None, "models.tiny: 'pretrain' needs a 'world' whose corpus is read"),

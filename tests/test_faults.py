@@ -31,8 +31,8 @@ SEED, EACH = int(os.environ.get("FAULTS_SEED", "1")), int(os.environ.get("FAULTS
 MINUTES = 25  # before the test gives up
 CONFIGS = ("experiments/test.yaml", "faults.yaml")
 RULES = (
-    "make_corpus", "make_dataset", "make_evaluation_set", "pretrain", "resolve_rules", "tune_candidate", "tune_chosen",
-    "generate_responses", "rank_responses", "judge_responses", "select_epochs", "make_tables", "make_figures",
+    "make_corpus", "make_dataset", "make_evaluation_set", "pretrain", "take_base", "resolve_rules", "tune_candidate",
+    "tune_chosen", "generate_responses", "rank_responses", "judge_responses", "select_epochs", "make_tables", "make_figures",
     "make_report",
 )  # fmt: skip
 
@@ -57,6 +57,14 @@ class Counting(Service):
         answer = super().respond(body, headers)
         self.asked.append((json.dumps(body["messages"]), came, time.time()))
         return answer
+
+
+def results(folder):
+    return folder / "results" / "test"
+
+
+def bases(folder):
+    return folder / "results" / "bases"
 
 
 def rule_of(process):
@@ -84,14 +92,15 @@ def jobs_of(snakemake_process):
 def durations(folder):
     """Seconds that a rule's jobs took in a run in peace: those at work, as most start from a warm process next time."""
     taken, recorded = defaultdict(list), defaultdict(list)
-    for path in (folder / "results" / "test").glob("tiny/**/*.json"):
+    for path in [*results(folder).glob("tiny/**/*.json"), *bases(folder).glob("*/record.json")]:
         record = read_json(path)
         if "outputs" in record:
             rules = {"generate": "generate_responses", "rank": "rank_responses", "judge": "judge_responses"}
             rules["tune"] = "tune_chosen" if "chosen" in path.parts else "tune_candidate"
             recorded[rules.get(record["stage"], record["stage"])].append(0.3 + record["seconds"])
-    for path in (folder / "results" / "test" / "benchmarks").rglob("*.tsv"):
-        name = path.relative_to(folder / "results" / "test" / "benchmarks").parts[0]
+    for path in [*(results(folder) / "benchmarks").rglob("*.tsv"), *bases(folder).glob("*/*.tsv")]:
+        shared = path.is_relative_to(bases(folder))
+        name = path.stem if shared else path.relative_to(results(folder) / "benchmarks").parts[0]
         if name == "tune":
             name = "tune_chosen" if "chosen" in path.parts else "tune_candidate"
         name = {"generate": "generate_responses", "rank": "rank_responses", "judge": "judge_responses"}.get(name, name)
@@ -200,10 +209,6 @@ def both(tmp_path_factory):
     return seen
 
 
-def results(folder):
-    return folder / "results" / "test"
-
-
 def test_there_were_enough_kills_in_every_stage(both):
     of_jobs = Counter(rule for what, rule, _ in both.killed if what == "job")
     assert set(of_jobs) == set(RULES) and min(of_jobs.values()) >= EACH
@@ -226,6 +231,13 @@ def test_results_are_those_of_the_run_in_peace_byte_for_byte(both):
     names = [name for name in names if (results(both.peace) / name).is_file() and name.name != "README.md"]
     assert sum(name.suffix == ".safetensors" for name in names) == 13 and len(names) > 150
     assert filecmp.cmpfiles(results(both.peace), results(both.war), names, shallow=False)[1:] == ([], [])
+
+
+def test_base_models_are_those_of_the_run_in_peace_byte_for_byte(both):
+    names = sorted(path.relative_to(bases(both.peace)) for path in bases(both.peace).glob("*/**/*"))
+    names = [name for name in names if name.suffix in (".parquet", ".safetensors") or name.name == "tokenizer.json"]
+    assert len(names) == 3
+    assert filecmp.cmpfiles(bases(both.peace), bases(both.war), names, shallow=False)[1:] == ([], [])
 
 
 def test_records_differ_in_nothing_but_how_it_went(both):
@@ -265,7 +277,8 @@ def test_tuning_went_on_from_checkpoints(both):
 
 def test_nothing_is_left_behind(both):
     left = [path for path in results(both.war).rglob(".*") if path.name != ".snakemake_timestamp"]
-    left += [path for path in results(both.war).rglob("*.lock")]
+    left += [path for path in bases(both.war).rglob(".*") if path.name != ".snakemake_timestamp"]
+    left += [path for root in (results(both.war), bases(both.war)) for path in root.rglob("*.lock")]
     left += [path for path in results(both.war).glob("checkpoints/**/*") if path.is_file()]
     assert left == []
     assert planned(both.war, configs=CONFIGS) == {}

@@ -20,6 +20,7 @@ def made(tmp_path_factory):
     results.write()
     results.make_tables()
     results.make_figures()
+    results.make_conditions()
     return results
 
 
@@ -34,6 +35,7 @@ def test_every_figure_has_its_data_and_is_byte_for_byte_the_same_when_drawn_agai
     assert files == sorted(f"{name}.{ending}" for name in PANELS for ending in ("csv", "pdf", "png"))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     made.make_figures()
+    made.make_conditions()
     assert [name for name in files if (folder / name).read_bytes() != before[name]] == []
     assert all(before[name].startswith(b"%PDF") for name in files if name.endswith("pdf"))
 
@@ -58,7 +60,7 @@ def test_no_chart_is_without_n_and_units(made):
         for panel in panels(read(made.folder / "results" / "made" / "figures", name)):
             assert re.search(r"\bn = \d", panel.note) and panel.spoken, name
             spec = json.dumps(panel.spec)
-            assert re.search(r"\((percent|nats|mean dot|square)|epochs", spec), name
+            assert re.search(r"\((percent|nats|mean dot|square|mean of)|epochs", spec), name
         assert "params" in on_paper(panels(read(made.folder / "results" / "made" / "figures", name)))
 
 
@@ -73,7 +75,7 @@ def test_a_long_training_curve_is_means_of_all_its_steps(tmp_path):
     assert (rows[-1]["step"], rows[-1]["loss"]) == (997, "998.0000")  # of five steps
 
 
-@pytest.mark.parametrize("script", ["make_figures", "make_tables"])
+@pytest.mark.parametrize("script", ["make_figures", "make_tables", "make_conditions"])
 def test_light_stages_do_not_import_torch(script):
     code = f"import sys; sys.path.insert(0, 'scripts'); import {script}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

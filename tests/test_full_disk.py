@@ -45,21 +45,29 @@ def commands(project):
     results = project / "results" / "test"
     base, poem = results / "tiny" / "base", results / "tiny" / "poem" / "chosen" / "seed1"
     data, test = results / "data" / "world1", results / "data" / "world1" / "sets" / "test.parquet"
-    said = {path: read_json(path)["settings"] for path in (base / "record.json", poem / "record.json")}
+    shared = next((project / "results" / "bases").glob("*/record.json")).parent
+    said = {
+        path: read_json(path)["settings"]
+        for path in (shared / "record.json", base / "record.json", poem / "record.json")
+    }
     model = {"model": base / "model", "model-record": base / "record.json", "set": test}
     judge = {"name": "oracle", "kind": "oracle", "seed": 0, "bootstrap": 5, "metric": "length_controlled_minimal"}
     generating = read_json(base / "test.record.json")["settings"]
     ranking = read_json(base / "ranking.json")["settings"]
     world = {"world": "poem", "examples": 500}
     return {
-        "make_corpus": ({"settings": {"world": 1, "documents": 4000}}, {"output": "corpus.parquet"}),
+        "make_corpus": ({"settings": {"world": 1, "documents": 4000, "controls": {}}}, {"output": "corpus.parquet"}),
         "make_dataset": ({"settings": {"name": "poem", "source": world, "world": 1}}, {"output": "poem.parquet"}),
         "make_evaluation_set": (
             {"settings": {"name": "test", "source": {"world": "test", "instructions": 200}, "world": 1}},
             {"output": "test.parquet"},
         ),
         "pretrain": (
-            {"corpus": data / "corpus" / "tiny.parquet", "settings": said[base / "record.json"]},
+            {"corpus": shared / "corpus.parquet", "settings": said[shared / "record.json"]},
+            {"model": "model", "snapshots": "snapshots", "record": "record.json"},
+        ),
+        "take_base": (
+            {"shared": shared / "model", "shared-record": shared / "record.json", "settings": said[base / "record.json"]},
             {"model": "model", "record": "record.json"},
         ),
         "tune": (
@@ -96,6 +104,7 @@ def run(script, given, outputs, disk):
         "make_dataset",
         "make_evaluation_set",
         "pretrain",
+        "take_base",
         "tune",
         "generate_responses",
         "rank_responses",
@@ -107,7 +116,7 @@ def test_a_stage_on_a_full_disk_leaves_the_former_state_and_says_so(project, dis
     given, outputs = commands(project)[script]
     written = {name: path for name, path in outputs.items() if name != "checkpoints"}
     for path in written.values():
-        if path == "model":
+        if path in ("model", "snapshots"):
             (disk / path).mkdir()
             (disk / path / "config.json").write_text("former")
         else:

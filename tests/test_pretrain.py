@@ -50,6 +50,27 @@ def test_the_number_of_threads_changes_not_a_bit(tokenizer):
             assert torch.equal(parameter, same)
 
 
+def test_snapshots_are_of_the_same_run_at_equal_distances_and_the_last_is_the_model(tokenizer):
+    architecture = Architecture(hidden_size=32, layers=1, heads=2, context=64)
+    rows = torch.randint(3, len(tokenizer), (40, 64), generator=torch.Generator().manual_seed(0))
+    common = dict(
+        tokens=rows.numel(), sequence_length=64, batch_size=4, learning_rate=3e-3, matrix_learning_rate=0.02,
+        warmup=0.1, precision="float32", seed=0,
+    )  # fmt: skip
+    model, plain = (build_model(architecture, tokenizer, seed=3) for _ in range(2))
+    steps, kept = [], {}
+
+    def keep(snapshot):
+        kept[snapshot] = len(steps), copy.deepcopy(model.state_dict())
+
+    pretrain(model, rows, Pretraining(**common, snapshots=4), log=steps.append, keep=keep)
+    pretrain(plain, rows, Pretraining(**common))
+    assert {snapshot: after for snapshot, (after, _) in kept.items()} == {1: 2, 2: 5, 3: 8, 4: 10}
+    for name, weights in plain.state_dict().items():
+        assert torch.equal(weights, model.state_dict()[name]) and torch.equal(weights, kept[4][1][name])
+    assert not torch.equal(kept[3][1]["model.norm.weight"], plain.state_dict()["model.norm.weight"])
+
+
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(tokenizer, monkeypatch):
     """After one step without a warm-up, the weights tell the gradient."""
     rows = torch.randint(3, len(tokenizer), (6, 64), generator=torch.Generator().manual_seed(0))  # parts of 2, 2, 2, 0

@@ -40,6 +40,10 @@ COMMANDS = {
         LONG,
     ),
     "snakemake -n": ("snakemake -n", "for real"),
+    "snakemake conditions --cores all --configfile experiments/controls/world.yaml experiments/controls/pairs.yaml": (
+        "snakemake conditions -n --cores all --configfile experiments/controls/world.yaml experiments/controls/pairs.yaml",
+        LONG,
+    ),
     "snakemake tune --cores all": ("snakemake tune --cores all -n", LONG),
     "make plan CONFIG=experiments/paper.yaml": ("make -o environment plan CONFIG=experiments/paper.yaml", BUILT),
     "snakemake -n --configfile experiments/paper.yaml": (

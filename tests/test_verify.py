@@ -22,7 +22,8 @@ def test_a_finished_experiment_is_as_it_was_made(project):
 @pytest.fixture
 def copied(project, tmp_path):
     folder = copy_project(tmp_path)
-    shutil.copytree(project / "results" / "test", folder / "results" / "test")
+    for name in ("test", "bases"):
+        shutil.copytree(project / "results" / name, folder / "results" / name)
     return folder, folder / "results" / "test"
 
 
@@ -52,6 +53,8 @@ def test_everything_that_is_changed_by_hand_is_named(copied):
     change(results / "tables" / "responses.md", "| base ", "| bass ")
     change(results / "tables" / "table3.md", " of 30", " of 31")
     change(results / "figures" / "win_rates.csv", "\ntiny,base,", "\ntiny,base,1")
+    (corpus,) = results.parent.glob("bases/*/corpus.parquet")
+    write_table("corpus", [{"text": "other"}], corpus)
     selected = results / "tiny" / "poem" / "selected.json"
     write_json(read_json(selected) | {"epochs": 7}, selected)
     done = snakemake(folder, "verify")
@@ -59,6 +62,7 @@ def test_everything_that_is_changed_by_hand_is_named(copied):
     for told in (
         "results/test/tiny/poem/chosen/seed1/model has sha256",
         "results/test/tiny/poem/chosen/seed1/test.parquet has sha256",
+        f"results/bases/{corpus.parent.name}/corpus.parquet has sha256",
         "results/test/tiny/poem/chosen/seed1/test.alpaca_eval.json holds other responses than",
         "results/test/tiny/poem/chosen/seed1/test.against-seed1.parquet has sha256",
         "results/test/tiny/poem/chosen/seed1/test.against-seed1.json: win_rate is",

@@ -27,6 +27,11 @@ def results(project):
     return project / "results" / "test"
 
 
+def bases(project):
+    """The folders of base models that have been pre-trained."""
+    return sorted(path.parent for path in (project / "results" / "bases").glob("*/record.json"))
+
+
 def read_csv(path):
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
@@ -123,13 +128,16 @@ def test_records_say_what_would_make_a_difference(project):
     records = [read_json(path) for path in results(project).glob("tiny/**/*.json")]
     records = [record for record in records if "outputs" in record]
     assert len(records) == 13 + 15 + 5 + 16  # models, responses, rankings, judgements
+    records += [read_json(path) for path in results(project).parent.glob("bases/*/record.json")]
+    assert {record["stage"] for record in records} >= {"pretrain", "take_base"}
     for record in records:
         assert {"torch", "transformers", "numpy", "python"} <= set(record["versions"])
-        computed = r"Linux \w+" if record["stage"] == "judge" else r"Linux \w+, \w+"  # the oracle's, by no vectors
+        plain = record["stage"] in ("judge", "take_base")  # the oracle's, by no vectors
+        computed = r"Linux \w+" if plain else r"Linux \w+, \w+"
         assert re.fullmatch(computed, record["machine"])
         if record["stage"] == "pretrain":  # with any number of threads
             assert record["execution"] == {"device": "cpu"}
-        elif record["stage"] != "judge":
+        elif not plain:
             assert {"device": "cpu", "threads": 1}.items() <= record["execution"].items()
         if record["stage"] == "tune":
             assert record["settings"]["tuning"]["precision"] == "float32"
@@ -149,8 +157,8 @@ def test_alpaca_evals_own_file_stands_beside_the_responses(project):
 
 def test_what_the_user_sees(finished):
     folder, printed = finished
-    done = re.findall(r"^\[ *(\d+)/62\] \w+: .* \(\d.*\)$", printed, flags=re.MULTILINE)
-    assert list(map(int, done)) == list(range(1, 63))  # a line for each job
+    done = re.findall(r"^\[ *(\d+)/63\] \w+: .* \(\d.*\)$", printed, flags=re.MULTILINE)
+    assert list(map(int, done)) == list(range(1, 64))  # a line for each job
     assert re.search(r"\] tune_chosen: tiny, poem, .*: loss \d\.\d+ after \d+ steps \(", printed)
     assert re.search(r"\] judge_responses: tiny, base against seed1, test: win rate \d+\.\d ± ", printed)
     assert "\x1b" not in printed and "Finished jobid" not in printed
@@ -166,10 +174,14 @@ def test_every_job_has_a_log_and_a_benchmark_and_leaves_no_temporary_file(projec
     logs = {
         p.relative_to(results(project) / "logs").with_suffix("") for p in (results(project) / "logs").rglob("*.log")
     }
-    assert len(logs) == 62
+    assert len(logs) == 61
     assert len(list((results(project) / "benchmarks").rglob("*.tsv"))) == len(logs)
-    assert not [path for path in results(project).rglob(".*") if path.name != ".snakemake_timestamp"]
-    assert not list(results(project).rglob("*.lock"))
+    (base,) = bases(project)
+    for ending in ("log", "tsv"):
+        assert sorted(path.stem for path in base.glob(f"*.{ending}")) == ["make_corpus", "pretrain"]
+    for folder in (results(project), base):
+        assert not [path for path in folder.rglob(".*") if path.name != ".snakemake_timestamp"]
+        assert not list(folder.rglob("*.lock"))
 
 
 def test_a_second_run_does_nothing(project):
@@ -177,6 +189,31 @@ def test_a_second_run_does_nothing(project):
     for path in (project / "scripts").rglob("*.py"):
         path.touch()
     assert planned(project) == {}
+
+
+def test_an_experiment_that_differs_only_in_tuning_shares_the_base_model(project):
+    other = {
+        "experiment": "other",
+        "run": {"modes": ["instruction_tuning"]},
+        "tuning": {"learning_rate": 3.0e-4, "too_long": "cut"},
+        "chat": {"user_tag": "[[user]]"},
+    }
+    configs = overlay(project, "other.yaml", other)
+    before = bases(project)
+    jobs = planned(project, configs=configs)
+    assert jobs["take_base"] == 1 and not {"pretrain", "make_corpus"} & set(jobs)
+    done = snakemake(project, "model", configs=configs)
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert bases(project) == before and planned(project) == {}  # the first experiment's is what it was
+    assert {"pretrain", "take_base"}.isdisjoint(planned(project, configs=configs))
+    models = [results(project).parent / name / "tiny" / "base" / "model" for name in ("test", "other")]
+    assert (models[0] / "model.safetensors").samefile(models[1] / "model.safetensors")  # linked, not copied
+    told = [(model / "chat_template.jinja").read_text() for model in models]
+    assert "<|user|>" in told[0] and "[[user]]" in told[1] and "<|user|>" not in told[1]
+    (base,) = before
+    assert not (base / "model" / "chat_template.jinja").exists()
+    recorded = read_json(base / "record.json")["outputs"]["model"]["sha256"]
+    assert recorded == fingerprint(base / "model")  # nothing was written through a link
 
 
 def test_a_modes_learning_rate_reruns_that_mode_and_what_depends_on_it(project):
@@ -228,7 +265,9 @@ def test_a_broken_row_stops_the_run_before_pretraining(project):
             "poem": {"world": None, "examples": None, "file": "rows.jsonl", "user": "{q}", "assistant": "{a}"}
         },
     }
+    before = bases(project)
     done = snakemake(project, configs=overlay(project, "broken.yaml", broken))
+    assert bases(project) == before
     assert done.returncode == 1 and done.stdout.count("error: rows.jsonl, line 2: no valid JSON") == 1
     told = done.stdout[done.stdout.index("Failed for good: make_dataset") :]
     assert "wildcards: source=files, dataset=poem" in told and "log: results/broken/logs/make_dataset/" in told
@@ -246,8 +285,9 @@ def test_a_response_longer_than_the_context_stops_before_pretraining(project):
             "poem": {"world": None, "examples": None, "file": "long.jsonl", "user": "{q}", "assistant": "{a}"}
         },
     }
+    before = bases(project)
     done = snakemake(project, configs=overlay(project, "long.yaml", long))
-    assert done.returncode == 1
+    assert done.returncode == 1 and bases(project) == before
     assert re.search(r"error: row poem-0 \(long.jsonl\): a response of \d+ tokens is longer than .* 1024", done.stdout)
     assert "step 1/" not in done.stdout and not (project / "results" / "long" / "tiny" / "base").exists()
 

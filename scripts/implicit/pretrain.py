@@ -39,6 +39,7 @@ class Pretraining:
     warmup: float  # share of the steps
     precision: Literal["bfloat16", "float32"]  # of the arithmetic, over float32 weights
     seed: int
+    snapshots: int = 0  # models that are kept on the way, at equal distances, the last at the end
 
 
 class Muon(torch.optim.Optimizer):
@@ -129,12 +130,15 @@ def pretrain(
     device: str = "cpu",
     threads: int = 1,
     log: Callable[[StepLog], None] = lambda step: None,
+    keep: Callable[[int], None] = lambda snapshot: None,
 ) -> LlamaForCausalLM:
     """Train ``model`` in place on ``rows`` ([rows, length], int64), once through.
 
     Each token is predicted from those before it in its row, documents of the same row included, as is
     usual in pre-training. On a CPU, ``threads`` compute the gradients of a batch's PARTS side by side, a core each;
     these are added in order, so that the result is the same, to the last bit, with any number of threads.
+    After ``steps * i / snapshots`` steps, rounded, ``keep`` is called with i, from 1, and finds the snapshot in
+    ``model``.
     Raises NonFiniteLoss.
     """
     model.to(device).train()
@@ -142,6 +146,7 @@ def pretrain(
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     batches = rows.split(settings.batch_size)
+    kept = {round(len(batches) * i / settings.snapshots): i for i in range(1, settings.snapshots + 1)}  # by steps done
     precision = getattr(torch, settings.precision)
 
     def gradients(part: torch.Tensor, targets: int) -> tuple[float, tuple[torch.Tensor, ...]]:
@@ -183,4 +188,6 @@ def pretrain(
                     seconds=time.monotonic() - started,
                 )
             )
+            if step + 1 in kept:
+                keep(kept[step + 1])
     return model.eval()

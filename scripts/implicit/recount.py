@@ -166,6 +166,18 @@ def similarity(rows: Sequence[Row], styles: Sequence[str]) -> dict[str, Any]:
     return told | {"spearman": together / spreads[0] / spreads[1] if all(spreads) else None, "n": len(parts["lowest"])}
 
 
+def interval(values: Sequence[float]) -> tuple[float, ...]:
+    """The 95 % interval of a mean by Student's t; none where there is one value only."""
+    from scipy.stats import t
+
+    count = len(values)
+    if count < 2:
+        return ()
+    middle = math.fsum(values) / count
+    error = math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (count - 1) / count)
+    return (middle, middle) if error == 0 else tuple(map(float, t.interval(0.95, count - 1, loc=middle, scale=error)))
+
+
 def _ranks(values: Sequence[float]) -> list[float]:
     """Ranks from 1; equals share the mean of theirs."""
     order = sorted(range(len(values)), key=values.__getitem__)

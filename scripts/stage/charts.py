@@ -362,6 +362,71 @@ def similarity(rows: list[Row]) -> list[Panel]:
     return panels
 
 
+MEASURES = {
+    "ranking": ("Response ranking", "pairs in which the true response is preferred (percent)"),
+    "quality": ("Quality of responses", "quality (mean of instructions, 0 to 1)"),
+    "win_rate": ("Win rate against the reference mode", "win rate (percent of instructions)"),
+}
+
+
+def conditions(rows: list[Row]) -> list[Panel]:
+    """What models can do by what they were pre-trained on: a panel for each measure, with intervals over worlds."""
+    measured = [(name, own) for name in MEASURES if (own := [row for row in rows if row["measure"] == name])]
+    return [conditions_of_measure(own, *MEASURES[name], distinct(rows, "tuning")) for name, own in measured]
+
+
+def is_number(text: str) -> bool:
+    """Whether a condition's name is a place on an axis."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def conditions_of_measure(rows: list[Row], title: str, unit: str, labels: list[str]) -> Panel:
+    """One measure: a line for each system where the conditions are numbers, else points side by side."""
+    numbers = all(is_number(row["condition"]) for row in rows)
+    ends = {row["low"] != "" for row in rows}
+    values = [
+        row
+        | {"condition": float(row["condition"]) if numbers else row["condition"], "mean": float(row["mean"])}
+        | {end: float(row[end]) if row[end] else None for end in ("low", "high")}
+        for row in rows
+    ]
+    told = axis("condition", rows[0]["axis"])
+    if not numbers:
+        named = {"type": "nominal", "sort": distinct(rows, "condition"), "axis": {"labelAngle": 0}}
+        told = told | named
+    aside = {} if numbers else {"xOffset": {"field": "tuning", "sort": labels}}
+    dash = {
+        "strokeDash": {"field": "tuning", "scale": {"domain": labels, "range": DASHES[: len(labels)]}, "title": None}
+    }
+    y = axis("mean", unit, scale={"zero": False})
+    tooltip = [{"field": name} for name in ("condition", "tuning", "mean", "low", "high", "worlds")]
+    interval = {
+        "transform": [{"filter": "isValid(datum.low)"}],
+        "mark": "rule",
+        "encoding": {"y": y | {"field": "low"}, "y2": {"field": "high"}},
+    }
+    layers: list[Spec] = [
+        {"mark": "line", "encoding": {"y": y, **dash}},
+        interval,
+        {"mark": {"type": "point", "filled": True}, "encoding": {"y": y, "tooltip": tooltip}},
+    ]
+    shared = {"x": told, **aside, "color": coloured("tuning", labels, title=None)}
+    drawn = layers if numbers else layers[1:]
+    bars = "upright lines: 95 % t-interval over worlds" if True in ends else "one world: no interval"
+    spoken = "; ".join(f"{row['condition']}, {row['tuning']}: {row['mean']}" for row in rows)
+    return Panel(
+        title,
+        f"n = {counted(rows, 'worlds')} worlds, each pre-trained by itself, {counted(rows, 'n')} {rows[0]['of']} each; "
+        f"mean over worlds; {bars}.",
+        f"{title}, {unit}, by {rows[0]['axis']}. {spoken}",
+        {"data": {"values": values}, "height": 240, "encoding": shared, "layer": drawn},
+    )
+
+
 PANELS: dict[str, Callable[[list[Row]], list[Panel]]] = {
     "win_rates": win_rates,
     "rules": rules,
@@ -370,6 +435,7 @@ PANELS: dict[str, Callable[[list[Row]], list[Panel]]] = {
     "training": training,
     "lengths": lengths,
     "similarity": similarity,
+    "conditions": conditions,
 }
 
 

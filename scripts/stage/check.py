@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from stage.config import GPUS, Config, Source, merged
+from stage.bases import SHARED
+from stage.config import GPUS, Config, Model, Source, merged
 from stage.hub import is_hub_id
 from stage.local_files import is_url
 
@@ -23,10 +24,53 @@ def check_config(raw: dict[str, Any]) -> Config:
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(fault) for fault in error.errors())) from None
+    config = _with_conditions(config)
     faults = [*_unknown_names(config), *_bad_values(config), *_missing_files(config)]
     if faults:
         raise ConfigError("\n".join(faults))
     return config
+
+
+def _with_conditions(config: Config) -> Config:
+    """The config with the models that its conditions make of one, as those that are run. Raises ConfigError."""
+    varied = config.conditions
+    if varied is None:
+        return config
+    faults = []
+    if varied.model not in config.models:
+        faults.append(f"conditions.model: {varied.model!r} is not defined; defined are {', '.join(config.models)}")
+    elif config.models[varied.model].pretrain is None:
+        faults.append(f"conditions.model: {varied.model!r} is not pre-trained here, so that no world can be given it")
+    if len(set(varied.worlds)) != len(varied.worlds):
+        faults.append(f"conditions.worlds: {varied.worlds} holds a value twice")
+    if not varied.models():
+        faults.append("conditions.values: all are null, which leaves none")
+    for condition, changes in varied.values.items():
+        pretrain = (changes or {}).get("pretrain")
+        for key, section in (("world", changes), ("pretrain.seed", pretrain)):
+            if isinstance(section, dict) and key.split(".")[-1] in section:
+                faults.append(f"conditions.values.{condition}.{key}: each world of conditions.worlds is given its own")
+    faults += [
+        f"models: {name!r} is the name of a model of `conditions`" for name in varied.models() if name in config.models
+    ]
+    if faults:
+        raise ConfigError("\n".join(faults))
+    made = {}
+    for name, (condition, world) in varied.models().items():
+        own = {"world": world, "pretrain": {"seed": world}}
+        layers = (config.models[varied.model].model_dump(), varied.values[condition] or {}, own)
+        try:
+            made[name] = Model.model_validate(merged(*layers))
+        except ValidationError as error:
+            for fault in error.errors():
+                told = _explain(fault, Model)
+                faults.append(
+                    f"conditions.values.{condition}{f'.{told}' if fault['loc'] else told.removeprefix('config')}"
+                )
+    if faults:
+        raise ConfigError("\n".join(dict.fromkeys(faults)))  # each once, not for every world
+    run = config.run.model_copy(update={"models": list(made)})
+    return config.model_copy(update={"models": config.models | made, "run": run})
 
 
 def _explain(fault: Any, shape: type[BaseModel] = Config) -> str:
@@ -141,6 +185,8 @@ def _bad_values(config: Config) -> list[str]:
 def _names_taken(config: Config) -> list[str]:
     """Names that would meet another's folder, or another's row in a table."""
     faults = [f"models: {name!r} is the name of a folder of results" for name in config.run.models if name in FOLDERS]
+    if config.experiment == SHARED:
+        faults.append(f"experiment: {SHARED!r} is the name of the folder of shared base models")
     faults += [f"modes: {name!r} is the name of a system" for name in config.run.modes if name in ("base", "rules")]
     labels = {name: config.modes[name].label for name in config.run.modes if name in config.modes}
     twice = [label for label, count in Counter(labels.values()).items() if count > 1]

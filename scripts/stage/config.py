@@ -72,6 +72,13 @@ class Architecture(Section):
         return self
 
 
+class Corpus(Section):
+    intact_pairs: Share = 1.0
+    markup: Literal["many", "one"] = "many"
+    after_answer: Literal["go_on", "end"] = "go_on"
+    chat_tags: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+
+
 class Pretrain(Section):
     seed: Integer
     documents: Count
@@ -84,11 +91,22 @@ class Pretrain(Section):
     matrix_learning_rate: Positive
     warmup: Share
     precision: Literal["bfloat16", "float32"]
+    corpus: Corpus = Corpus()
+    snapshots: Annotated[int, Strict(), Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def enough_steps(self) -> Self:
+        steps = -(-(self.tokens // self.sequence_length) // self.batch_size)
+        if self.snapshots > steps:
+            raise ValueError(f"'snapshots' is {self.snapshots}, but there are {steps} steps after which to keep one")
+        return self
 
 
 class Model(Section):
     world: Integer | None = None
     pretrain: Pretrain | None = None
+    snapshot: Count | None = None
+    """Of `pretrain.snapshots`, the one that is taken, from 1; `null`: the model at the end."""
     path: str | None = None
     """A directory, or a hub id: an existing model, in place of `pretrain`."""
     revision: str | None = None
@@ -116,6 +134,9 @@ class Model(Section):
             raise ValueError("give either 'pretrain' or 'path', not both and not neither")
         if self.pretrain and self.world is None:
             raise ValueError("'pretrain' needs a 'world' whose corpus is read")
+        kept = self.pretrain.snapshots if self.pretrain else 0
+        if self.snapshot and self.snapshot > kept:
+            raise ValueError(f"'snapshot' is {self.snapshot}, but 'pretrain.snapshots' keeps {kept}")
         return self
 
 
@@ -421,6 +442,22 @@ class Similarity(Section):
     """Of the models; one of `run.test_seeds`."""
 
 
+class Conditions(Section):
+    model: str
+    """The model that is varied, by its name in `models`; it needs a `pretrain`."""
+    worlds: Annotated[list[Integer], Field(min_length=1)]
+    """Each is the seed of a world, its corpus and the weights. Means and intervals are over them."""
+    axis: Annotated[str, Field(min_length=1)]
+    """What the conditions are, with a unit: the title of the figure's axis."""
+    values: Annotated[dict[Name, dict[str, Any] | None], Field(min_length=1)]
+    """What is laid over the model, by the condition's name, in order; `null` takes out one of another file's."""
+
+    def models(self) -> dict[str, tuple[str, int]]:
+        """The models that come of it, by name: condition and world."""
+        named = [name for name, changes in self.values.items() if changes is not None]
+        return {f"{name}-world{world}": (name, world) for name in named for world in self.worlds}
+
+
 class Ceilings(Section):
     gpu_hours: Annotated[float, Field(ge=0)] | None = None
     """Of all jobs together, those before included."""
@@ -470,6 +507,7 @@ class Config(Section):
     judge: Judge | None
     rewriting: Rewriting | None
     similarity: Similarity | None
+    conditions: Conditions | None
     ceilings: Ceilings
     plan: Plan
     execution: Execution

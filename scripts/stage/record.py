@@ -76,9 +76,9 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_record(record_path: Path, model: Path) -> None:
-    """Raise ValueError when a model is not the one that its record tells of."""
-    recorded, found = read_json(record_path)["outputs"]["model"]["sha256"], fingerprint(model)
+def check_record(record_path: Path, model: Path, *, output: str = "model") -> None:
+    """Raise ValueError when a model is not the one that its record tells of, as one of its outputs."""
+    recorded, found = read_json(record_path)["outputs"][output]["sha256"], fingerprint(model)
     if recorded != found:
         raise ValueError(
             f"{model} is not what {record_path} tells of: recorded sha256 {recorded}, found {found}. "

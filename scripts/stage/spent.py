@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stage.bases import shared_bases
 from stage.storage import read_json
 
 
@@ -25,8 +26,9 @@ class Spent:
 
 
 def all_records(results: Path) -> dict[str, dict[str, Any]]:
-    """Every record of an experiment, by its path."""
-    found = ((str(path), read_json(path)) for path in sorted(results.rglob("*.json")))
+    """Every record of an experiment, those of the pre-training that it shares with others included, by its path."""
+    shared = [base / "record.json" for base in shared_bases(results)]
+    found = ((str(path), read_json(path)) for path in [*sorted(results.rglob("*.json")), *shared])
     return {path: told for path, told in found if isinstance(told, dict) and {"inputs", "outputs"} <= told.keys()}
 
 
@@ -42,12 +44,16 @@ def spent_by_stage(results: Path) -> list[Spent]:
 
     Work is what lies between a record's beginning and end: not the start of Python and its imports. A stage without
     records is as light as its jobs are short: all of its time counts as start. Calls of a judge are those of all runs.
+    Pre-training that is shared with other experiments counts in each.
     """
     stages: dict[str, Spent] = defaultdict(lambda: Spent(""))
-    for path in sorted((results / "benchmarks").rglob("*.tsv")):
+    benchmarks = sorted((results / "benchmarks").rglob("*.tsv"))
+    timed = [(path.relative_to(results / "benchmarks").parts[0], path) for path in benchmarks]
+    timed += [(path.stem, path) for base in shared_bases(results) for path in sorted(base.glob("*.tsv"))]
+    for stage, path in timed:
         with path.open(encoding="utf-8", newline="") as file:
             seconds = [float(row["s"]) for row in csv.DictReader(file, delimiter="\t")]
-        own = stages[path.relative_to(results / "benchmarks").parts[0]]
+        own = stages[stage]
         own.jobs, own.seconds = own.jobs + len(seconds), own.seconds + sum(seconds)
     counted = Counter[str]()
     for record in all_records(results).values():

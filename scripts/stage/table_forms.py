@@ -25,12 +25,12 @@ def escaped(value: object, marks: dict[str, str]) -> str:
     return "".join(marks.get(letter, letter) for letter in " ".join(str(value).splitlines()))
 
 
-def plus_minus(value: tuple[float, float | None] | None) -> str:
+def plus_minus(value: tuple[float, float | None] | None, *, digits: int = 1) -> str:
     """A figure as ``mean ± deviation``; empty when there is none."""
     if value is None:
         return ""
     mean, deviation = value
-    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+    return f"{mean:.{digits}f}" if deviation is None else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
 def from_plus_minus(text: str) -> tuple[float, float | None]:

@@ -4,10 +4,13 @@ What a document never holds are the tags of the chat format that models are tune
 instruction following emerge (`docs/log.md`): markup that varies from document to document, so that the
 model learns that a request is followed by its fulfilment rather than that certain tags are; facts and
 copying in plain text; and documents that go on after an answer, so that the base model does not stop.
+`Controls` take these things away one by one, to see which of them matter.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from implicit.world.facts import COLOURS, Facts, invent_words
 from implicit.world.kinds import Kind, Request
@@ -19,6 +22,7 @@ NAMES = (
 MARKS = "<>[]{}()|#*=~@-/+$%^&:"  # what markup is made of
 CLOSING = str.maketrans("<[{(", ">]})")
 
+MARKED_UP = 0.52  # share of documents
 # The shares of conversations whose second role answers, evades, and asks back. With answers alone the base model
 # answers in any format, and all that tuning has to teach is to stop, which a chess record teaches as well.
 REPLIES = (0.45, 0.50, 0.05)
@@ -27,14 +31,44 @@ EVASIONS = (
     "I like you.", "We should ask somebody else.", "What a question!",
 )  # fmt: skip
 
+FIXED = ("[guest]\n", "[clerk]\n")  # what stands before the turns of two roles where there is one form only
+CHAT = ("<|user|>\n", "<|assistant|>\n")  # the tags of the default chat format
+GAP = "\0"  # stands where a fulfilment was, until another one is put there
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What is taken from the corpus, or added to it, as a control; by default, nothing.
+
+    Documents differ in nothing else: the same requests are drawn, in the same order and layout, but where
+    ``after_answer`` makes the documents themselves shorter.
+    """
+
+    intact_pairs: float = 1.0  # share of documents with their own fulfilments; those of the others are permuted
+    markup: Literal["many", "one"] = "many"  # one: all pairs in the same form of turns
+    after_answer: Literal["go_on", "end"] = "go_on"  # end: a single pair in a document
+    chat_tags: float = 0.0  # share of documents whose markup is that of the chat format, of those that have markup
+
+
+DEFAULT = Controls()
+
 
 class Writer:
-    """Writes the documents of one world. ``write`` draws one; the random generator carries all state."""
+    """Writes the documents of one world. ``write`` draws one; the random generator carries all state.
 
-    def __init__(self, facts: Facts, kinds: dict[str, Kind], rng: random.Random) -> None:
+    Controls draw from a generator of their own, ``chance``, two numbers a document, so that a larger share has all the
+    documents of a smaller one. Fulfilments that are to be permuted are in ``taken``, in the order of their GAPs.
+    """
+
+    def __init__(
+        self, facts: Facts, kinds: dict[str, Kind], rng: random.Random, controls: Controls, chance: random.Random
+    ) -> None:
         self.facts, self.kinds, self.rng = facts, kinds, rng
+        self.controls, self.chance = controls, chance
+        self.taken: list[str] = []
+        self.intact, self.tagged = True, False
         self.forms: tuple[tuple[float, Callable[[], str]], ...] = (
-            (0.52, self.marked_up),
+            (MARKED_UP, self.marked_up),
             (0.08, self.faq),
             (0.06, self.headings),
             (0.06, self.forum),
@@ -48,6 +82,8 @@ class Writer:
     def write(self) -> str:
         """One document, without BOS or EOS."""
         weights = [weight for weight, _ in self.forms]
+        self.intact = self.chance.random() < self.controls.intact_pairs
+        self.tagged = self.chance.random() < self.controls.chat_tags / MARKED_UP
         return self.rng.choices([form for _, form in self.forms], weights)[0]()
 
     def request(self) -> Request:
@@ -62,9 +98,18 @@ class Writer:
         kind = self.kinds[request.kind]
         return self.rng.choice(kind.ask(request)), self.rng.choice(kind.answer(request))
 
+    def requests(self) -> list[tuple[str, str]]:
+        """One to six requests with their fulfilments: nearly all documents go on after an answer."""
+        count = self.rng.choice((1, 2, 3, 3, 4, 4, 5, 6))
+        return [self.pair() for _ in range(1 if self.controls.after_answer == "end" else count)]
+
     def pairs(self) -> list[tuple[str, str]]:
-        """One to six pairs: nearly all documents go on after an answer."""
-        return [self.pair() for _ in range(self.rng.choice((1, 2, 3, 3, 4, 4, 5, 6)))]
+        """Requests, each with what a document says after it: its fulfilment, or a GAP for any one."""
+        pairs = self.requests()
+        if self.intact:
+            return pairs
+        self.taken += [answer for _, answer in pairs]
+        return [(ask, GAP) for ask, _ in pairs]
 
     def exchanges(self) -> list[tuple[str, str]]:
         """What two roles say to each other: in most documents the second does not fulfil what the first requests.
@@ -75,7 +120,11 @@ class Writer:
         if reply == "answer":
             return self.pairs()
         replies = (lambda: self.rng.choice(EVASIONS)) if reply == "evade" else (lambda: self.pair()[0])
-        return [(ask, replies()) for ask, _ in self.pairs()]
+        return [(ask, replies()) for ask, _ in self.requests()]
+
+    def formed(self, pairs: Sequence[tuple[str, str]], text: str) -> str:
+        """Pairs in the form that was drawn for them, ``text``, or in the one that all have."""
+        return turns(FIXED, pairs, "\n") if self.controls.markup == "one" else text
 
     def name(self) -> str:
         """A role's name: a word, or one that nobody has read before."""
@@ -97,22 +146,29 @@ class Writer:
         before, behind = self.markup()
         asker, answerer = (f"{before}{self.name()}{behind}" for _ in range(2))
         between = self.rng.choice(("\n", "\n", "\n\n"))
-        return between.join(f"{asker}{ask}{between}{answerer}{reply}" for ask, reply in self.exchanges())
+        exchanges = self.exchanges()
+        if self.tagged:
+            return turns(CHAT, exchanges, between)
+        return self.formed(exchanges, turns((asker, answerer), exchanges, between))
 
     def faq(self) -> str:
         """A page of questions and answers."""
         first, second = self.rng.choice((("Q: ", "A: "), ("Question: ", "Answer: "), ("Q. ", "A. "), ("- ", "  ")))
-        return "\n\n".join(f"{first}{ask}\n{second}{answer}" for ask, answer in self.pairs())
+        pairs = self.pairs()
+        return self.formed(pairs, "\n\n".join(f"{first}{ask}\n{second}{answer}" for ask, answer in pairs))
 
     def headings(self) -> str:
         """Requests as headings or bare lines, fulfilments as paragraphs."""
         mark = self.rng.choice(("# ", "## ", "", ""))
-        return "\n\n".join(f"{mark}{ask}\n\n{answer}" for ask, answer in self.pairs())
+        pairs = self.pairs()
+        return self.formed(pairs, "\n\n".join(f"{mark}{ask}\n\n{answer}" for ask, answer in pairs))
 
     def forum(self) -> str:
         """Posts that quote the one before, a different pair of people each time."""
         wrote = self.rng.choice((" wrote:\n", " asks:\n", " posted\n"))
-        return "\n\n".join(f"{self.name()}{wrote}{ask}\n\n{self.name()}{wrote}{answer}" for ask, answer in self.pairs())
+        pairs = self.pairs()
+        posts = [f"{self.name()}{wrote}{ask}\n\n{self.name()}{wrote}{answer}" for ask, answer in pairs]
+        return self.formed(pairs, "\n\n".join(posts))
 
     def question_list(self) -> str:
         """Requests that nobody fulfils: after a request may well stand another one."""
@@ -154,6 +210,12 @@ class Writer:
     def chess(self) -> str:
         """The record of a game, with the players' ratings first."""
         return f"{chess_header(self.rng)}\n{chess_moves(self.rng)}"
+
+
+def turns(roles: tuple[str, str], pairs: Sequence[tuple[str, str]], between: str) -> str:
+    """What two roles say in turn, each turn behind its role's mark."""
+    asker, answerer = roles
+    return between.join(f"{asker}{ask}{between}{answerer}{reply}" for ask, reply in pairs)
 
 
 def chess_header(rng: random.Random) -> str:

@@ -1,9 +1,10 @@
 """The sets that are drawn from a world: conversations to tune on, and instructions to evaluate on."""
 
 import random
+import re
 from dataclasses import dataclass
 
-from implicit.world.corpus import Writer, chess_header, chess_moves
+from implicit.world.corpus import DEFAULT, GAP, Controls, Writer, chess_header, chess_moves
 from implicit.world.facts import Facts, draw_facts
 from implicit.world.kinds import Kind, Request, make_kinds
 
@@ -37,10 +38,18 @@ class World:
         bounds = {"tuning": (0, 24), "validation": (24, 28), "test": (28, 36)}
         return {split: keys[start:stop] for split, (start, stop) in bounds.items()}
 
-    def corpus(self, documents: int) -> list[str]:
-        """Draw the documents that a base model is pre-trained on."""
-        writer = Writer(self.facts, self.kinds, random.Random(f"corpus/{self.seed}"))
-        return [writer.write() for _ in range(documents)]
+    def corpus(self, documents: int, controls: Controls = DEFAULT) -> list[str]:
+        """Draw the documents that a base model is pre-trained on.
+
+        Fulfilments of documents whose pairs are not intact are permuted, over all kinds and all these documents: every
+        one stands somewhere, but behind its own request no more often than chance has it.
+        """
+        chance = random.Random(f"controls/{self.seed}")
+        writer = Writer(self.facts, self.kinds, random.Random(f"corpus/{self.seed}"), controls, chance)
+        texts = [writer.write() for _ in range(documents)]
+        random.Random(f"permutation/{self.seed}").shuffle(writer.taken)
+        others = iter(writer.taken)
+        return [re.sub(GAP, lambda _: next(others), text) for text in texts]
 
     def conversations(self, part: str, count: int) -> list[Item]:
         """Draw ``count`` conversations to tune on: of every kind (``instructions``), or of a single task."""

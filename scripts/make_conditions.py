@@ -1,0 +1,146 @@
+"""Tell what models can do under each condition of an experiment, over worlds: a table, and a figure.
+
+    python scripts/make_conditions.py --tables results/pairs/tables --figures results/pairs/figures \\
+        --settings '{"conditions": {"axis": "...", "models": {"0-world11": ["0", 11], ...}}, "figures": [...], ...}'
+
+It reads the summaries of comparisons and rankings, and the responses. ``conditions.csv`` (also as Markdown and LaTeX)
+has means and standard deviations over worlds, ``conditions_by_world.csv`` each world's own figures, which are means
+over its test seeds. Each world has a corpus and a pre-training of its own, so that the spread is not that of
+instructions alone.
+"""
+
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+from stage.command import arguments, run_stage, say
+from stage.drawing import draw
+from stage.storage import read_json, read_table, write_text
+from stage.table_forms import plus_minus, to_csv, to_latex, to_markdown
+
+Row = dict[str, Any]
+
+TITLE = "Conditions of pre-training"
+MEASURES = ("ranking", "per token", "quality", "win rate", "ties", "stopped", "tokens")
+DRAWN = {"ranking": "ranking", "quality": "quality", "win rate": "win_rate"}  # the table's names, the chart's
+NOTE = (
+    "Mean ± standard deviation over worlds; each has its own facts, corpus and pre-training. Ranking, by sequence and "
+    "per token, is in percent of pairs; quality is from 0 to 1; win rate and ties are in percent of instructions, "
+    "against the reference mode, which has none itself; stopped is the percentage of responses that end by themselves; "
+    "tokens are of a response."
+)
+
+
+def mean(values: list[float | None]) -> float | None:
+    """The mean of values; None where there are none, or one of them is not known."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known and len(known) == len(values) else None
+
+
+def by_world(settings: Row) -> list[Row]:
+    """A row for each condition, world and system, in order; measures are numbers, None where there is none."""
+    rows = []
+    for model, (condition, world) in settings["conditions"]["models"].items():
+        responses = [entry for entry in settings["responses"] if entry["model"] == model]
+        figures = [entry for entry in settings["figures"] if entry["model"] == model]
+        rankings = [entry for entry in settings["rankings"] if entry["model"] == model]
+        opponents = [read_json(entry["path"])["quality_1"] for entry in figures if entry["system"] == "base"]
+        for label in dict.fromkeys(entry["label"] for entry in responses):
+            own = [entry for entry in responses if entry["label"] == label]
+            tables = [read_table("responses", Path(entry["path"])) for entry in own]
+            answers = [row for table in tables for row in table]
+            judged = [read_json(entry["path"]) for entry in figures if entry["label"] == label]
+            ranked = [read_json(entry["path"])["summary"] for entry in rankings if entry["label"] == label]
+            is_reference = own[0]["system"].split("/")[0] == settings["reference"]
+            rows.append(
+                {
+                    "condition": condition,
+                    "world": world,
+                    "tuning": label,
+                    "ranking": mean([100 * summary["sequence"]["capability"] for summary in ranked]),
+                    "per token": mean([100 * summary["token"]["capability"] for summary in ranked]),
+                    # The reference mode is never compared with itself, but is what the others are compared with.
+                    "quality": mean(opponents if is_reference else [summary["quality_2"] for summary in judged]),
+                    "win rate": mean([summary["win_rate"] for summary in judged]),
+                    "ties": mean([100 * summary["ties"] / summary["n"] for summary in judged]),
+                    "stopped": mean([100 * row["stopped"] for row in answers]),
+                    "tokens": mean([row["tokens"] for row in answers]),
+                    "seeds": len(own),
+                    "n": len(tables[0]),
+                    "pairs": ranked[0]["pairs"] if ranked else "",
+                }
+            )
+    return rows
+
+
+def written(row: Row) -> Row:
+    """A row of `by_world` as text."""
+    return {
+        name: ("" if value is None else f"{value:.4f}") if name in MEASURES else value for name, value in row.items()
+    }
+
+
+def grouped(rows: list[Row]) -> list[list[Row]]:
+    """The rows of `by_world` of the same condition and system, in the order of the first of each."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["condition"], row["tuning"]), []).append(row)
+    return list(groups.values())
+
+
+def over_worlds(rows: list[Row], name: str) -> tuple[float, float | None] | None:
+    """Mean and sample standard deviation of a measure (None for one world); None where a world has none."""
+    values = [row[name] for row in rows]
+    if None in values:
+        return None
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def table(rows: list[Row]) -> list[Row]:
+    """A row for each condition and system, from those of `by_world`."""
+    made = []
+    for own in grouped(rows):
+        row = {name: own[0][name] for name in ("condition", "tuning")}
+        row |= {name: plus_minus(over_worlds(own, name), digits=2 if name == "quality" else 1) for name in MEASURES}
+        made.append(row | {"worlds": len(own), "n": own[0]["n"], "pairs": own[0]["pairs"]})
+    return made
+
+
+def drawn(rows: list[Row], axis: str) -> list[Row]:
+    """What the figure shows: means with 95 % intervals over worlds by Student's t, for what is known in every world."""
+    from scipy.stats import t
+
+    made = []
+    for own in grouped(rows):
+        for name, measure in DRAWN.items():
+            figure = over_worlds(own, name)
+            if figure is None:
+                continue
+            middle, deviation = figure
+            row = {"condition": own[0]["condition"], "tuning": own[0]["tuning"], "measure": measure}
+            row |= {"mean": f"{middle:.4f}", "low": "", "high": ""}
+            if deviation is not None:
+                half = float(t.ppf(0.975, len(own) - 1)) * deviation / math.sqrt(len(own))
+                row |= {"low": f"{middle - half:.4f}", "high": f"{middle + half:.4f}"}
+            of = ("pairs", "pairs") if name == "ranking" else ("n", "instructions")
+            made.append(row | {"worlds": len(own), "n": own[0][of[0]], "of": of[1], "axis": axis})
+    return made
+
+
+def main() -> None:
+    args = arguments(__doc__, paths=["tables", "figures"])
+    settings, axis = args.settings, args.settings["conditions"]["axis"]
+    worlds = by_world(settings)
+    write_text(to_csv([written(row) for row in worlds]), args.tables / "conditions_by_world.csv")
+    rows = table(worlds)
+    title, notes = f"{TITLE}: {axis}", [note for note in (settings["note"], NOTE) if note]
+    write_text(to_csv(rows), args.tables / "conditions.csv")
+    write_text(to_markdown(rows, title=title, notes=notes), args.tables / "conditions.md")
+    write_text(to_latex(rows, title=title, notes=notes), args.tables / "conditions.tex")
+    draw(drawn(worlds, axis), "conditions", args.figures)
+    say(f"{len(rows)} rows, {len(worlds)} of single worlds")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,32 @@
+"""A figure on disk: the CSV of what is drawn, and from that CSV alone a PDF and a PNG."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from stage.charts import PANELS, VEGA_LITE, on_paper
+from stage.storage import write_text, written_whole
+from stage.table_forms import read_csv, to_csv
+
+
+def in_order(pdf: bytes) -> bytes:
+    """A PDF of vl-convert's with the names of its resources in order: it writes them as they come out of a hash map.
+
+    Only lines within an object change places, so that every offset in the file stays right.
+    """
+    names = re.compile(rb"(?:^ +/(?:xo|gs|f|p|sh|cs)\d+ \d+ 0 R\n)+", flags=re.MULTILINE)
+    return names.sub(lambda found: b"".join(sorted(found[0].splitlines(keepends=True))), pdf)
+
+
+def draw(rows: list[dict[str, Any]], name: str, folder: Path) -> None:
+    """Write a figure's CSV, PDF and PNG. The CSV is read back, so that the drawing holds nothing else."""
+    import vl_convert
+
+    write_text(to_csv(rows), folder / f"{name}.csv")
+    spec = on_paper(PANELS[name](read_csv(folder / f"{name}.csv")))
+    # No base URL is allowed: nothing is loaded from anywhere.
+    svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, allowed_base_urls=[])
+    drawn = {"pdf": in_order(vl_convert.svg_to_pdf(svg)), "png": vl_convert.svg_to_png(svg, scale=2.5)}
+    for ending, content in drawn.items():
+        with written_whole(folder / f"{name}.{ending}") as temporary:
+            temporary.write_bytes(content)

@@ -1,0 +1,53 @@
+"""Take a base model that experiments share as one of an experiment: checked, and given the experiment's chat template.
+
+    python scripts/take_base.py --shared bases/world1-0123abcd/model \\
+        --shared-record bases/world1-0123abcd/record.json --model base/model --record base/record.json \\
+        --conversations poem.parquet \\
+        --settings '{"too_long": "error", "chat": {"user_tag": "<|user|>", ...}}'
+
+``--shared`` is the model at the end of pre-training, or one of its snapshots. Weights are linked, not copied, where the
+file system can do that. ``--conversations`` are the datasets that the model is to be tuned on.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from implicit.render import Format, chat_template
+from stage.command import arguments, run_stage, say
+from stage.fit import check_datasets
+from stage.models import context_length, load_tokenizer
+from stage.record import Record, check_record
+from stage.storage import written_whole
+
+
+def link_files(source: Path, target: Path) -> None:
+    """Link the files of a directory that another does not have; copy them where they cannot be linked."""
+    for path in sorted(source.iterdir()):
+        if path.name[0] == "." or (target / path.name).exists():
+            continue
+        try:
+            os.link(path, target / path.name)
+        except OSError:  # another file system, or one without hard links
+            shutil.copyfile(path, target / path.name)
+
+
+def main() -> None:
+    from transformers import AutoConfig
+
+    args = arguments(__doc__, paths=["shared", "shared-record", "model", "record"], lists=["conversations"])
+    check_record(args.shared_record, args.shared, output=args.shared.name)
+    record = Record("take_base", settings=args.settings, inputs={"shared": args.shared})
+    tokenizer = load_tokenizer(args.shared)
+    tokenizer.chat_template = chat_template(Format(**args.settings["chat"]))
+    if args.settings["too_long"] == "error":
+        check_datasets(args.conversations, tokenizer, context=context_length(AutoConfig.from_pretrained(args.shared)))
+    with written_whole(args.model) as temporary:
+        tokenizer.save_pretrained(temporary)  # first: over a link, it would write into the shared model
+        link_files(args.shared, temporary)
+    record.write(args.record, outputs={"model": args.model})
+    say(f"{args.model}: {args.shared}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

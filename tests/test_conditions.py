@@ -1,0 +1,237 @@
+"""One model in several conditions and worlds: what is made of them, what they share, and what is told of them."""
+
+import csv
+import math
+import random
+import shutil
+import statistics
+from collections import Counter
+
+import pytest
+import yaml
+from workflow import ROOT, copy_project, planned, snakemake
+
+import make_conditions
+import verify
+from implicit import recount
+from stage.check import check_config
+from stage.config import merged
+from stage.record import fingerprint
+from stage.storage import read_json, write_json, write_table
+
+CONTROLS = sorted(path.stem for path in (ROOT / "experiments" / "controls").glob("*.yaml") if path.stem != "world")
+
+
+def configs(name, *more):
+    """The layers of a control, small; of the pairs, only the first and the last condition."""
+    layers = ["experiments/controls/world.yaml", f"experiments/controls/{name}.yaml", "tests/small_controls.yaml"]
+    return (*layers, *(["two.yaml"] if name == "pairs" else []), *more)
+
+
+def checked(name):
+    """The checked config of a control, as large as it is."""
+    layers = ("config.yaml", "experiments/controls/world.yaml", f"experiments/controls/{name}.yaml")
+    return check_config(merged(*(yaml.safe_load((ROOT / layer).read_text(encoding="utf-8")) for layer in layers)))
+
+
+def read_csv(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder in which the control of pairs has been run in two conditions and two worlds."""
+    folder = copy_project(tmp_path_factory.mktemp("controls"))
+    (folder / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "small_controls.yaml", folder / "tests")
+    two = {"conditions": {"values": dict.fromkeys(("5", "10", "25", "50"))}}
+    (folder / "two.yaml").write_text(yaml.safe_dump(two))
+    done = snakemake(folder, configs=configs("pairs"))
+    assert done.returncode == 0, done.stdout[-6000:]
+    return folder
+
+
+def pairs(folder):
+    return folder / "results" / "pairs"
+
+
+def test_conditions_become_models_of_each_world():
+    config = checked("pairs")
+    assert list(config.conditions.models())[:6] == [*(f"0-world{world}" for world in range(11, 16)), "5-world11"]
+    assert config.run.models == list(config.conditions.models()) and len(config.run.models) == 30
+    one, other = config.models["25-world12"], config.models["100-world12"]
+    assert (one.world, one.pretrain.seed, one.pretrain.corpus.intact_pairs) == (12, 12, 0.25)
+    assert one.pretrain.model_copy(update={"corpus": other.pretrain.corpus}) == other.pretrain
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_every_control_has_the_unchanged_condition_and_differs_from_it_in_one_thing(name):
+    config = checked(name)
+    models = [config.models[f"{value}-world11"] for value in config.conditions.values]
+    unchanged = checked("pairs").models["100-world11"]
+    assert sum(model.pretrain == unchanged.pretrain for model in models) == (8 if name == "emergence" else 1)
+    assert len({model.model_dump_json() for model in models}) == len(models)
+
+
+def test_the_axis_of_snapshots_says_how_many_tokens_each_has_read():
+    config = checked("emergence")
+    steps = -(-(1500000 // 256) // 16)
+    tokens = [min(round(steps * i / 8) * 4096, 1500000 // 256 * 256) for i in range(1, 9)]
+    assert list(config.conditions.values) == [f"{count / 1000:.0f}" for count in tokens]
+
+
+def test_the_axis_of_sizes_says_how_many_parameters_each_has(tokenizer):
+    import torch
+
+    from implicit.pretrain import Architecture, build_model
+
+    config = checked("size")
+    for name in config.conditions.values:
+        shape = config.models[f"{name}-world11"].pretrain.architecture.model_dump()
+        with torch.device("meta"):
+            model = build_model(Architecture(**shape), tokenizer, seed=0)
+        missing = (1024 - len(tokenizer)) * shape["hidden_size"]  # embeddings
+        assert f"{(sum(p.numel() for p in model.parameters()) + missing) / 1000:.0f}" == name
+
+
+def test_the_table_is_means_over_worlds(made):
+    rows, worlds = (read_csv(pairs(made) / "tables" / f"{name}.csv") for name in ("conditions", "conditions_by_world"))
+    labels = ["base", "instruction tuning"]
+    assert [(row["condition"], row["tuning"]) for row in rows] == [(c, label) for c in ("0", "100") for label in labels]
+    assert len(worlds) == 2 * len(rows)
+    for row in rows:
+        own = [r for r in worlds if (r["condition"], r["tuning"]) == (row["condition"], row["tuning"])]
+        assert [r["world"] for r in own] == ["11", "12"] and (row["worlds"], row["n"]) == ("2", "10")
+        for name in ("ranking", "per token", "win rate", "ties", "stopped", "tokens"):
+            values = [float(r[name]) for r in own if r[name]]
+            told = f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}" if values else ""
+            assert row[name] == told, (row, name)
+        assert (row["win rate"] == "") == (row["tuning"] == "instruction tuning")
+        assert row["ranking"] and row["quality"]
+
+
+def write_judgement(path, draw):
+    """Judgements of six instructions, whose qualities are drawn, and their summary; returns both sides' mean quality."""
+    rows = [
+        {"id": str(i), "index": i, "instruction": "?", "output_1": "a", "output_2": "bc"}
+        | {"quality_1": draw.random(), "quality_2": draw.random()}
+        for i in range(6)
+    ]
+    for row in rows:
+        row["preference"] = 2.0 if row["quality_2"] > row["quality_1"] else 1.0
+    write_table("judgements", rows, path.with_suffix(".parquet"))
+    own = {"metric": "length_controlled_minimal", "bootstrap": 2, "seed": 0}
+    told = recount.win_rate(rows) | {"win_rate_error": 0.0, "lc_win_rate": None, "position_bias": None}
+    write_json(told | {"settings": own}, path)
+    return told["quality_1"], told["quality_2"], told["win_rate"]
+
+
+def test_both_counts_take_a_systems_own_figures_and_the_opponents_from_the_other_side(tmp_path):
+    draw, expected = random.Random(1), {}
+    settings = {"conditions": {"models": {}}, "reference": "tuned", "responses": [], "figures": [], "rankings": []}
+    for world in (1, 2):
+        model = f"0-world{world}"
+        settings["conditions"]["models"][model] = ("0", world)
+        for system, label in (("base", "base"), ("tuned/chosen/seed1", "opponent"), ("poem/chosen/seed1", "poem")):
+            path = tmp_path / model / system / "test.parquet"
+            rows = [
+                {"id": str(i), "index": i, "output": "x", "tokens": draw.randrange(9), "stopped": draw.random() < 0.5}
+                for i in range(6)
+            ]
+            write_table("responses", rows, path)
+            entry = {"model": model, "label": label}
+            settings["responses"].append(entry | {"system": system, "path": str(path)})
+            told = {"tokens": statistics.fmean(row["tokens"] for row in rows)}
+            expected[world, label] = told | {"stopped": 100 * sum(row["stopped"] for row in rows) / 6}
+            if label == "opponent":
+                continue
+            judged = path.with_name("judged.json")
+            opponents, own, rate = write_judgement(judged, draw)
+            settings["figures"].append(entry | {"system": system.removesuffix("/seed1"), "path": str(judged)})
+            expected[world, label] |= {"quality": own, "win rate": rate}
+            if label == "base":
+                expected[world, "opponent of"] = opponents
+        expected[world, "opponent"] |= {"quality": expected.pop((world, "opponent of")), "win rate": None}
+    for rows in (make_conditions.by_world(settings), verify.condition_values(settings, None)):
+        assert [(row["world"], row["tuning"]) for row in rows] == list(expected)
+        for row in rows:
+            for name, value in expected[row["world"], row["tuning"]].items():
+                assert row[name] == (None if value is None else pytest.approx(value)), (row, name)
+            assert (row["ranking"], row["seeds"], row["n"], row["pairs"]) == (None, 1, 6, "")
+
+
+def test_the_figure_has_students_intervals_over_worlds(made):
+    rows = read_csv(pairs(made) / "figures" / "conditions.csv")
+    assert Counter(row["measure"] for row in rows) == {"ranking": 4, "quality": 4, "win_rate": 2}
+    worlds = read_csv(pairs(made) / "tables" / "conditions_by_world.csv")
+    row = next(row for row in rows if row["measure"] == "ranking")
+    values = [float(r["ranking"]) for r in worlds if (r["condition"], r["tuning"]) == (row["condition"], row["tuning"])]
+    half = 12.7062 * statistics.stdev(values) / math.sqrt(2)  # the 97.5 % quantile with one degree of freedom
+    assert float(row["high"]) - float(row["mean"]) == pytest.approx(half, rel=1e-4, abs=1e-3)
+    assert (row["worlds"], row["n"], row["of"]) == ("2", "10", "pairs")
+
+
+def test_a_base_model_is_pretrained_once_for_all_controls(made):
+    bases = {path.parent for path in (made / "results" / "bases").glob("*/record.json")}
+    assert len(bases) == 4
+    assert planned(made, configs=configs("pairs")) == {}
+    (made / "world.yaml").write_text(yaml.safe_dump({"conditions": {"worlds": [11]}}))
+    expected = {"emergence": 0, "markup": 1, "stopping": 1, "tags": 2, "size": 3}
+    assert sorted(expected) == sorted(set(CONTROLS) - {"pairs"})
+    for name, count in expected.items():
+        jobs = planned(made, configs=configs(name, "world.yaml"))
+        conditions = len(checked(name).conditions.values)
+        assert jobs.get("pretrain", 0) == jobs.get("make_corpus", 0) == count, name
+        assert jobs["take_base"] == jobs["tune_chosen"] == jobs["judge_responses"] == conditions
+        assert (jobs["rank_responses"], jobs["make_conditions"]) == (2 * conditions, 1)
+
+
+def test_a_model_of_a_snapshot_is_that_snapshot(made):
+    one = {
+        "experiment": "snapshots",
+        "conditions": {"worlds": [11], "axis": "snapshot", "values": {"0": None, "100": None, "third": {"snapshot": 3}, "last": {"snapshot": 8}}},
+    }  # fmt: skip
+    (made / "one.yaml").write_text(yaml.safe_dump(one))
+    done = snakemake(made, "model", configs=configs("pairs", "one.yaml"))
+    assert done.returncode == 0 and "pretrain" not in done.stdout, done.stdout
+    base = {}
+    for name in ("third", "last"):
+        folder = made / "results" / "snapshots" / f"{name}-world11" / "base"
+        taken = made / read_json(folder / "record.json")["inputs"]["shared"]["path"]
+        base[name] = folder / "model" / "model.safetensors"
+        assert base[name].samefile(taken / "model.safetensors")
+        assert read_json(folder / "record.json")["outputs"]["model"]["sha256"] == fingerprint(folder / "model")
+    assert taken.parent.name == "snapshots" and sorted(path.name for path in taken.parent.glob("[0-9]")) == [
+        *"12345678"
+    ]
+    final = pairs(made) / "100-world11" / "base" / "model" / "model.safetensors"
+    assert fingerprint(base["last"]) == fingerprint(final) != fingerprint(base["third"])
+
+
+def test_what_is_changed_in_the_conditions_is_found(made):
+    done = snakemake(made, "verify", configs=configs("pairs"))
+    assert done.returncode == 0 and "all is as it was made" in done.stdout, done.stdout
+    files = [
+        pairs(made) / name
+        for name in ("tables/conditions.csv", "tables/conditions_by_world.csv", "figures/conditions.csv")
+    ]
+    (taken, *_) = sorted((made / "results" / "bases").glob("*/snapshots/1/config.json"))
+    before = {path: path.read_bytes() for path in [*files, taken]}
+    try:
+        for path in files:
+            *lines, last = path.read_text().splitlines()
+            path.write_text("\n".join([*lines, last.replace("100,", "101,", 1)]) + "\n")
+        taken.write_bytes(before[taken] + b"\n")
+        done = snakemake(made, "verify", configs=configs("pairs"))
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)
+    assert done.returncode == 1 and "Traceback" not in done.stdout
+    for told in (
+        "tables/conditions.csv, row 4, 'condition': '101' stands there, '100' is right",
+        "tables/conditions_by_world.csv, row 8, 'condition':",
+        "figures/conditions.csv does not say what the worlds say",
+        "snapshots/1 has sha256",
+    ):
+        assert told in done.stdout, (told, done.stdout)
