@@ -2,6 +2,7 @@
 
 import csv
 import io
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,17 @@ def escaped(value: object, marks: dict[str, str]) -> str:
     return "".join(marks.get(letter, letter) for letter in " ".join(str(value).splitlines()))
 
 
-def plus_minus(value: tuple[float, float | None] | None) -> str:
-    """A figure as ``mean ± deviation``; empty when there is none."""
+def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation; None for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def plus_minus(value: tuple[float, float | None] | None, digits: int = 1) -> str:
+    """A figure as ``mean ± deviation``, with so many decimals; empty when there is none."""
     if value is None:
         return ""
     mean, deviation = value
-    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+    return f"{mean:.{digits}f}" if deviation is None else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
 def from_plus_minus(text: str) -> tuple[float, float | None]:

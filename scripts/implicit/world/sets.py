@@ -42,6 +42,11 @@ class World:
         writer = Writer(self.facts, self.kinds, random.Random(f"corpus/{self.seed}"))
         return [writer.write() for _ in range(documents)]
 
+    def held_out(self, documents: int) -> list[str]:
+        """Draw documents like those of the corpus, which no model has read: the words are the same, the draw is not."""
+        writer = Writer(self.facts, self.kinds, random.Random(f"held-out/{self.seed}"))
+        return [writer.write() for _ in range(documents)]
+
     def conversations(self, part: str, count: int) -> list[Item]:
         """Draw ``count`` conversations to tune on: of every kind (``instructions``), or of a single task."""
         rng = random.Random(f"conversations/{self.seed}/{part}")
