@@ -83,12 +83,12 @@ def test_without_eos_and_eos_are_the_whole(model, world, tokenizer, chat):
 
 def test_capability_without_eos_takes_one_token_out():
     rows = [
-        row("a", -4.0, -5.0, true_tokens=2, other_tokens=4) | {"true_eos_logprob": -0.5, "other_eos_logprob": -3.0},
+        row("a", -4.0, -11.0, true_tokens=2, other_tokens=5) | {"true_eos_logprob": -1.0, "other_eos_logprob": -1.0},
         row("b", -1.0, -2.0) | {"true_eos_logprob": -1.0, "other_eos_logprob": -2.0},  # both empty: a tie
     ]
     result = ranking_capability(rows, bootstrap=50, seed=0, eos=False)
-    assert result["sequence"]["capability"] == 0.0 and result["token"]["capability"] == 0.0  # -3.5 against -2 and -2/3
-    assert result["sequence"]["ties"] == result["token"]["ties"] == 0.5
+    assert (result["sequence"]["capability"], result["sequence"]["ties"]) == (0.5, 0.5)  # -3 against -10
+    assert (result["token"]["capability"], result["token"]["ties"]) == (0.0, 0.5)  # -3 against -10 / 4
     assert ranking_capability(rows, bootstrap=50, seed=0)["sequence"]["capability"] == 1.0
 
 
