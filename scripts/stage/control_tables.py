@@ -28,7 +28,7 @@ def of_systems(entries: list[Row], models: list[str]) -> list[list[Row]]:
 def spread(values: list[float | None], digits: int = 1) -> str:
     """Mean and deviation as text; empty where a seed has no value."""
     known = [value for value in values if value is not None]
-    return plus_minus(mean_and_deviation(known), digits) if known and len(known) == len(values) else ""
+    return plus_minus(mean_and_deviation(known), digits=digits) if known and len(known) == len(values) else ""
 
 
 def requests_of(settings: Row, model: str) -> dict[str, str]:

@@ -31,7 +31,7 @@ def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def plus_minus(value: tuple[float, float | None] | None, digits: int = 1) -> str:
+def plus_minus(value: tuple[float, float | None] | None, *, digits: int = 1) -> str:
     """A figure as ``mean ± deviation``, with so many decimals; empty when there is none."""
     if value is None:
         return ""
