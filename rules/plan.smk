@@ -56,7 +56,8 @@ def planned_jobs():
         for system in tested_systems(model):
             add(responses_path(model, system), stage="generate", parameters=parameters, instructions=size(test))
         for system, _, _ in ranked_systems(model):
-            count, responses = CONFIG.ranking.instructions, CONFIG.ranking.others + 1
+            others = CONFIG.ranking.others * len(CONFIG.ranking.negatives)
+            count, responses = CONFIG.ranking.instructions, others + 1
             add(
                 f"{RESULTS}/{model}/{system}/ranking.json",
                 stage="rank",
@@ -64,10 +65,15 @@ def planned_jobs():
                 instructions=count,
                 responses=responses,
             )
+        for _, system in drifting_systems(model):
+            documents = CONFIG.drift.documents
+            add(drift_path(model, system), stage="drift", parameters=parameters, documents=documents)
         for system, seed, *_ in comparisons(model) if answered else []:
             judged = judgement_path(model, system, f"seed{seed}")
             add(judged, stage="judge", calls=asked * size(test), answer_tokens=answer_tokens, price=price)
-    return sorted(jobs.values(), key=lambda job: ("rewrite", "tune", "generate", "rank", "judge").index(job["stage"]))
+    return sorted(
+        jobs.values(), key=lambda job: ("rewrite", "tune", "generate", "rank", "drift", "judge").index(job["stage"])
+    )
 
 
 rule plan:

@@ -63,6 +63,16 @@ SIMILARITIES = [
     for model in CONFIG.run.models
     for mode in (CONFIG.similarity.modes if CONFIG.similarity else [])
 ]
+DRIFTS = [
+    {"model": model, "system": f"{mode}/chosen", "label": CONFIG.modes[mode].label, "path": drift_path(model, system)}
+    for model in CONFIG.run.models
+    for mode, system in drifting_systems(model)
+]
+HARNESSED = [
+    {"model": model, "system": system.split("/seed")[0], "label": label, "path": harness_path(model, system)}
+    for model in CONFIG.run.models
+    for label, system in harness_systems(model)
+]
 DATA = list(
     dict.fromkeys(
         [("conversations", name, dataset_path(name, model)) for model in CONFIG.run.models for name in used_datasets()]
@@ -71,7 +81,15 @@ DATA = list(
 )
 TABLES = sorted({table for figure in FIGURES for table in figure["tables"]} | ({"table2"} if RANKINGS else set()))
 WIN_RATE_TABLES = [f"{RESULTS}/tables/{table}.csv" for table in TABLES if table != "table2"]
-ALL_TABLES = [*TABLES, *(["similarity"] if SIMILARITIES else []), "data", "epochs", "tuning", "responses"]
+ORACLE = CONFIG.judge is not None and CONFIG.judge.kind == "oracle"
+CONTROLS = [
+    *(["kinds"] if ORACLE else []),
+    *(["judging"] if ORACLE and FIGURES else []),
+    *(["ranking_controls"] if RANKINGS else []),
+    *(["drift"] if DRIFTS else []),
+    *(["harness"] if HARNESSED else []),
+]
+ALL_TABLES = [*TABLES, *(["similarity"] if SIMILARITIES else []), *CONTROLS, "data", "epochs", "tuning", "responses"]
 DRAWN = [
     *(["win_rates"] if WIN_RATE_TABLES else []),
     *(["rules"] if "table4" in TABLES else []),
@@ -92,6 +110,10 @@ ROWS = dict(
     selections=SELECTIONS,
     tunings=TUNINGS,
     responses=RESPONSES,
+    drifts=DRIFTS,
+    harnessed=HARNESSED,
+    oracle=ORACLE,
+    set={model: set_path(CONFIG.generation.evaluation_set, model) for model in CONFIG.run.models},
     tables=ALL_TABLES,
     note=CONFIG.note,
 )
@@ -100,13 +122,15 @@ CONDITIONS = {"axis": CONFIG.conditions.axis, "models": CONFIG.conditions.models
 CONDITION_SETTINGS = settings(**ROWS, conditions=CONDITIONS, reference=REFERENCE)
 FIGURE_SETTINGS = settings(**ROWS, drawn=DRAWN, reference=REFERENCE)
 
+SUMMARIES = [e["path"] for e in [*FIGURES, *RANKINGS, *SIMILARITIES, *DRIFTS, *HARNESSED, *SELECTIONS, *TUNINGS]]
+JUDGEMENTS = [entry["path"].removesuffix(".json") + ".parquet" for entry in FIGURES]
+
 REPORT = f"{RESULTS}/report.html"
 REPORT_SETTINGS = settings(
     **ROWS,
     drawn=DRAWN,
     reference=REFERENCE,
     experiment=CONFIG.experiment,
-    set={model: set_path(CONFIG.generation.evaluation_set, model) for model in CONFIG.run.models},
 )
 
 
@@ -117,10 +141,12 @@ rule tables:
 
 
 rule make_tables:
-    """The paper's tables, and those of epochs, tuning and responses."""
+    """The paper's tables, those of the controls, and those of epochs, tuning and responses."""
     input:
         code=sources("make_tables"),
-        summaries=[entry["path"] for entry in [*FIGURES, *RANKINGS, *SIMILARITIES, *SELECTIONS, *TUNINGS, *RESPONSES]],
+        summaries=SUMMARIES,
+        responses=[entry["path"] for entry in RESPONSES],
+        judgements=JUDGEMENTS if ORACLE else [],
         data=[path for _, _, path in DATA],
     output:
         report(
@@ -250,8 +276,8 @@ rule make_report:
         config=rules.record_config.output[0],
         tables=rules.make_tables.output,
         figures=rules.make_figures.output,
-        summaries=[entry["path"] for entry in [*FIGURES, *RANKINGS, *SIMILARITIES, *SELECTIONS, *TUNINGS]],
-        judgements=[entry["path"].removesuffix(".json") + ".parquet" for entry in FIGURES],
+        summaries=SUMMARIES,
+        judgements=JUDGEMENTS,
         responses=[path for entry in RESPONSES for path in (entry["path"], entry["record"])],
         sets=[set_path(CONFIG.generation.evaluation_set, model) for model in CONFIG.run.models],
     output:

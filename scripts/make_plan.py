@@ -18,6 +18,7 @@ from stage.costs import CHARACTERS_PER_TOKEN, Machine, generation_hours, scoring
 from stage.storage import read_table
 
 INSTRUCTION_TOKENS = 45  # mean of AlpacaEval's, for sets that have not been prepared yet
+DOCUMENT_TOKENS = 500  # of a held-out text: a guess
 REWRITING_PROMPT = 100  # tokens around what is to be rewritten
 
 Job = dict[str, Any]
@@ -61,6 +62,10 @@ def cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, floa
         return nothing | {"tokens": job["instructions"] * response, "gpu_hours": hours}
     if stage == "rank":
         tokens = job["instructions"] * job["responses"] * (INSTRUCTION_TOKENS + response)
+        hours = scoring_hours(machine, parameters=parameters, tokens=tokens) if parameters is not None else None
+        return nothing | {"tokens": tokens, "gpu_hours": hours}
+    if stage == "drift":  # by the base model and by the tuned one
+        tokens = 2 * job["documents"] * DOCUMENT_TOKENS
         hours = scoring_hours(machine, parameters=parameters, tokens=tokens) if parameters is not None else None
         return nothing | {"tokens": tokens, "gpu_hours": hours}
     if stage == "rewrite":  # every response is looked at, and one out of ten is written anew

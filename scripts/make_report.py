@@ -94,9 +94,19 @@ def row_sources(settings: Row, number: dict[str, int]) -> dict[str, list[int]]:
         if path in number:
             found.setdefault(row_key(table, row), []).append(number[path])
 
-    for table, kind in (("table1", "figures"), ("table2", "rankings"), ("similarity", "similarities")):
+    for table, kind in (
+        ("table1", "figures"),
+        ("judging", "figures"),
+        ("table2", "rankings"),
+        ("ranking_controls", "rankings"),
+        ("similarity", "similarities"),
+        ("drift", "drifts"),
+        ("harness", "harnessed"),
+    ):
         for entry in settings[kind]:
             add(table, {"model": entry["model"], "tuning": entry["label"]}, entry["path"])
+    for entry in settings["responses"]:
+        add("kinds", {"model": entry["model"], "tuning": entry["label"]}, entry["record"])
     for entry in settings["selections"]:
         for count, path in zip(entry["epochs"], entry["validations"], strict=False):  # none where there was no choice
             add("epochs", entry | {"epochs": count}, path)

@@ -13,9 +13,11 @@ from typing import Any
 
 from implicit.published import MODELS, RANKING, RULE_WIN_RATES, WIN_RATES
 from stage.command import arguments, run_stage, say
+from stage.control_tables import CONTROLS, NOTES
+from stage.control_tables import TITLES as CONTROL_TITLES
 from stage.local_files import rows_sha256
 from stage.storage import read_json, read_table, write_text
-from stage.table_forms import plus_minus, to_csv, to_latex, to_markdown
+from stage.table_forms import mean_and_deviation, plus_minus, to_csv, to_latex, to_markdown
 
 Row = dict[str, Any]
 
@@ -27,11 +29,6 @@ CONTROL_NOTE = (
     "Win rates are raw; length-controlled ones (length_controlled_minimal) are left out where the length model is not "
     "defined for every seed: alpaca-eval would say exactly 50 there, whatever the outcomes."
 )
-
-
-def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation; None for a single value."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def mean_quality(summaries: list[Row], side: str) -> str:
@@ -49,6 +46,7 @@ def mean_bias(summaries: list[Row]) -> str:
 def win_rate_row(figures: list[Row], *, model: str, label: str, published: tuple) -> Row:
     """A row of tables 1, 3 and 4, from the summaries of one system's comparisons, one for each seed."""
     summaries = [read_json(figure["path"]) for figure in figures]
+    given = [response_figures(summary["inputs"]["responses"]["path"]) for summary in summaries]
     controlled = [summary["lc_win_rate"] for summary in summaries if summary["lc_win_rate"] is not None]
     return {
         "model": model,
@@ -60,6 +58,8 @@ def win_rate_row(figures: list[Row], *, model: str, label: str, published: tuple
         "ties": f"{100 * statistics.fmean(s['ties'] / s['n'] for s in summaries):.1f}",
         "quality": mean_quality(summaries, "quality_2"),
         "of reference": mean_quality(summaries, "quality_1"),
+        "stopped": f"{statistics.fmean(stopped for stopped, _ in given):.1f}",
+        "tokens": f"{statistics.fmean(tokens for _, tokens in given):.1f}",
         "position bias": mean_bias(summaries),
         "seeds": len(summaries),
         "n": summaries[0]["n"],
@@ -220,6 +220,13 @@ def response_counts(path: str) -> tuple[int, int, int]:
     return len(table), sum(not row["stopped"] for row in table), sum(row["cut"] > 0 for row in table)
 
 
+@cache
+def response_figures(path: str) -> tuple[float, float]:
+    """Of a file of responses: the percentage that stopped by themselves, and the mean of their tokens."""
+    table = read_table("responses", Path(path))
+    return 100 * statistics.fmean(row["stopped"] for row in table), statistics.fmean(row["tokens"] for row in table)
+
+
 def footnotes(name: str, settings: Row) -> list[str]:
     """What was cut or changed on the way to tables 1 to 4: a line for each kind of loss that there was, by system.
 
@@ -284,7 +291,7 @@ TITLES = {
     "epochs": "Epoch counts and how they were chosen",
     "tuning": "What was tuned on",
     "responses": "What was generated, shares in percent, means per response",
-}
+} | CONTROL_TITLES
 
 
 def main() -> None:
@@ -292,11 +299,11 @@ def main() -> None:
     settings = args.settings
     tables = win_rate_tables(settings)
     others = {"table2": ranking_table, "similarity": similarity_table, "data": data_table}
-    others |= {"epochs": epochs_table, "tuning": tuning_table, "responses": responses_table}
+    others |= {"epochs": epochs_table, "tuning": tuning_table, "responses": responses_table} | CONTROLS
     tables |= {name: rows for name, make in others.items() if (rows := make(settings))}
     for name in settings["tables"]:
         rows = tables[name]
-        notes = [settings["note"] or ""]
+        notes = [settings["note"] or "", NOTES.get(name, "")]
         notes += [CONTROL_NOTE] if name in ("table1", "table3", "table4") else []
         notes += [PAPER_NOTE] if name.startswith("table") else []
         notes += footnotes(name, settings) if name in ("table1", "table2", "table3", "table4") else []

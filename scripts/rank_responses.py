@@ -2,14 +2,22 @@
 
     python scripts/rank_responses.py --model base/model --model-record base/record.json --set test.parquet \\
         --output ranking.parquet --summary ranking.json \\
-        --settings '{"instructions": 9, "others": 5, "seed": 0, "bootstrap": 1000, "precision": "float32",
-                     "chat": {...}}'
+        --settings '{"instructions": 9, "others": 5, "negatives": ["any"], "seed": 0, "bootstrap": 1000,
+                     "precision": "float32", "chat": {...}}'
+
+``negatives`` names what the others are drawn from, and each draw is scored: ``any`` instruction's responses; those of
+the ``same_kind`` of request; those of the ``same_format``, but of another kind. The last two need the oracle, which
+also leaves out what would be a right response.
 """
 
 import argparse
+from collections import Counter
+from typing import Any
 
-from implicit.rank import draw_others, ranking_capability, score_responses
+from implicit.oracle import Oracle
+from implicit.rank import Score, draw_among, draw_others, ranking_capability, score_responses
 from implicit.render import Format, encode_response, render_prompt
+from implicit.world.kinds import FORMATS
 from stage.budget import CeilingReached, Ledger
 from stage.claim import claimed
 from stage.command import InputError, arguments, execution_of, run_stage, say
@@ -23,6 +31,68 @@ def main() -> None:
     args = arguments(__doc__, paths=["model", "model-record", "set", "output", "summary"], computes=True)
     with claimed(args.output, log=say):
         rank_responses(args)
+
+
+def pools(rows: list[dict[str, Any]], negatives: str, oracle: Oracle) -> list[list[int]]:
+    """For each row, the places of those whose references are wrong responses to it, of its kind or of its format."""
+    unknown = [row["id"] for row in rows if row["request"] is None]
+    if unknown:
+        raise InputError(f"ranking.negatives: {negatives} is known of the tiny world's requests alone: {unknown[:3]}")
+    kinds = [oracle.kind(row["request"]) for row in rows]
+
+    def fits(i: int, j: int) -> bool:
+        if negatives == "same_kind":
+            return kinds[i] == kinds[j]
+        return kinds[i] != kinds[j] and FORMATS[kinds[i]] == FORMATS[kinds[j]]
+
+    def wrong(i: int, j: int) -> bool:
+        return oracle.parts(rows[i]["request"], rows[j]["reference"], stopped=True).right < 1
+
+    places = range(len(rows))
+    return [[j for j in places if j != i and fits(i, j) and wrong(i, j)] for i in places]
+
+
+def draws(rows: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, list[list[int]]]:
+    """By the name of each draw, the others of each row: none where the world has none such."""
+    drawn, oracle = {}, Oracle()
+    for name in settings["negatives"]:
+        common = {"others": settings["others"], "seed": settings["seed"]}
+        drawn[name] = (
+            draw_others(len(rows), **common)
+            if name == "any"
+            else draw_among(pools(rows, name, oracle), name=name, **common)
+        )
+    return drawn
+
+
+def summarise(table: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
+    """The capability among ``any`` with EOS, which is the paper's; then, for each draw, with and without EOS.
+
+    ``left_out`` counts the instructions without any negative, ``fewer`` those with fewer than were asked for.
+    """
+    common = {"bootstrap": settings["bootstrap"], "seed": settings["seed"]}
+    controls = []
+    for name in settings["negatives"]:
+        rows = [row for row in table if row["negatives"] == name]
+        if not rows:
+            raise InputError(f"ranking.negatives: no instruction has a wrong response of the {name.replace('_', ' ')}")
+        counts = Counter(row["id"] for row in rows)
+        controls.append(
+            {
+                "negatives": name,
+                "left_out": settings["instructions"] - len(counts),
+                "fewer": sum(count < settings["others"] for count in counts.values()),
+                "with_eos": ranking_capability(rows, **common),
+                "without_eos": ranking_capability(rows, **common, eos=False),
+            }
+        )
+    paper = next(entry["with_eos"] for entry in controls if entry["negatives"] == "any")
+    return paper | {"controls": controls}
+
+
+def told(side: str, score: Score) -> dict[str, float]:
+    """A side's columns of the table."""
+    return {f"{side}_logprob": score.logprob, f"{side}_eos_logprob": score.eos, f"{side}_tokens": score.tokens}
 
 
 def rank_responses(args: argparse.Namespace) -> None:
@@ -47,8 +117,8 @@ def rank_responses(args: argparse.Namespace) -> None:
     prompts = [render_prompt(row["instruction"], tokenizer, chat) for row in rows]
     responses = [encode_response(tokenizer, row["reference"].strip()) + [tokenizer.eos_token_id] for row in rows]
     context = context_length(model.config)
-    others = draw_others(len(rows), others=settings["others"], seed=settings["seed"])
-    pairs = [(i, j) for i, row in enumerate(others) for j in [i, *row]]
+    drawn = draws(rows, settings)
+    pairs = list(dict.fromkeys((i, j) for others in drawn.values() for i, row in enumerate(others) for j in [i, *row]))
     too_long = sorted({rows[j]["id"] for i, j in pairs if len(prompts[i]) + len(responses[j]) > context})
     if too_long:
         raise InputError(
@@ -67,19 +137,15 @@ def rank_responses(args: argparse.Namespace) -> None:
     )
     score = dict(zip(pairs, scores, strict=True))
     table = [
-        {
-            "id": rows[i]["id"],
-            "other_id": rows[j]["id"],
-            "true_logprob": score[i, i].logprob,
-            "true_tokens": score[i, i].tokens,
-            "other_logprob": score[i, j].logprob,
-            "other_tokens": score[i, j].tokens,
-        }
-        for i, j in pairs
-        if i != j
+        {"id": rows[i]["id"], "other_id": rows[j]["id"], "negatives": name}
+        | told("true", score[i, i])
+        | told("other", score[i, j])
+        for name, others in drawn.items()
+        for i, row in enumerate(others)
+        for j in row
     ]
     write_table("ranking", table, args.output)
-    summary = ranking_capability(table, bootstrap=settings["bootstrap"], seed=settings["seed"])
+    summary = summarise(table, settings)
     say(f"capability {summary['sequence']['capability']:.3f}, per token {summary['token']['capability']:.3f}")
     ledger.settle(gpu_hours=record.hours() if model.device.type == "cuda" else 0.0)
     record.write(args.summary, outputs={"table": args.output}, summary=summary)

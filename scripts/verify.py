@@ -20,6 +20,7 @@ from typing import Any
 from implicit import recount
 from stage.bases import shared_bases
 from stage.command import InputError, arguments, run_stage, say
+from stage.control_recounts import RECOUNTS
 from stage.record import fingerprint
 from stage.storage import read_json, read_table
 
@@ -53,11 +54,19 @@ def check_records(results: Path, *, kept: bool) -> list[str]:
     return faults
 
 
+def stopped_and_tokens(found: list[Row]) -> Row:
+    """The columns of what was generated, from the responses that were judged."""
+    tables = [read_table("responses", Path(each["inputs"]["responses"]["path"])) for each in found]
+    shares = [100 * len([row for row in table if row["stopped"]]) / len(table) for table in tables]
+    lengths = [sum(row["tokens"] for row in table) / len(table) for table in tables]
+    return {"stopped": mean(shares, ".1f"), "tokens": mean(lengths, ".1f")}
+
+
 def files_of(settings: Row, folder: Path) -> list[Path]:
     """Everything that tables are made of, and the tables."""
     entries = [
         e
-        for key in ("figures", "rankings", "similarities", "selections", "tunings", "responses")
+        for key in ("figures", "rankings", "similarities", "drifts", "harnessed", "selections", "tunings", "responses")
         for e in settings[key]
     ]
     tables = [*settings["tables"], *(["conditions"] if settings["conditions"] else [])]
@@ -129,6 +138,7 @@ def win_rates(name: str, settings: Row, gamed: Path | None) -> list[Row]:
                 "ties": mean([100 * each["ties"] / each["n"] for each in found], ".1f"),
                 "quality": mean([each["quality_2"] for each in found], ".2f"),
                 "of reference": mean([each["quality_1"] for each in found], ".2f"),
+                **stopped_and_tokens(found),
                 "position bias": mean(biases, "+.1f"),
                 "seeds": len(found),
                 "n": found[0]["n"],
@@ -148,6 +158,7 @@ def ranking(settings: Row) -> list[Row]:
         for entry in seeds:
             own = read_json(entry["path"])["settings"]
             scores = read_table("ranking", Path(entry["path"]).with_suffix(".parquet"))
+            scores = [row for row in scores if row["negatives"] == "any"]
             found.append(recount.ranking(scores, draws=own["bootstrap"], seed=own["seed"]))
         row: Row = {"model": seeds[0]["model"], "tuning": seeds[0]["label"]}
         for name, score in (("capability", "sequence"), ("per token", "token")):
@@ -462,6 +473,7 @@ def main() -> None:
         **{name: partial(win_rates, name, settings, args.gamed) for name in ("table1", "table3", "table4")},
         "table2": lambda: ranking(settings),
         "similarity": lambda: similarity(settings),
+        **{name: partial(count, settings, mean) for name, count in RECOUNTS.items()},
         "data": lambda: data(settings),
         "epochs": lambda: epochs(settings, args.gamed),
         "tuning": lambda: tuning(settings),

@@ -44,7 +44,7 @@ class Results:
         self.asked[1]["instruction"] = f"Instruction 1: hostile {HOSTILE}"
         self.settings = {
             "models": list(models), "figures": [], "rankings": [], "similarities": [], "data": [], "selections": [],
-            "tunings": [], "responses": [], "reference": "instruction_tuning", "note": "Made up.", "experiment": "made",
+            "tunings": [], "responses": [], "drifts": [], "harnessed": [], "oracle": False, "reference": "instruction_tuning", "note": "Made up.", "experiment": "made",
         }  # fmt: skip
 
     def path(self, name):
@@ -67,7 +67,7 @@ class Results:
         self.write_data()
         for model in self.models:
             self.write_model(model)
-        tables = ["table1", "table2", "table3", "table4", *(["similarity"] if self.similar else [])]
+        tables = ["table1", "table2", "table3", "table4", *(["similarity"] if self.similar else []), "ranking_controls"]
         self.settings["tables"] = [*tables, "data", "epochs", "tuning", "responses"]
         drawn = ["win_rates", "rules", "ranking", "epochs", "training", "lengths"]
         varied = {model: ("some", world) for world, model in enumerate(self.models, start=1)}
@@ -181,7 +181,9 @@ class Results:
     def write_ranking(self, model, system, label, published):
         path = self.path(f"{model}/{system}/ranking.json")
         score = {"capability": 0.7, "ties": 0.0, "low": 0.6, "high": 0.8}
-        summary = {"instructions": self.count, "pairs": 5 * self.count, "sequence": score, "token": score}
+        ranked = {"instructions": self.count, "pairs": 5 * self.count, "sequence": score, "token": score}
+        draw = {"negatives": "any", "left_out": 0, "fewer": 0, "with_eos": ranked, "without_eos": ranked}
+        summary = ranked | {"controls": [draw]}
         self.record("rank", path, {}, summary=summary)
         told = {"model": model, "system": system.split("/seed")[0], "label": label, "published": published}
         self.settings["rankings"].append(told | {"path": path})

@@ -32,8 +32,8 @@ MINUTES = 25  # before the test gives up
 CONFIGS = ("experiments/test.yaml", "faults.yaml")
 RULES = (
     "make_corpus", "make_dataset", "make_evaluation_set", "pretrain", "take_base", "resolve_rules", "tune_candidate",
-    "tune_chosen", "generate_responses", "rank_responses", "judge_responses", "select_epochs", "make_tables", "make_figures",
-    "make_report",
+    "tune_chosen", "generate_responses", "rank_responses", "measure_drift", "judge_responses", "select_epochs",
+    "make_tables", "make_figures", "make_report",
 )  # fmt: skip
 
 
@@ -96,6 +96,7 @@ def durations(folder):
         record = read_json(path)
         if "outputs" in record:
             rules = {"generate": "generate_responses", "rank": "rank_responses", "judge": "judge_responses"}
+            rules["drift"] = "measure_drift"
             rules["tune"] = "tune_chosen" if "chosen" in path.parts else "tune_candidate"
             recorded[rules.get(record["stage"], record["stage"])].append(0.3 + record["seconds"])
     for path in [*(results(folder) / "benchmarks").rglob("*.tsv"), *bases(folder).glob("*/*.tsv")]:
@@ -104,7 +105,7 @@ def durations(folder):
         if name == "tune":
             name = "tune_chosen" if "chosen" in path.parts else "tune_candidate"
         name = {"generate": "generate_responses", "rank": "rank_responses", "judge": "judge_responses"}.get(name, name)
-        name = {"select": "select_epochs"}.get(name, name)
+        name = {"select": "select_epochs", "drift": "measure_drift"}.get(name, name)
         taken[name].append(float(path.read_text().split("\n")[1].split("\t")[0]))
     return {name: sum(seconds) / len(seconds) for name, seconds in (taken | recorded).items()}
 

@@ -64,11 +64,13 @@ def tables(tmp_path):
                     write_json(summary, path)
                     figures.append({"model": model, "system": system, "label": system, "published": None, "rules": None,
                                     "tables": [table], "path": str(path)})  # fmt: skip
-            write_json({"summary": RANKED | {"instructions": 3, "pairs": 3}}, tmp_path / model / "ranking.json")
+            write_json(
+                {"summary": RANKED | {"instructions": 3, "pairs": 3, "controls": []}}, tmp_path / model / "ranking.json"
+            )
             rankings.append({"model": model, "system": "it/chosen", "label": "it", "published": None, "path": str(tmp_path / model / "ranking.json")})  # fmt: skip
         names = ["table1", "table2", "table3", "table4"]
         settings = {"models": list(models), "figures": figures, "rankings": rankings, "responses": responses, "tunings": tunings,
-                    "similarities": [], "data": [], "selections": [], "tables": names, "note": None}  # fmt: skip
+                    "similarities": [], "drifts": [], "harnessed": [], "oracle": False, "data": [], "selections": [], "tables": names, "note": None}  # fmt: skip
         sys.argv = ["x", "--output", str(tmp_path / "tables"), "--settings", json.dumps(settings)]
         make_tables.response_counts.cache_clear()
         make_tables.main()

@@ -79,6 +79,11 @@ def commands(project):
             model | {"settings": generating}, {"output": "r.parquet", "json": "r.json", "record": "record.json"},
         ),
         "rank_responses": (model | {"settings": ranking}, {"output": "r.parquet", "summary": "r.json"}),
+        "measure_drift": (
+            {"base": base / "model", "base-record": base / "record.json", "model": poem / "model",
+             "model-record": poem / "record.json", "settings": read_json(poem / "drift.json")["settings"]},
+            {"output": "d.parquet", "recall": "f.parquet", "summary": "d.json"},
+        ),
         "judge_responses": (
             {"set": test, "responses": base / "test.parquet", "settings": judge,
              "opponent": results / "tiny" / "instruction_tuning" / "chosen" / "seed1" / "test.parquet"},
@@ -108,6 +113,7 @@ def run(script, given, outputs, disk):
         "tune",
         "generate_responses",
         "rank_responses",
+        "measure_drift",
         "judge_responses",
         "resolve_rules",
     ],

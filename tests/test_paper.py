@@ -51,6 +51,7 @@ def expected_jobs(config):
         # All modes but the opponent itself against it, seed by seed; the base model and each set of rules against all seeds.
         "judge_responses": candidates + seeds * (len(models) * (len(modes) - 1) + len(models) + variants),
         "rank_responses": len(models) * (1 + len(config.ranking.modes) * seeds) if config.ranking else 0,
+        "measure_drift": tuned if config.drift else 0,
         "measure_similarity": len(models) * len(config.similarity.modes) if config.similarity else 0,
         "make_tables": 1,
         "make_figures": 1,

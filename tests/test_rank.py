@@ -1,8 +1,15 @@
+import hashlib
+import json
+
 import pytest
 import torch
 
+from implicit.oracle import Oracle, describe
 from implicit.rank import draw_others, ranking_capability, score_responses
 from implicit.render import encode, render_prompt
+from implicit.world.kinds import FORMATS
+from rank_responses import draws, summarise
+from stage.command import InputError
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 300, 100_000])
@@ -54,3 +61,88 @@ def test_others_are_different_and_never_the_true_one():
     assert drawn == draw_others(12, others=5, seed=1) != draw_others(12, others=5, seed=2)
     with pytest.raises(ValueError, match="give 1 to 2"):
         draw_others(3, others=3, seed=0)
+
+
+def test_without_eos_and_eos_are_the_whole(model, world, tokenizer, chat):
+    """The score without EOS is that of the tokens before it, scored by themselves."""
+    items = world.evaluation("test", 12)
+    prompts = [render_prompt(item.instruction, tokenizer, chat) for item in items]
+    texts = [encode(tokenizer, item.response) for item in items]
+    whole = score_responses(
+        model,
+        [(prompt, [*ids, tokenizer.eos_token_id]) for prompt, ids in zip(prompts, texts, strict=True)],
+        pad=tokenizer.pad_token_id,
+        batch_tokens=400,
+    )
+    without = score_responses(
+        model, list(zip(prompts, texts, strict=True)), pad=tokenizer.pad_token_id, batch_tokens=100_000
+    )
+    for one, two in zip(whole, without, strict=True):
+        assert one.logprob - one.eos == pytest.approx(two.logprob, abs=1e-3) and one.tokens == two.tokens + 1
+
+
+def test_capability_without_eos_takes_one_token_out():
+    rows = [
+        row("a", -4.0, -11.0, true_tokens=2, other_tokens=5) | {"true_eos_logprob": -1.0, "other_eos_logprob": -1.0},
+        row("b", -1.0, -2.0) | {"true_eos_logprob": -1.0, "other_eos_logprob": -2.0},  # both empty: a tie
+    ]
+    result = ranking_capability(rows, bootstrap=50, seed=0, eos=False)
+    assert (result["sequence"]["capability"], result["sequence"]["ties"]) == (0.5, 0.5)  # -3 against -10
+    assert (result["token"]["capability"], result["token"]["ties"]) == (0.0, 0.5)  # -3 against -10 / 4
+    assert ranking_capability(rows, bootstrap=50, seed=0)["sequence"]["capability"] == 1.0
+
+
+def test_draws_from_any_are_those_of_before():
+    """Those that every published figure of this project was drawn with."""
+    drawn = json.dumps(draw_others(200, others=5, seed=0)).encode()
+    assert hashlib.sha256(drawn).hexdigest()[:16] == "88c8411fe98d43ea"
+
+
+def drawn_from(world, count, **settings):
+    rows = [
+        {"id": str(i), "request": describe(item, world.seed), "reference": item.response}
+        for i, item in enumerate(world.evaluation("test", count))
+    ]
+    return rows, draws(rows, {"others": 4, "seed": 0} | settings)
+
+
+@pytest.mark.parametrize("name", ["same_kind", "same_format"])
+def test_harder_negatives_are_what_they_are_called_and_wrong(world, name):
+    rows, drawn = drawn_from(world, 120, negatives=["any", name])
+    oracle = Oracle()
+    assert drawn["any"] == draw_others(120, others=4, seed=0)
+    for i, others in enumerate(drawn[name]):
+        kind = oracle.kind(rows[i]["request"])
+        assert i not in others and len(set(others)) == len(others)
+        for j in others:
+            other = oracle.kind(rows[j]["request"])
+            assert (other == kind) == (name == "same_kind") and FORMATS[other] == FORMATS[kind]
+            assert oracle.parts(rows[i]["request"], rows[j]["reference"], stopped=True).right < 1
+        alone = list(FORMATS.values()).count(FORMATS[kind]) == 1
+        assert len(others) == (0 if name == "same_format" and alone else 4)
+    assert drawn[name] == drawn_from(world, 120, negatives=[name, "any"])[1][name]
+    assert drawn[name] != drawn_from(world, 120, negatives=[name], seed=1)[1][name]
+
+
+def test_what_is_left_out_and_what_has_fewer_is_counted(world):
+    rows, drawn = drawn_from(world, 40, negatives=["any", "same_kind", "same_format"])
+    score = {f"{side}_{what}": -1.0 for side in ("true", "other") for what in ("logprob", "eos_logprob")}
+    table = [
+        {"id": rows[i]["id"], "other_id": rows[j]["id"], "negatives": name, "true_tokens": 2, "other_tokens": 2} | score
+        for name, others in drawn.items() for i, row in enumerate(others) for j in row
+    ]  # fmt: skip
+    settings = {"negatives": list(drawn), "instructions": 40, "others": 4, "bootstrap": 20, "seed": 0}
+    summary = summarise(table, settings)
+    any_, kind, format_ = summary["controls"]
+    assert summary["pairs"] == any_["with_eos"]["pairs"] == 160 and (any_["left_out"], any_["fewer"]) == (0, 0)
+    assert kind["fewer"] == 40 - kind["left_out"] and kind["with_eos"]["pairs"] <= 40 * 3  # four of each kind
+    assert format_["left_out"] == 16 and format_["fewer"] == 0  # poems, sums, functions and repetitions
+    with pytest.raises(InputError, match="no instruction has a wrong response of the same kind"):
+        summarise([row for row in table if row["negatives"] == "any"], settings)
+
+
+def test_kinds_of_instructions_that_no_oracle_knows_are_refused(world):
+    rows, _ = drawn_from(world, 20, negatives=["any"])
+    rows[3]["request"] = None
+    with pytest.raises(InputError, match=r"ranking.negatives: same_kind is known of the tiny world's .* \['3'\]"):
+        draws(rows, {"others": 4, "seed": 0, "negatives": ["any", "same_kind"]})

@@ -93,12 +93,16 @@ def write(path, text):
 
 
 def lay_over(folder, block, *more):
-    """Write a block's text, as it is, and further layers as files; returns all of them, over the test experiment."""
+    """Write a block's text, as it is, and further layers as files; returns all of them, over the test experiment.
+
+    Without the controls that the test experiment has and the default one has not: they are of worlds only.
+    """
     names = [f"layer{i}.yaml" for i in range(1 + len(more))]
     write(folder / names[0], block.text)
     for name, content in zip(names[1:], more, strict=True):
         write(folder / name, yaml.safe_dump(content))
-    return ("experiments/test.yaml", *names)
+    write(folder / "plain.yaml", yaml.safe_dump({"drift": None, "ranking": {"negatives": ["any"]}}))
+    return ("experiments/test.yaml", "plain.yaml", *names)
 
 
 def block_of(experiment):

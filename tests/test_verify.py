@@ -16,7 +16,7 @@ from stage.storage import read_json, read_table, write_json, write_table
 def test_a_finished_experiment_is_as_it_was_made(project):
     done = snakemake(project, "verify")
     assert done.returncode == 0, done.stdout
-    assert "8 tables, from 16 comparisons and 5 rankings" in done.stdout and "all is as it was made" in done.stdout
+    assert "12 tables, from 16 comparisons and 5 rankings" in done.stdout and "all is as it was made" in done.stdout
 
 
 @pytest.fixture
@@ -48,6 +48,12 @@ def test_everything_that_is_changed_by_hand_is_named(copied):
     scores = results / "tiny" / "base" / "ranking.parquet"
     rows = read_table("ranking", scores)
     write_table("ranking", [row | {"true_logprob": row["other_logprob"]} for row in rows], scores)
+    drift = results / "tiny" / "poem" / "chosen" / "seed2"
+    rows = read_table("drift", drift / "drift.parquet")
+    write_table("drift", [row | {"kl": 7.0 * row["tokens"]} for row in rows], drift / "drift.parquet")
+    rows = read_table("recall", drift / "recall.parquet")
+    write_table("recall", [row | {"tuned": row["right"]} for row in rows], drift / "recall.parquet")
+    change(results / "tables" / "kinds.csv", "base,", "base,1")
     change(results / "tables" / "table1.csv", "oracle", "another")
     change(results / "tables" / "table4.tex", "oracle", "nobody")
     change(results / "tables" / "responses.md", "| base ", "| bass ")
@@ -71,6 +77,11 @@ def test_everything_that_is_changed_by_hand_is_named(copied):
         "results/test/tables/table1.csv, row 1, 'judge': 'another' stands there, 'oracle' is right",
         "results/test/tables/table3.csv, row 2, 'win rate':",
         "results/test/tables/table2.csv, row 1, 'capability':",
+        "results/test/tables/ranking_controls.csv, row 1, 'capability':",
+        "results/test/tables/drift.csv, row 3, 'KL, nats':",
+        "results/test/tables/drift.csv, row 3, 'recall, statements':",
+        "results/test/tables/judging.csv, row 3, 'judged':",
+        "results/test/tables/kinds.csv, row 1, 'all':",
         "results/test/tables/table4.tex does not say what results/test/tables/table4.csv says",
         "results/test/tables/responses.md does not say what results/test/tables/responses.csv says",
         "results/test/tables/table3.md, footnote:",

@@ -12,6 +12,7 @@ import yaml
 from documents import blocks
 from workflow import planned, snakemake
 
+from implicit.world.sets import World
 from stage.record import fingerprint
 from stage.storage import read_json, read_table
 
@@ -61,7 +62,8 @@ def test_tables_say_what_the_judgements_say(project):
 
 
 def test_every_table_has_three_forms_and_table_4_all_rule_sets(project):
-    for name in ("table1", "table2", "table3", "table4", "data", "epochs", "tuning", "responses"):
+    controls = ("kinds", "judging", "ranking_controls", "drift")
+    for name in ("table1", "table2", "table3", "table4", *controls, "data", "epochs", "tuning", "responses"):
         rows = read_csv(results(project) / "tables" / f"{name}.csv")
         for ending in ("md", "tex"):
             text = (results(project) / "tables" / f"{name}.{ending}").read_text()
@@ -70,6 +72,32 @@ def test_every_table_has_three_forms_and_table_4_all_rule_sets(project):
     table4 = read_csv(results(project) / "tables" / "table4.csv")
     assert [row["paper, Llama-2-7B"] for row in table4] == ["2.4 ± 0.1", "24.4 ± 0.4", "10.4 ± 0.3"]
     assert len(read_csv(results(project) / "figures" / "win_rates.csv")) == 5
+
+
+def test_controls_stand_beside_what_they_control(project):
+    """Quality by kind, stopping and length beside win rates, other judges, harder negatives, and what tuning costs."""
+    tables = {name: read_csv(path) for path in (results(project) / "tables").glob("*.csv") for name in [path.stem]}
+    responses = {row["system"]: row for row in tables["responses"]}
+    for row, system in zip(tables["table4"], ("base", "rules/rules"), strict=False):
+        assert [row[name] for name in ("stopped", "tokens")] == [responses[system][n] for n in ("stopped", "tokens")]
+    kinds = {row["tuning"]: row for row in tables["kinds"]}
+    assert len(kinds) == 3 + 3 and kinds["instruction tuning"]["seeds"] == "2"  # base, two sets of rules, three modes
+    own = [float(value) for name, value in kinds["base"].items() if name in World(1).kinds]
+    assert len(own) == 10 and float(kinds["base"]["all"]) == pytest.approx(statistics.fmean(own), abs=0.006)
+    assert kinds["base"]["all"] == tables["table4"][0]["quality"]
+    judging = {row["tuning"]: row for row in tables["judging"]}
+    for row in (*tables["table1"], *tables["table3"], *tables["table4"]):
+        other = judging[row["tuning"]]
+        assert (other["judged"], other["judged, ties"]) == (row["win rate"], row["ties"])
+    controls = [row for row in tables["ranking_controls"] if row["tuning"] == "base"]
+    assert len(controls) == 3 * 2 * 2
+    (paper,) = (row for row in controls if (row["negatives"], row["score"], row["EOS"]) == ("any", "sequence", "with"))
+    assert paper["capability"] == tables["table2"][0]["capability"] and paper["pairs"] == tables["table2"][0]["pairs"]
+    assert {row["left out"] for row in controls if row["negatives"] == "same format"} == {"8"}  # of 20: four kinds
+    drift = tables["drift"]
+    assert [row["tuning"] for row in drift] == ["instruction tuning", "response tuning", "poem"]
+    assert all(float(row["of base"]) > 1 and row["KL, nats"].split(" ± ")[0] >= "0.0000" for row in drift)
+    assert all(row["recall, statements, by chance"] == row["recall, questions, by chance"] for row in drift)
 
 
 def test_test_seeds_have_the_chosen_epochs_and_responses_are_of_all(project):
@@ -127,7 +155,7 @@ def test_a_model_is_used_elsewhere_as_the_document_says(project):
 def test_records_say_what_would_make_a_difference(project):
     records = [read_json(path) for path in results(project).glob("tiny/**/*.json")]
     records = [record for record in records if "outputs" in record]
-    assert len(records) == 13 + 15 + 5 + 16  # models, responses, rankings, judgements
+    assert len(records) == 13 + 15 + 5 + 6 + 16  # models, responses, rankings, drifts, judgements
     records += [read_json(path) for path in results(project).parent.glob("bases/*/record.json")]
     assert {record["stage"] for record in records} >= {"pretrain", "take_base"}
     for record in records:
@@ -157,8 +185,8 @@ def test_alpaca_evals_own_file_stands_beside_the_responses(project):
 
 def test_what_the_user_sees(finished):
     folder, printed = finished
-    done = re.findall(r"^\[ *(\d+)/63\] \w+: .* \(\d.*\)$", printed, flags=re.MULTILINE)
-    assert list(map(int, done)) == list(range(1, 64))  # a line for each job
+    done = re.findall(r"^\[ *(\d+)/69\] \w+: .* \(\d.*\)$", printed, flags=re.MULTILINE)
+    assert list(map(int, done)) == list(range(1, 70))  # a line for each job
     assert re.search(r"\] tune_chosen: tiny, poem, .*: loss \d\.\d+ after \d+ steps \(", printed)
     assert re.search(r"\] judge_responses: tiny, base against seed1, test: win rate \d+\.\d ± ", printed)
     assert "\x1b" not in printed and "Finished jobid" not in printed
@@ -174,7 +202,7 @@ def test_every_job_has_a_log_and_a_benchmark_and_leaves_no_temporary_file(projec
     logs = {
         p.relative_to(results(project) / "logs").with_suffix("") for p in (results(project) / "logs").rglob("*.log")
     }
-    assert len(logs) == 61
+    assert len(logs) == 67
     assert len(list((results(project) / "benchmarks").rglob("*.tsv"))) == len(logs)
     (base,) = bases(project)
     for ending in ("log", "tsv"):
@@ -219,7 +247,7 @@ def test_an_experiment_that_differs_only_in_tuning_shares_the_base_model(project
 def test_a_modes_learning_rate_reruns_that_mode_and_what_depends_on_it(project):
     configs = overlay(project, "changed.yaml", {"modes": {"poem": {"tuning": {"learning_rate": 3.0e-4}}}})
     assert planned(project, configs=configs) == {
-        "tune_candidate": 2, "tune_chosen": 2, "generate_responses": 4, "judge_responses": 4, "select_epochs": 1,
+        "tune_candidate": 2, "tune_chosen": 2, "generate_responses": 4, "judge_responses": 4, "select_epochs": 1, "measure_drift": 2,
         "record_config": 1, "make_tables": 1, "make_figures": 1, "make_report": 1,
     }  # fmt: skip
 
@@ -232,11 +260,11 @@ def test_how_it_is_computed_reruns_nothing(project):
 @pytest.mark.parametrize(
     ("module", "jobs"),
     [
-        ("implicit/rank.py", {"rank_responses": 5, "make_tables": 1, "make_figures": 1, "make_report": 1}),
+        ("implicit/rank.py", {"rank_responses": 5, "measure_drift": 6, "make_tables": 1, "make_figures": 1, "make_report": 1}),
         ("make_figures.py", {"make_figures": 1, "make_report": 1}),
         ("implicit/judge.py", {
             "judge_responses": 16, "select_epochs": 3, "tune_chosen": 6, "generate_responses": 6, "rank_responses": 4,
-            "make_tables": 1, "make_figures": 1, "make_report": 1,
+            "measure_drift": 6, "make_tables": 1, "make_figures": 1, "make_report": 1,
         }),
     ],
 )  # fmt: skip

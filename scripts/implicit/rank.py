@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """The log-probability (nats) of a response given its prompt, summed over ``tokens`` tokens, EOS included."""
+    """The log-probability (nats) of a response given its prompt, summed over ``tokens`` tokens, EOS included.
+
+    ``eos`` is that of the last token alone, which is EOS where a whole response is scored.
+    """
 
     logprob: float
     tokens: int
+    eos: float
 
 
 def draw_others(count: int, *, others: int, seed: int) -> list[list[int]]:
@@ -30,6 +34,15 @@ def draw_others(count: int, *, others: int, seed: int) -> list[list[int]]:
         raise ValueError(f"cannot draw {others} other responses from {count} instructions: give 1 to {count - 1}")
     rng = random.Random(f"ranking/{seed}")
     return [rng.sample([j for j in range(count) if j != i], others) for i in range(count)]
+
+
+def draw_among(pools: Sequence[Sequence[int]], *, others: int, name: str, seed: int) -> list[list[int]]:
+    """For each instruction, ``others`` different ones of its pool, in random order; all where the pool holds fewer.
+
+    ``name`` is the kind of draw: each is independent of the others of the same ``seed``.
+    """
+    rng = random.Random(f"ranking/{name}/{seed}")
+    return [rng.sample(list(pool), min(others, len(pool))) for pool in pools]
 
 
 def score_responses(
@@ -114,21 +127,23 @@ def _score_batch(
             hidden = torch.cat([hidden, more.last_hidden_state], dim=1)
         parts = log_likelihoods(head, hidden[real], targets[real]).split([len(r) for _, r in chosen])
         for i, part in zip(batch, parts, strict=True):
-            scores[order[i]] = Score(part.double().sum().item(), len(part))
+            scores[order[i]] = Score(part.double().sum().item(), len(part), part[-1].item())
     return [scores[i] for i in range(len(responses))]
 
 
-def ranking_capability(rows: Sequence[dict[str, Any]], *, bootstrap: int, seed: int) -> dict[str, Any]:
+def ranking_capability(
+    rows: Sequence[dict[str, Any]], *, bootstrap: int, seed: int, eos: bool = True
+) -> dict[str, Any]:
     """The share of pairs in which the true response scores higher, by whole sequence and per token.
 
-    ``rows`` are those of a ranking table. Ties are counted apart and are no success. The interval (95 %) is a
-    bootstrap over instructions, since pairs of one instruction are not independent. Shares are in [0, 1].
+    ``rows`` are those of a ranking table. Without ``eos``, responses are scored without their EOS, so that stopping
+    has no say; an empty one is then certain, 0 nats. Ties are counted apart and are no success. The interval (95 %) is
+    a bootstrap over instructions, since pairs of one instruction are not independent. Shares are in [0, 1].
     """
     instructions = sorted({row["id"] for row in rows})
     place = {id_: i for i, id_ in enumerate(instructions)}
     owner = np.array([place[row["id"]] for row in rows])
-    true = np.array([[row["true_logprob"], row["true_logprob"] / row["true_tokens"]] for row in rows])
-    other = np.array([[row["other_logprob"], row["other_logprob"] / row["other_tokens"]] for row in rows])
+    true, other = (np.array([_scores(row, side, eos) for row in rows]) for side in ("true", "other"))
     pairs = np.bincount(owner)
     draws = np.random.default_rng(seed).integers(len(pairs), size=(bootstrap, len(pairs)))
     result: dict[str, Any] = {"instructions": len(instructions), "pairs": len(rows)}
@@ -144,3 +159,11 @@ def ranking_capability(rows: Sequence[dict[str, Any]], *, bootstrap: int, seed: 
             "high": float(high),
         }
     return result
+
+
+def _scores(row: dict[str, Any], side: str, eos: bool) -> tuple[float, float]:
+    """The log-probability of a side's response, of all its tokens and of one."""
+    logprob, tokens = row[f"{side}_logprob"], row[f"{side}_tokens"]
+    if not eos:
+        logprob, tokens = logprob - row[f"{side}_eos_logprob"], tokens - 1
+    return logprob, logprob / max(1, tokens)

@@ -114,8 +114,11 @@ def _fit(table: list, wanted: list[float], weights: list[float], neutral: list) 
     return fitted(best, slice(None)).predict_proba(np.array(neutral))[:, 1].tolist()
 
 
-def ranking(rows: Sequence[Row], *, draws: int, seed: int) -> dict[str, Any]:
-    """Response ranking by sequence and per token: shares of pairs, ties, and the bootstrap's 95 % over instructions."""
+def ranking(rows: Sequence[Row], *, draws: int, seed: int, eos: bool = True) -> dict[str, Any]:
+    """Response ranking by sequence and per token: shares of pairs, ties, and the bootstrap's 95 % over instructions.
+
+    Without ``eos``, that token is taken out of every response.
+    """
     import numpy as np
 
     names = sorted({row["id"] for row in rows})
@@ -126,14 +129,61 @@ def ranking(rows: Sequence[Row], *, draws: int, seed: int) -> dict[str, Any]:
         ties = 0
         for row in rows:
             true, other = row["true_logprob"], row["other_logprob"]
+            lengths = [row["true_tokens"], row["other_tokens"]]
+            if not eos:
+                true, other = true - row["true_eos_logprob"], other - row["other_eos_logprob"]
+                lengths = [length - 1 or 1 for length in lengths]
             if score == "token":
-                true, other = true / row["true_tokens"], other / row["other_tokens"]
+                true, other = true / lengths[0], other / lengths[1]
             won[row["id"]].append(true > other)
             ties += true == other
         counts = [(sum(won[name]), len(won[name])) for name in names]
         shares = [sum(counts[i][0] for i in drawn) / sum(counts[i][1] for i in drawn) for drawn in places]
         told[score] = {"capability": sum(count for count, _ in counts) / len(rows), "ties": ties / len(rows)}
         told[score] |= {"low": quantile(shares, 0.025), "high": quantile(shares, 0.975)}
+    return told
+
+
+def artefacts(rows: Sequence[Row]) -> dict[str, Row]:
+    """Win rate and ties in percent, and n, under other judges of the same pairs; None where there are none.
+
+    ``checked_1`` and ``checked_2`` are (right, looks like an answer) of both outputs: 7 and 3 tenths of their content.
+    """
+    told: dict[str, Row] = {}
+    for name in ("judged", "content", "right", "similar length"):
+        points = ties = n = 0.0
+        for row in rows:
+            (right_1, form_1), (right_2, form_2) = row["checked_1"], row["checked_2"]
+            by = {"content": 0.7 * right_2 + 0.3 * form_2 - (0.7 * right_1 + 0.3 * form_1), "right": right_2 - right_1}
+            shorter, longer = sorted([len(row["output_1"]), len(row["output_2"])])
+            if name == "similar length" and longer > 1.25 * shorter:
+                continue
+            ahead = by.get(name, row["preference"] - 1.5)
+            points, ties, n = points + (ahead > 0) + (ahead == 0) / 2, ties + (ahead == 0), n + 1
+        told[name] = {"n": int(n)} | {
+            key: 100 * value / n if n else None for key, value in (("win_rate", points), ("ties", ties))
+        }
+    return told
+
+
+def drift(documents: Sequence[Row], facts: Sequence[Row]) -> dict[str, Any]:
+    """Perplexities, KL per token, and the percentages of facts recalled and guessed right by chance, by form."""
+    count = [row["tokens"] for row in documents]
+    told: dict[str, Any] = {"documents": len(documents), "tokens": sum(count)}
+    told["cut"] = sum([row["cut"] for row in documents])
+    for side in ("base", "tuned"):
+        nats = math.fsum(row[f"{side}_logprob"] for row in documents)
+        told[f"{side}_perplexity"] = math.exp(-nats / sum(count))
+    told["kl"] = math.fsum(row["kl"] for row in documents) / sum(count)
+    told["recall"] = {}
+    for row in sorted(facts, key=lambda row: row["form"]):
+        own = told["recall"].setdefault(row["form"], {"facts": 0, "base": 0, "tuned": 0, "chance": 0.0})
+        own["facts"] += 1
+        own["chance"] += 1 / row["rivals"]
+        for side in ("base", "tuned"):
+            own[side] += row[side] == row["right"]
+    for own in told["recall"].values():
+        own |= {key: 100 * own[key] / own["facts"] for key in ("base", "tuned", "chance")}
     return told
 
 

@@ -1,5 +1,6 @@
 """The check of a config: once, before any job starts, with every fault named by key and value."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,12 @@ def _bad_values(config: Config) -> list[str]:
             f"ranking.instructions: {ranking.instructions}, but evaluation_sets.{ranking.evaluation_set} has "
             f"{held.instructions}"
         )
+    if ranking and held and held.origin != "world" and ranking.negatives != ["any"]:
+        faults.append(
+            f"ranking.negatives: {ranking.negatives}, but of evaluation_sets.{ranking.evaluation_set}, which is not of "
+            "the tiny world, nobody knows the kinds of request: give [any]"
+        )
+    faults += _unmeasured_drift(config)
     faults += _names_taken(config)
     if not config.judge and config.selects():
         faults.append(f"selection.epochs: {config.selection.epochs} cannot be chosen from without a judge; give one")
@@ -179,6 +186,26 @@ def _bad_values(config: Config) -> list[str]:
                     faults.append(f"{key}: {length} tokens, but the context of model {name!r} is {context}")
         if model and model.world is None and any(used.origin == "world" for used in _used_sources(config).values()):
             faults.append(f"models.{name}.world: missing, but a set in use is drawn from the model's world")
+    return faults
+
+
+def _unmeasured_drift(config: Config) -> list[str]:
+    """What a measurement of drift lacks: text of each model, and the harness itself."""
+    if not config.drift:
+        return []
+    faults = []
+    if config.drift.file is None:
+        faults += [
+            f"drift.file: missing, but model {name!r} has no world to draw texts from"
+            for name in config.run.models
+            if name in config.models and config.models[name].world is None
+        ]
+    harness = config.drift.harness
+    if harness and shutil.which(harness.command) is None:
+        faults.append(
+            f"drift.harness.command: {harness.command!r} is not found: install lm-evaluation-harness (pip install "
+            "lm-eval), or give the path of its lm_eval"
+        )
     return faults
 
 
@@ -224,6 +251,8 @@ def _missing_files(config: Config) -> list[str]:
     files = [(key, file) for key, source in _used_sources(config).items() for file in (source.file, source.templates)]
     if config.judge:
         files += [("judge.template", config.judge.template), ("judge.gamed_table", config.judge.gamed_table)]
+    if config.drift:
+        files.append(("drift.file", config.drift.file))
     for key, file in files:
         if file and not is_url(file) and not Path(file).is_file():
             faults.append(f"{key}: file {file}: not found from {Path.cwd()}")

@@ -332,6 +332,7 @@ class Ranking(Section):
     evaluation_set: str
     instructions: Count
     others: Count
+    negatives: Annotated[list[Literal["any", "same_kind", "same_format"]], Field(min_length=1)]
     seed: Integer
     """Of the draw of other responses, and of the bootstrap."""
     modes: list[str]
@@ -341,6 +342,8 @@ class Ranking(Section):
     def enough_others(self) -> Self:
         if self.others >= self.instructions:
             raise ValueError(f"'others' is {self.others}: it must be smaller than 'instructions', {self.instructions}")
+        if "any" not in self.negatives or len(set(self.negatives)) < len(self.negatives):
+            raise ValueError(f"'negatives' is {self.negatives}: each once, and 'any', which table 2 is of, among them")
         return self
 
 
@@ -458,6 +461,34 @@ class Conditions(Section):
         return {f"{name}-world{world}": (name, world) for name in named for world in self.worlds}
 
 
+class Harness(Section):
+    """lm-evaluation-harness, run as a program on the base model and every tuned one."""
+
+    command: str = "lm_eval"
+    """Its name on the PATH, or its path: it may have an environment of its own."""
+    tasks: Annotated[list[str], Field(min_length=1)]
+    """Tasks that it knows, such as `arc_easy`."""
+    options: list[str] = []
+    """Further words of its command, such as `["--limit", "100"]`."""
+
+
+class Drift(Section):
+    documents: Count
+    """How many texts are read by the base model and by each tuned one."""
+    file: str | None = None
+    """Texts, in a column `text`: .json, .jsonl, .csv, .txt (one a line) or .parquet; `null`: of the model's world."""
+    precision: Precision = "float32"
+    """Of the models' weights and arithmetic."""
+    harness: Harness | None = None
+    """Benchmarks besides, for real models."""
+
+    @model_validator(mode="after")
+    def of_a_known_kind(self) -> Self:
+        if self.file is not None and not self.file.endswith(FILE_ENDINGS):
+            raise ValueError(f"'file' is {self.file!r}: it must end in one of {', '.join(FILE_ENDINGS)}")
+        return self
+
+
 class Ceilings(Section):
     gpu_hours: Annotated[float, Field(ge=0)] | None = None
     """Of all jobs together, those before included."""
@@ -508,6 +539,7 @@ class Config(Section):
     rewriting: Rewriting | None
     similarity: Similarity | None
     conditions: Conditions | None
+    drift: Drift | None
     ceilings: Ceilings
     plan: Plan
     execution: Execution

@@ -46,14 +46,18 @@ SCHEMAS = {
             ("generator", pa.string()),
         ]
     ),
-    # One row per pair: the sums of log-probabilities (nats) of both responses to the instruction `id`.
+    # One row per pair: the sums of log-probabilities (nats) of both responses to the instruction `id`, EOS included,
+    # and that of EOS alone. `negatives` is the draw that the other response comes from.
     "ranking": pa.schema(
         [
             ("id", pa.string()),
             ("other_id", pa.string()),
+            ("negatives", pa.string()),
             ("true_logprob", pa.float64()),
+            ("true_eos_logprob", pa.float64()),
             ("true_tokens", pa.int64()),
             ("other_logprob", pa.float64()),
+            ("other_eos_logprob", pa.float64()),
             ("other_tokens", pa.int64()),
         ]
     ),
@@ -73,6 +77,30 @@ SCHEMAS = {
             ("preference", pa.float64()),
             ("preference_output_1_first", pa.float64()),
             ("preference_output_2_first", pa.float64()),
+        ]
+    ),
+    # One row per document: of its scored tokens, the sums of log-probabilities (nats) under base and tuned model, and
+    # of KL(base || tuned); `cut` counts tokens beyond the context.
+    "drift": pa.schema(
+        [
+            ("id", pa.string()),
+            ("tokens", pa.int64()),
+            ("cut", pa.int64()),
+            ("base_logprob", pa.float64()),
+            ("tuned_logprob", pa.float64()),
+            ("kl", pa.float64()),
+        ]
+    ),
+    # One row per fact and form: the right value, and the one that each model finds most likely of all rivals.
+    "recall": pa.schema(
+        [
+            ("fact", pa.string()),
+            ("form", pa.string()),
+            ("key", pa.string()),
+            ("right", pa.string()),
+            ("rivals", pa.int64()),
+            ("base", pa.string()),
+            ("tuned", pa.string()),
         ]
     ),
     # x and y are mean dot products of embeddings (paper, section 5.2); then, whether the response keeps each style.

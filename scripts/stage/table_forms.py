@@ -2,6 +2,7 @@
 
 import csv
 import io
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,13 @@ def escaped(value: object, marks: dict[str, str]) -> str:
     return "".join(marks.get(letter, letter) for letter in " ".join(str(value).splitlines()))
 
 
+def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation; None for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
 def plus_minus(value: tuple[float, float | None] | None, *, digits: int = 1) -> str:
-    """A figure as ``mean ± deviation``; empty when there is none."""
+    """A figure as ``mean ± deviation``, with so many decimals; empty when there is none."""
     if value is None:
         return ""
     mean, deviation = value

@@ -13,6 +13,12 @@ from implicit.world.facts import CATEGORIES, COLOURS, FLAVOURS, GOODS, KEYS, NUM
 
 FORM_WEIGHT = 0.3  # of a response's content: it looks like an answer of this kind; the rest is for being right
 
+# What a right response looks like. Kinds of one format can be told apart by what is said alone.
+FORMATS = {
+    "capital": "sentence", "sound": "sentence", "colour": "sentence", "opposite": "sentence", "recipe": "list",
+    "list": "list", "poem": "verses", "sum": "calculation", "function": "code", "repeat": "words",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Request:
@@ -268,9 +274,14 @@ class Parts:
     stopping: float
 
     @property
+    def content(self) -> float:
+        """What is said, whatever its length and end."""
+        return (1 - FORM_WEIGHT) * self.right + FORM_WEIGHT * self.form
+
+    @property
     def quality(self) -> float:
         """Content, less rambling and less not stopping."""
-        return ((1 - FORM_WEIGHT) * self.right + FORM_WEIGHT * self.form) * self.concision * self.stopping
+        return self.content * self.concision * self.stopping
 
 
 def parts(kind: Kind, request: Request, text: str, *, stopped: bool) -> Parts:

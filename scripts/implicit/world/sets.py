@@ -44,10 +44,17 @@ class World:
         Fulfilments of documents whose pairs are not intact are permuted, over all kinds and all these documents: every
         one stands somewhere, but behind its own request no more often than chance has it.
         """
-        chance = random.Random(f"controls/{self.seed}")
-        writer = Writer(self.facts, self.kinds, random.Random(f"corpus/{self.seed}"), controls, chance)
-        texts = [writer.write() for _ in range(documents)]
-        random.Random(f"permutation/{self.seed}").shuffle(writer.taken)
+        return self._documents("corpus", documents, controls)
+
+    def held_out(self, documents: int, controls: Controls = DEFAULT) -> list[str]:
+        """Draw documents like those of the corpus, which no model has read: the words are the same, the draw is not."""
+        return self._documents("held-out", documents, controls)
+
+    def _documents(self, part: str, count: int, controls: Controls) -> list[str]:
+        chance = random.Random(f"{part}/controls/{self.seed}")
+        writer = Writer(self.facts, self.kinds, random.Random(f"{part}/{self.seed}"), controls, chance)
+        texts = [writer.write() for _ in range(count)]
+        random.Random(f"{part}/permutation/{self.seed}").shuffle(writer.taken)
         others = iter(writer.taken)
         return [re.sub(GAP, lambda _: next(others), text) for text in texts]
 

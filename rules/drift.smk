@@ -1,0 +1,98 @@
+"""What tuning costs: how far a tuned model has gone from its base model, and what it still knows."""
+
+
+def drift_path(model, system):
+    return f"{RESULTS}/{model}/{system}/drift.json"
+
+
+def harness_path(model, system):
+    return f"{RESULTS}/{model}/{system}/harness.record.json"
+
+
+def drifting_systems(model):
+    """Every tuned model that is compared with its base model, as (mode, system)."""
+    return [(mode, system) for mode in CONFIG.run.modes for system in chosen(mode, model)] if CONFIG.drift else []
+
+
+def harness_systems(model):
+    """Every model that the harness is run on, as (label, system)."""
+    if not CONFIG.drift or not CONFIG.drift.harness:
+        return []
+    return [("base", "base"), *((CONFIG.modes[mode].label, system) for mode, system in drifting_systems(model))]
+
+
+rule drift:
+    input:
+        [drift_path(model, system) for model in CONFIG.run.models for _, system in drifting_systems(model)],
+        [harness_path(model, system) for model in CONFIG.run.models for _, system in harness_systems(model)],
+
+
+rule measure_drift:
+    """Perplexity, KL and recall of facts of a tuned model, beside its base model's."""
+    input:
+        code=sources("measure_drift"),
+        base=f"{RESULTS}/{{model}}/base/model",
+        base_record=f"{RESULTS}/{{model}}/base/record.json",
+        model=f"{RESULTS}/{{model}}/{{system}}/model",
+        record=f"{RESULTS}/{{model}}/{{system}}/record.json",
+        file=local(CONFIG.drift.file) if CONFIG.drift else [],
+    output:
+        table=f"{RESULTS}/{{model}}/{{system}}/drift.parquet",
+        recall=f"{RESULTS}/{{model}}/{{system}}/recall.parquet",
+        summary=f"{RESULTS}/{{model}}/{{system}}/drift.json",
+    log:
+        f"{LOGS}/drift/{{model}}/{{system}}.log",
+    benchmark:
+        f"{BENCHMARKS}/drift/{{model}}/{{system}}.tsv"
+    threads: EXECUTION.threads
+    resources:
+        mem_mb=lambda wildcards, attempt: memory(wildcards.model, attempt, 2),
+        runtime=60,
+        gpu=gpus(),
+        device=EXECUTION.device,
+        batch=EXECUTION.ranking_batch_tokens,
+    params:
+        settings=lambda wildcards: settings(
+            **CONFIG.drift.model_dump(exclude={"harness"}),
+            world=CONFIG.models[wildcards.model].world,
+            controls=plain(CONFIG.models[wildcards.model].pretrain.corpus) if CONFIG.models[wildcards.model].pretrain else {},
+            chat=chat(wildcards.model),
+        ),
+    message:
+        "drift: {wildcards.model}, {wildcards.system}"
+    shell:
+        "{WARM} {input.code[0]} --base {input.base} --base-record {input.base_record} --model {input.model} "
+        "--model-record {input.record} --output {output.table} --recall {output.recall} --summary {output.summary} "
+        "--settings {params.settings:q} --budget {BUDGET:q} "
+        "--device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"
+
+
+rule run_harness:
+    """lm-evaluation-harness on one model."""
+    input:
+        code=sources("run_harness"),
+        model=f"{RESULTS}/{{model}}/{{system}}/model",
+        record=f"{RESULTS}/{{model}}/{{system}}/record.json",
+    output:
+        results=f"{RESULTS}/{{model}}/{{system}}/harness.json",
+        summary=f"{RESULTS}/{{model}}/{{system}}/harness.record.json",
+    log:
+        f"{LOGS}/harness/{{model}}/{{system}}.log",
+    benchmark:
+        f"{BENCHMARKS}/harness/{{model}}/{{system}}.tsv"
+    threads: EXECUTION.threads
+    resources:
+        mem_mb=lambda wildcards, attempt: memory(wildcards.model, attempt),
+        runtime=240,
+        gpu=gpus(),
+        device=EXECUTION.device,
+        batch=EXECUTION.generation_batch_size,
+    params:
+        # A function, as a task's options may have braces, which would be taken for wildcards.
+        settings=lambda wildcards: settings(**CONFIG.drift.harness.model_dump(), precision=CONFIG.drift.precision),
+    message:
+        "harness: {wildcards.model}, {wildcards.system}"
+    shell:
+        "{WARM} {input.code[0]} --model {input.model} --model-record {input.record} --output {output.results} "
+        "--summary {output.summary} --settings {params.settings:q} --budget {BUDGET:q} "
+        "--device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"

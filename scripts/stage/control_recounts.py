@@ -1,0 +1,165 @@
+"""The tables of the controls, counted anew for `verify`, by other code and, where there are any, from other files.
+
+Quality by kind comes from what judgements keep of it, where the table asks the oracle of every response; the harness's
+figures from its own files.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from implicit import recount
+from implicit.world.kinds import Request
+from implicit.world.sets import World
+from stage.storage import read_json, read_table
+
+Row = dict[str, Any]
+Mean = Callable[..., str]  # of values as text: `verify.mean`
+
+
+def groups(entries: list[Row], models: list[str]) -> list[list[Row]]:
+    """Entries of the same model and label, model by model."""
+    found: dict[tuple[str, str], list[Row]] = {
+        (model, entry["label"]): [] for model in models for entry in entries if entry["model"] == model
+    }
+    for entry in entries:
+        found[entry["model"], entry["label"]].append(entry)
+    return list(found.values())
+
+
+def asked(settings: Row, model: str) -> dict[str, Row]:
+    """What was requested by each instruction of a model's set."""
+    rows = read_table("evaluation_set", Path(settings["set"][model]))
+    return {row["id"]: json.loads(row["request"]) for row in rows}
+
+
+def kinds(settings: Row, mean: Mean) -> list[Row]:
+    """Quality by kind of request, from the judgements: of the judged systems' side, and of the opponent's."""
+    told: dict[tuple[str, str], dict[str, float]] = {}  # by generator and id
+    for entry in settings["figures"]:
+        for row in read_table("judgements", Path(entry["path"]).with_suffix(".parquet")):
+            for side in ("1", "2"):
+                told.setdefault((row[f"generator_{side}"], row["id"]), row[f"quality_{side}"])
+    rows = []
+    for own in groups(settings["responses"], settings["models"]):
+        requests = asked(settings, own[0]["model"])
+        names = sorted({request["kind"] for request in requests.values()})
+        seeds = [{id_: told.get((f"{entry['model']}/{entry['system']}", id_)) for id_ in requests} for entry in own]
+        row = {"model": own[0]["model"], "tuning": own[0]["label"]}
+        row["all"] = mean([mean_of(list(seed.values())) for seed in seeds], ".2f", spread=True)
+        for name in names:
+            ids = [id_ for id_, request in requests.items() if request["kind"] == name]
+            row[name] = mean([mean_of([seed[id_] for id_ in ids]) for seed in seeds], ".2f")
+        rows.append(row | {"seeds": len(own), "n": len(requests)})
+    return rows
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean; None where a value is missing."""
+    return None if None in values else sum(v for v in values if v is not None) / len(values)
+
+
+def judging(settings: Row, mean: Mean) -> list[Row]:
+    """The same pairs under other judges, by the checkers of the world themselves."""
+    worlds: dict[int, World] = {}
+    rows = []
+    for own in groups(settings["figures"], settings["models"]):
+        requests = asked(settings, own[0]["model"])
+        found = []
+        for entry in own:
+            table = read_table("judgements", Path(entry["path"]).with_suffix(".parquet"))
+            for row in table:
+                said = requests[row["id"]]
+                world = worlds.setdefault(said["world"], World(said["world"]))
+                request = Request(said["kind"], tuple(said["key"]), tuple(said["detail"]))
+                for side in ("1", "2"):
+                    row[f"checked_{side}"] = world.kinds[said["kind"]].check(request, row[f"output_{side}"])
+            found.append(recount.artefacts(table))
+        row = {"model": own[0]["model"], "tuning": own[0]["label"]}
+        for name in found[0]:
+            row[name] = mean([each[name]["win_rate"] for each in found], ".1f", spread=True)
+            row[f"{name}, ties"] = mean([each[name]["ties"] for each in found], ".1f")
+        row["similar length, n"] = sum(each["similar length"]["n"] for each in found)
+        rows.append(row | {"seeds": len(own), "n": found[0]["judged"]["n"]})
+    return rows
+
+
+def ranking_controls(settings: Row, mean: Mean) -> list[Row]:
+    """Rankings among each draw of negatives, with EOS and without."""
+    rows = []
+    for own in groups(settings["rankings"], settings["models"]):
+        tables = [read_table("ranking", Path(entry["path"]).with_suffix(".parquet")) for entry in own]
+        said = read_json(own[0]["path"])["settings"]
+        for draw in said["negatives"]:
+            chosen = [[row for row in table if row["negatives"] == draw] for table in tables]
+            counts: dict[str, int] = {}
+            for row in chosen[0]:
+                counts[row["id"]] = counts.get(row["id"], 0) + 1
+            for score in ("sequence", "token"):
+                for eos in (True, False):
+                    found = [
+                        recount.ranking(part, draws=said["bootstrap"], seed=said["seed"], eos=eos) for part in chosen
+                    ]
+                    percent = {
+                        key: [100 * each[score][key] for each in found] for key in ("capability", "low", "high", "ties")
+                    }
+                    row = {"model": own[0]["model"], "tuning": own[0]["label"], "negatives": draw.replace("_", " ")}
+                    row |= {"score": score, "EOS": "with" if eos else "without"}
+                    row["capability"] = mean(percent["capability"], ".1f", spread=True)
+                    row["95 %"] = f"{mean(percent['low'], '.1f')} to {mean(percent['high'], '.1f')}"
+                    row["ties"] = mean(percent["ties"], ".1f")
+                    row |= {"seeds": len(own), "instructions": len(counts), "pairs": len(chosen[0])}
+                    row["left out"] = said["instructions"] - len(counts)
+                    rows.append(row | {"fewer": len([c for c in counts.values() if c < said["others"]])})
+    return rows
+
+
+def drift(settings: Row, mean: Mean) -> list[Row]:
+    """Perplexity, KL and recall, from the tables of documents and facts."""
+    found = []
+    for own in groups(settings["drifts"], settings["models"]):
+        files = [Path(entry["path"]).parent for entry in own]
+        seeds = [
+            recount.drift(read_table("drift", f / "drift.parquet"), read_table("recall", f / "recall.parquet"))
+            for f in files
+        ]
+        found.append((own, seeds))
+    forms = list(dict.fromkeys(form for _, seeds in found for form in seeds[0]["recall"]))
+    rows = []
+    for own, seeds in found:
+        row = {"model": own[0]["model"], "tuning": own[0]["label"]}
+        row["perplexity"] = mean([each["tuned_perplexity"] for each in seeds], ".3f", spread=True)
+        row["of base"] = mean([each["base_perplexity"] for each in seeds], ".3f")
+        row["KL, nats"] = mean([each["kl"] for each in seeds], ".4f", spread=True)
+        for form in forms:
+            shares = [each["recall"].get(form) for each in seeds]
+            known = None not in shares
+            row[f"recall, {form}"] = mean([s["tuned"] for s in shares], ".1f", spread=True) if known else ""
+            row[f"recall, {form}, of base"] = mean([s["base"] for s in shares], ".1f") if known else ""
+            row[f"recall, {form}, by chance"] = mean([s["chance"] for s in shares], ".1f") if known else ""
+        rows.append(row | {"seeds": len(own)} | {key: seeds[0][key] for key in ("documents", "tokens", "cut")})
+    return rows
+
+
+def harness(settings: Row, mean: Mean) -> list[Row]:
+    """lm-evaluation-harness's figures, from its own files."""
+    rows = []
+    for own in groups(settings["harnessed"], settings["models"]):
+        results = [read_json(Path(entry["path"]).with_name("harness.json"))["results"] for entry in own]
+        for task, metrics in results[0].items():
+            for metric, value in metrics.items():
+                if metric.find(",") > 0 and "_stderr," not in metric and not isinstance(value, str):
+                    values = [each[task][metric] for each in results]
+                    told = {"model": own[0]["model"], "tuning": own[0]["label"], "task": task, "metric": metric}
+                    rows.append(told | {"value": mean(values, ".4f", spread=True), "seeds": len(own)})
+    return rows
+
+
+RECOUNTS = {
+    "kinds": kinds,
+    "judging": judging,
+    "ranking_controls": ranking_controls,
+    "drift": drift,
+    "harness": harness,
+}
