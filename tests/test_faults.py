@@ -136,8 +136,8 @@ def times_resumed(folder):
 def disturb(folder, typical, chance):
     """Run the experiment to its end, killing on the way.
 
-    Returns what was killed, when, as [(what, rule, time)], and at which steps tuning has gone on. Every other tuning
-    job dies when it has a checkpoint, as few of those that die earlier do.
+    Returns what was killed, when, as [(what, rule, time)], and at which steps tuning has gone on. Of tuning
+    jobs, those of chosen models die when they have a checkpoint, so that there is something to go on from.
     """
     resumed = set()
     wanted = Counter(dict.fromkeys(RULES, EACH)) + Counter({"snakemake": 5 * EACH})
@@ -157,7 +157,7 @@ def disturb(folder, typical, chance):
                 assert time.monotonic() < end, f"a run did not end within {MINUTES} minutes: {+wanted} are left"
                 for process, rule in jobs_of(run).items():
                     if process not in doomed and (of_snakemake or wanted[rule] > 0):
-                        late = rule.startswith("tune") and wanted[rule] % 2 == 1
+                        late = rule == "tune_chosen"
                         if not late or has_checkpoint(folder, process):
                             doomed[process] = rule, time.monotonic() + (not late) * chance.random() * typical[rule]
                 for process, (rule, when) in [*doomed.items()]:
