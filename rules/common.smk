@@ -174,7 +174,7 @@ def comparisons(model):
         for mode in CONFIG.run.modes:
             if mode != REFERENCE:
                 shape = CONFIG.modes[mode]
-                table = "table3" if shape.show_instruction else "table1"
+                table = "table3" if shape.user_turn == "shown" else "table1"
                 tested.append((f"{mode}/chosen/seed{seed}", seed, shape.label, shape.published, None, [table]))
         for name, variant in rule_variants(model).items():
             system = f"rules/{name}"

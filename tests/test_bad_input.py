@@ -279,8 +279,8 @@ def test_responses_that_do_not_fit(tokenizer):
     chat = {"user_tag": "<|user|>", "assistant_tag": "<|assistant|>", "add_bos": True}
     settings = {
         "chat": chat,
-        "tuning": {"max_length": 100, "train_turn_newline": False, "too_long": "error"},
-        "show_instruction": True,
+        "tuning": {"max_length": 100, "train_eos": True, "train_turn_newline": False, "too_long": "error"},
+        "user_turn": "shown",
     }
 
     def row(user, assistant):

@@ -238,6 +238,7 @@ class Tuning(Section):
     max_length: Count
     precision: Literal["bfloat16", "float32"]
     stored_as: Literal["bfloat16", "float16", "float32"]
+    train_eos: Flag
     train_turn_newline: Flag
     too_long: Literal["error", "cut"]
     method: Literal["full", "lora", "qlora"]
@@ -247,8 +248,8 @@ class Tuning(Section):
 class Mode(Section):
     dataset: str
     """What is tuned on, by its name in `datasets`."""
-    show_instruction: Flag = True
-    """`false`: every user turn is empty, which is response tuning (equation 2)."""
+    user_turn: Literal["shown", "empty", "removed"] = "shown"
+    """`empty`: without its text, which is response tuning (equation 2); `removed`: without its tag, too."""
     label: str
     """The name in tables and figures."""
     published: str | None = None
