@@ -48,7 +48,8 @@ DAG_PAGE = """\
 Made by `make docs` from `snakemake --rulegraph mermaid-js` of the default experiment: not to be edited by hand.
 
 An arrow goes from a rule to one that reads what it made. Other experiments add `import_model` (a model that exists
-already), `check_access` (a hub), `rewrite_dataset` (appendix C) and `measure_similarity` (section 5.2).
+already), `check_access` (a hub), `rewrite_dataset` (appendix C), `alter_dataset` (controls) and `measure_similarity`
+(section 5.2).
 
 ```mermaid
 {graph}
