@@ -16,8 +16,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from implicit.alterations import ALTERATIONS, AlterationError, alter, other_responses, turns
+from implicit.render import render
 from stage.check import check_config
 from stage.config import Dataset, merged
+from stage.models import load_tokenizer
 from stage.storage import read_json, read_table
 
 repeatable = settings(max_examples=50, deadline=None, derandomize=True, database=None)
@@ -180,7 +182,7 @@ def altered(tmp_path_factory):
     return folder, snakemake(folder, configs=("experiments/test.yaml", "small.yaml"))
 
 
-def test_models_are_tuned_on_altered_sets(altered):
+def test_models_are_tuned_on_altered_sets(altered, chat):
     folder, done = altered
     assert done.returncode == 0, done.stdout[-6000:]
     results = folder / "results" / "altered"
@@ -199,11 +201,15 @@ def test_models_are_tuned_on_altered_sets(altered):
     assert said == {name: rows[name][0]["source"] for name in ("lima", "shuffled", "foreign")}
     for table, label in (("table3", "shuffled"), ("table1", "foreign")):
         assert f" {label} " in (results / "tables" / f"{table}.md").read_text()
-    trained = {
-        mode: read_json(results / "tiny" / mode / "chosen" / "seed1" / "record.json")["trained_tokens"]
-        for mode in SMALL["run"]["modes"]
-    }
-    assert trained["shuffled"] == trained["instruction_tuning"] > trained["foreign"]
+    tokenizer = load_tokenizer(results / "tiny" / "base" / "model")
+    for mode, seen, train_eos in (
+        ("shuffled", talks["shuffled"], True),
+        ("foreign", [talk[1:] for talk in talks["foreign"]], False),
+    ):
+        record = read_json(results / "tiny" / mode / "chosen" / "seed1" / "record.json")
+        rows = [render(messages, tokenizer, chat, train_eos=train_eos) for messages in seen]
+        assert record["trained_tokens"] == sum(sum(row.trained) for row in rows)
+        assert record["tokens"] == sum(len(row.ids) for row in rows)  # in one epoch
 
 
 def test_such_a_run_is_planned_verified_and_up_to_date(altered):
