@@ -2,17 +2,7 @@ import random
 
 import pytest
 
-from implicit.render import (
-    IGNORED,
-    USER_TURNS,
-    Format,
-    chat_template,
-    encode,
-    hide_instructions,
-    remove_instructions,
-    render,
-    render_prompt,
-)
+from implicit.render import IGNORED, USER_TURNS, Format, chat_template, encode, render, render_prompt
 
 TEXTS = [
     "What is the capital of Puven?", "- a\n- b\n\n- c", "def f(x):\n    return x", "  spaces  ", "Grüße 🙂 \u2028 日本",
@@ -79,7 +69,7 @@ def test_response_tuning_hides_the_instructions_and_nothing_else(tokenizer, chat
         {"role": "user", "content": "secret"}, {"role": "assistant", "content": "one"},
         {"role": "user", "content": "secret"}, {"role": "assistant", "content": "two"},
     ]  # fmt: skip
-    text = tokenizer.decode(render(hide_instructions(messages), tokenizer, chat).ids)
+    text = tokenizer.decode(render(USER_TURNS["empty"](messages), tokenizer, chat).ids)
     assert text == "<s><|user|>\n\n<|assistant|>\none</s>\n<|user|>\n\n<|assistant|>\ntwo</s>"
 
 
@@ -88,7 +78,7 @@ def test_without_the_users_turns_only_the_assistants_are_left(tokenizer, chat):
         {"role": "user", "content": "secret"}, {"role": "assistant", "content": "one"},
         {"role": "user", "content": "secret"}, {"role": "assistant", "content": "two"},
     ]  # fmt: skip
-    rendered = render(remove_instructions(messages), tokenizer, chat)
+    rendered = render(USER_TURNS["removed"](messages), tokenizer, chat)
     assert tokenizer.decode(rendered.ids) == "<s><|assistant|>\none</s>\n<|assistant|>\ntwo</s>"
     labels = [[i for i in r.labels if i != IGNORED] for r in (rendered, render(messages, tokenizer, chat))]
     assert tokenizer.decode(labels[0]) == "one</s>two</s>" and labels[0] == labels[1]
