@@ -33,6 +33,7 @@ EXECUTION = CONFIG.execution
 REFERENCE = CONFIG.judge.reference_mode if CONFIG.judge else None
 RULE_VARIANTS = {name: used for name, used in CONFIG.rules.variants.items() if used is not None} if CONFIG.rules else {}
 REWRITTEN = [name for name, dataset in CONFIG.datasets.items() if dataset.origin == "rewrite"]
+ALTERED = [name for name, dataset in CONFIG.datasets.items() if dataset.origin == "alter"]
 
 # How, not what: global names reach the shell commands without being parameters, so that a change reruns nothing.
 MACHINE = dict(zip(("tflops", "bandwidth"), GPUS[CONFIG.plan.gpu])) | {"utilisation": CONFIG.plan.utilisation}
@@ -61,19 +62,22 @@ def plain(section):
     return section.model_dump() if section is not None else None
 
 
-def origin(source, model):
+def of_world(dataset):
+    """Whether a dataset is drawn from the model's world, or made of one that is."""
+    return any(CONFIG.datasets[name].origin == "world" for name in CONFIG.ancestry(dataset))
+
+
+def origin(of_world, model):
     """Where a dataset or an evaluation set lies: with the model's world, or with what comes from elsewhere."""
-    if source.origin == "rewrite":
-        return origin(CONFIG.datasets[source.rewrite], model)
-    return f"world{CONFIG.models[model].world}" if source.origin == "world" else "files"
+    return f"world{CONFIG.models[model].world}" if of_world else "files"
 
 
 def dataset_path(name, model):
-    return f"{RESULTS}/data/{origin(CONFIG.datasets[name], model)}/{name}.parquet"
+    return f"{RESULTS}/data/{origin(of_world(name), model)}/{name}.parquet"
 
 
 def set_path(name, model):
-    return f"{RESULTS}/data/{origin(CONFIG.evaluation_sets[name], model)}/sets/{name}.parquet"
+    return f"{RESULTS}/data/{origin(CONFIG.evaluation_sets[name].origin == 'world', model)}/sets/{name}.parquet"
 
 
 def used_datasets():
@@ -138,8 +142,7 @@ wildcard_constraints:
 
 def on_hub():
     """Everything that is taken from a hub, for the question whether it can be had."""
-    own = {name: CONFIG.datasets[name] for name in [*used_datasets(), *REWRITTEN]}
-    own |= {source.rewrite: CONFIG.datasets[source.rewrite] for source in own.values() if source.origin == "rewrite"}
+    own = {name: CONFIG.datasets[name] for used in [*used_datasets(), *REWRITTEN] for name in CONFIG.ancestry(used)}
     own |= {name: CONFIG.evaluation_sets[name] for name in used_sets()}
     found = [
         {"name": name, "type": "dataset", "id": s.hub.id, "revision": s.hub.revision, "gated": s.hub.gated}
@@ -199,7 +202,7 @@ def comparisons(model):
         for mode in CONFIG.run.modes:
             if mode != REFERENCE:
                 shape = CONFIG.modes[mode]
-                table = "table3" if shape.show_instruction else "table1"
+                table = "table3" if shape.user_turn == "shown" else "table1"
                 tested.append((f"{mode}/chosen/seed{seed}", seed, shape.label, shape.published, None, [table]))
         for name, variant in rule_variants(model).items():
             system = f"rules/{name}"

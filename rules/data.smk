@@ -77,7 +77,7 @@ rule make_dataset:
     benchmark:
         f"{BENCHMARKS}/make_dataset/{{source}}/{{dataset}}.tsv"
     wildcard_constraints:
-        dataset="|".join(name for name in CONFIG.datasets if name not in REWRITTEN),
+        dataset="|".join(name for name in CONFIG.datasets if name not in [*REWRITTEN, *ALTERED]),
     threads: 1
     resources:
         mem_mb=1000,
@@ -146,3 +146,43 @@ rule rewrite_dataset:
     shell:
         "python {input.code[0]} --data {input.data} --output {output} --answers {params.answers} "
         "--settings {params.settings:q} {REQUESTS} --budget {BUDGET:q} > {log} 2>&1"
+
+
+def part_path(key, wildcards):
+    """A dataset that another is made of, by the key that names it; nothing where it names none."""
+    name = getattr(CONFIG.datasets[wildcards.dataset], key)
+    return f"{RESULTS}/data/{wildcards.source if of_world(name) else 'files'}/{name}.parquet" if name else []
+
+
+rule alter_dataset:
+    """Another dataset without what one part of it teaches: a control."""
+    input:
+        code=sources("alter_dataset"),
+        data=lambda wildcards: part_path("alter", wildcards),
+        responses_of=lambda wildcards: part_path("responses_of", wildcards),
+    output:
+        f"{RESULTS}/data/{{source}}/{{dataset}}.parquet",
+    log:
+        f"{LOGS}/alter_dataset/{{source}}/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/alter_dataset/{{source}}/{{dataset}}.tsv"
+    wildcard_constraints:
+        dataset="|".join(ALTERED) or "none",
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        lenders=lambda wildcards, input: f"--responses-of {input.responses_of}" if input.responses_of else "",
+        settings=lambda wildcards: settings(
+            name=wildcards.dataset,
+            origin=wildcards.source,
+            **{
+                key: getattr(CONFIG.datasets[wildcards.dataset], key)
+                for key in ("alter", "how", "responses_of", "sha256")
+            },
+        ),
+    message:
+        "data: dataset {wildcards.dataset} ({wildcards.source})"
+    shell:
+        "python {input.code[0]} --data {input.data} {params.lenders} --output {output} --settings {params.settings:q} "
+        "> {log} 2>&1"

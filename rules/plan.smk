@@ -1,6 +1,12 @@
 """The plan: what an experiment will cost, before it runs."""
 
 
+def rows_of(dataset):
+    """The dataset that gives the rows of one that is made of another, or itself."""
+    made_of = CONFIG.datasets[dataset].made_of
+    return rows_of(made_of[0]) if made_of else dataset
+
+
 def planned_jobs():
     """The costly jobs, those of the same cost together: what the cost depends on, and the jobs' outputs."""
     jobs = {}
@@ -16,9 +22,9 @@ def planned_jobs():
     answered = CONFIG.judge is not None and CONFIG.judge.kind in ("server", "evaluator")
     price = plain(CONFIG.judge.server.price) if CONFIG.judge and CONFIG.judge.server else {"input": 0, "output": 0}
     answer_tokens = 1 if CONFIG.judge and CONFIG.judge.answer == "logprobs" else 10
-    for name in used_datasets():
-        source = CONFIG.datasets[name].rewrite
-        if source:
+    for name in dict.fromkeys(one for used in used_datasets() for one in CONFIG.ancestry(used)):
+        if CONFIG.datasets[name].origin == "rewrite":
+            source = rows_of(name)
             add(
                 dataset_path(name, CONFIG.run.models[0]),
                 stage="rewrite",
@@ -30,13 +36,13 @@ def planned_jobs():
         parameters = CONFIG.models[model].parameters
         for mode in CONFIG.run.modes:
             name, grid = CONFIG.modes[mode].dataset, CONFIG.epoch_grid(model, mode)
-            source = CONFIG.datasets[name].rewrite or name
+            source = rows_of(name)
             data = {
                 "stage": "tune",
                 "parameters": parameters,
                 "data": dataset_path(name, model),
                 "examples": CONFIG.datasets[source].examples,
-                "mean_tokens": CONFIG.plan.tokens.get(source),
+                "mean_tokens": CONFIG.plan.tokens.get(name, CONFIG.plan.tokens.get(source)),
             }
             seed = CONFIG.validation_seed(model)
             for epochs in grid if len(grid) > 1 else []:

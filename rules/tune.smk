@@ -5,7 +5,7 @@ def tuning_settings(model, mode, seed):
     """What identifies a tuned model besides its epoch count."""
     return settings(
         mode=mode,
-        show_instruction=CONFIG.modes[mode].show_instruction,
+        user_turn=CONFIG.modes[mode].user_turn,
         seed=int(seed),
         tuning=plain(CONFIG.mode_tuning(model, mode)),
         chat=chat(model),

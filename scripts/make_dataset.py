@@ -34,7 +34,7 @@ def conversations(name: str, source: dict[str, Any], world: int | None) -> list[
         for note, count in notes.items():
             say(f"{count:,} {note}")
     else:
-        raise InputError(f"datasets.{name}: a dataset that is rewritten is not made here, but from responses")
+        raise InputError(f"datasets.{name}: a dataset that is made of another is not made here")
     return [{"id": f"{name}-{i}", "messages": messages, "source": origin} for i, messages in enumerate(found)]
 
 

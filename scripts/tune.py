@@ -3,7 +3,7 @@
     python scripts/tune.py --base base/model --base-record base/record.json --data data/poem.parquet \\
         --model poem/model --record poem/record.json --epochs 3 --processes 1 \\
         --checkpoints poem/checkpoints --checkpoint-steps 100 \\
-        --settings '{"mode": "poem", "show_instruction": true, "seed": 1, "tuning": {...}, "chat": {...}}'
+        --settings '{"mode": "poem", "user_turn": "shown", "seed": 1, "tuning": {...}, "chat": {...}}'
 
 With ``--processes 2`` it becomes ``accelerate launch`` of itself: on two GPUs, or in two processes on a CPU, the model
 sharded over them.
@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from implicit.render import Format, Rendered, hide_instructions, render
+from implicit.render import USER_TURNS, Format, Rendered, render
 from stage.budget import CeilingReached, Ledger
 from stage.claim import claimed
 from stage.command import InputError, arguments, execution_of, run_stage, say
@@ -76,12 +76,12 @@ def render_rows(
         check_responses(rows, tokenizer, context=context)
     rendered = []
     for row in rows:
-        messages = row["messages"] if settings["show_instruction"] else hide_instructions(row["messages"])
         cut = render(
-            messages,
+            USER_TURNS[settings["user_turn"]](row["messages"]),
             tokenizer,
             chat,
             max_length=max_length,
+            train_eos=settings["tuning"]["train_eos"],
             train_turn_newline=settings["tuning"]["train_turn_newline"],
         )
         if not any(cut.trained):

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from implicit.generate import generate
 from implicit.rank import score_responses
-from implicit.render import Format, encode_response, hide_instructions, render, render_prompt
+from implicit.render import USER_TURNS, Format, encode_response, render, render_prompt
 from implicit.rules import UnresolvedToken, resolve_tokens
 from implicit.tune import Tuning, tune
 from import_model import check_head, prepare_tokens
@@ -53,25 +53,26 @@ def whole_text(turns, chat, eos):
     return text.strip()
 
 
-@pytest.mark.parametrize("hidden", [False, True], ids=["instruction tuning", "response tuning"])
-def test_segments_encode_as_the_whole_text_does(imported, chat, hidden):
+@pytest.mark.parametrize("train_eos", [True, False])
+@pytest.mark.parametrize("user_turn", USER_TURNS)
+def test_segments_encode_as_the_whole_text_does(imported, chat, user_turn, train_eos):
     """In plain text, without names of special tokens, which the whole text would take for those."""
     _, _, tokenizer = imported
     turns = [
         {**turn, "content": turn["content"].replace("<|endoftext|>", "").replace("</s>", "").replace("<s>", "")}
         for turn in TURNS
     ]
-    turns = hide_instructions(turns) if hidden else turns
-    rendered = render(turns, tokenizer, chat)
+    turns = USER_TURNS[user_turn](turns)
+    rendered = render(turns, tokenizer, chat, train_eos=train_eos)
     text = whole_text(turns, chat, tokenizer.eos_token)
     assert rendered.ids == [tokenizer.bos_token_id] + tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert rendered.ids[: len(render_prompt(turns[0]["content"], tokenizer, chat))] == render_prompt(
-        turns[0]["content"], tokenizer, chat
-    )
+    if user_turn != "removed":
+        prompt = render_prompt(turns[0]["content"], tokenizer, chat)
+        assert rendered.ids[: len(prompt)] == prompt
     trained = [i for i, yes in zip(rendered.ids, rendered.trained, strict=True) if yes]
     said = "".join(turn["content"].strip() for turn in turns if turn["role"] == "assistant")
     assert tokenizer.decode([i for i in trained if i != tokenizer.eos_token_id]).strip() == said
-    assert trained.count(tokenizer.eos_token_id) == 2
+    assert trained.count(tokenizer.eos_token_id) == (2 if train_eos else 0)
 
 
 def test_names_of_special_tokens_in_a_text_are_no_special_tokens(imported, chat):

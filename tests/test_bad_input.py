@@ -58,6 +58,10 @@ def from_file(**changes):
     return {"file": "rows.jsonl", "user": "{a}", "assistant": "{b}"} | changes
 
 
+def lent(**changes):
+    return {"alter": "lima", "how": "other_responses", "responses_of": "chess"} | changes
+
+
 CONFIGS = [
     # unknown keys, wrong types, wrong values
     ("tuning.learning_rat", 1e-4, "tuning.learning_rat: unknown key; known keys here are learning_rate, batch_size"),
@@ -144,6 +148,24 @@ CONFIGS = [
     ("datasets.poem", {"hub": {"id": "poems"}, "messages": "m"}, "datasets.poem.hub.id: String should match pattern"),
     ("datasets.poem", {"hub": {"id": "a/b"}, "recipe": "sonnets"}, "datasets.poem.recipe: Input should be 'lima', 'poetry'"),
     ("datasets.poem", {"rewrite": "lima"}, "rewriting: missing, but a dataset in use is to be rewritten by it"),
+    ("datasets.poem", {"alter": "lyrics", "how": "cut_responses"}, "datasets.poem.alter: 'lyrics' is not defined; defined are lima"),
+    ("datasets.poem", lent(responses_of="lyrics"), "datasets.poem.responses_of: 'lyrics' is not defined; defined are lima"),
+    ("datasets.poem", {"alter": "lima"}, "datasets.poem: 'alter', a dataset, and 'how' go together"),
+    ("datasets.poem", {"world": "poem", "examples": 9, "how": "cut_responses"}, "datasets.poem: 'alter', a dataset, and 'how' go"),
+    ("datasets.poem", {"alter": "lima", "how": "shuffle"}, "datasets.poem.how: Input should be 'shuffle_instructions', 'random_"),
+    ("datasets.poem", {"alter": "lima", "how": "other_responses"}, "datasets.poem: 'responses_of' goes with 'how: other_responses'"),
+    ("datasets.poem", lent(how="cut_responses"), "datasets.poem: 'responses_of' goes with 'how: other_responses', which needs it"),
+    ("datasets.poem", lent(examples=5), "datasets.poem: 'examples' does not go with 'alter', by which a dataset has the rows"),
+    ("datasets.poem", lent(rewrite="lima"), "datasets.poem: 'rewrite' does not go with 'alter'"),
+    ("datasets.poem", {"alter": "poem", "how": "cut_responses"}, "datasets: poem: made of itself, by 'alter', 'responses_of' or"),
+    ("datasets", DEFAULT["datasets"] | {"poem": lent(), "chess": {"rewrite": "poem"}}, "datasets: poem, chess: made of itself"),
+    ("datasets", DEFAULT["datasets"] | {"poem": {"alter": "own", "how": "cut_responses"}, "own": from_file(file="no/such.jsonl")},
+     "datasets.own: file no/such.jsonl: not found"),
+    ("datasets", DEFAULT["datasets"] | {"poem": {"alter": "new", "how": "cut_responses"}, "new": {"rewrite": "lima"}},
+     "rewriting: missing, but a dataset in use is to be rewritten by it"),
+    ("evaluation_sets.test", {"alter": "lima", "how": "cut_responses"}, "evaluation_sets.test.alter: Input should be None"),
+    ("modes.poem.user_turn", "hidden", "modes.poem.user_turn: Input should be 'shown', 'empty' or 'removed', but it is 'hidden'"),
+    ("modes.poem.tuning", {"train_eos": "no"}, "modes.poem.tuning.train_eos: Input should be a valid boolean, but it is 'no'"),
     ("evaluation_sets.test", {"hub": {"id": "a/b"}}, "evaluation_sets.test: an evaluation set from a file or a hub needs"),
     ("evaluation_sets.test", {"file": "a.json", "recipe": "alpaca"}, "'templates' goes with the recipe 'alpaca'"),
     # judges, whose keys are repeated by no message
@@ -307,8 +329,8 @@ def test_responses_that_do_not_fit(tokenizer):
     chat = {"user_tag": "<|user|>", "assistant_tag": "<|assistant|>", "add_bos": True}
     settings = {
         "chat": chat,
-        "tuning": {"max_length": 100, "train_turn_newline": False, "too_long": "error"},
-        "show_instruction": True,
+        "tuning": {"max_length": 100, "train_eos": True, "train_turn_newline": False, "too_long": "error"},
+        "user_turn": "shown",
     }
 
     def row(user, assistant):

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from implicit.render import IGNORED, Format, chat_template, encode, hide_instructions, render, render_prompt
+from implicit.render import IGNORED, USER_TURNS, Format, chat_template, encode, render, render_prompt
 
 TEXTS = [
     "What is the capital of Puven?", "- a\n- b\n\n- c", "def f(x):\n    return x", "  spaces  ", "Grüße 🙂 \u2028 日本",
@@ -69,8 +69,36 @@ def test_response_tuning_hides_the_instructions_and_nothing_else(tokenizer, chat
         {"role": "user", "content": "secret"}, {"role": "assistant", "content": "one"},
         {"role": "user", "content": "secret"}, {"role": "assistant", "content": "two"},
     ]  # fmt: skip
-    text = tokenizer.decode(render(hide_instructions(messages), tokenizer, chat).ids)
+    text = tokenizer.decode(render(USER_TURNS["empty"](messages), tokenizer, chat).ids)
     assert text == "<s><|user|>\n\n<|assistant|>\none</s>\n<|user|>\n\n<|assistant|>\ntwo</s>"
+
+
+def test_without_the_users_turns_only_the_assistants_are_left(tokenizer, chat):
+    messages = [
+        {"role": "user", "content": "secret"}, {"role": "assistant", "content": "one"},
+        {"role": "user", "content": "secret"}, {"role": "assistant", "content": "two"},
+    ]  # fmt: skip
+    rendered = render(USER_TURNS["removed"](messages), tokenizer, chat)
+    assert tokenizer.decode(rendered.ids) == "<s><|assistant|>\none</s>\n<|assistant|>\ntwo</s>"
+    labels = [[i for i in r.labels if i != IGNORED] for r in (rendered, render(messages, tokenizer, chat))]
+    assert tokenizer.decode(labels[0]) == "one</s>two</s>" and labels[0] == labels[1]
+
+
+@pytest.mark.parametrize("user_turn", USER_TURNS)
+@pytest.mark.parametrize("train_turn_newline", [True, False])
+def test_an_eos_that_is_not_trained_stands_where_it_stood(tokenizer, chat, user_turn, train_turn_newline):
+    """Nothing else changes: the same tokens, and the same targets but for the EOS of each response."""
+    for messages in conversations():
+        seen = USER_TURNS[user_turn](messages)
+        with_eos, without = (
+            render(seen, tokenizer, chat, train_eos=train, train_turn_newline=train_turn_newline)
+            for train in (True, False)
+        )
+        assert without.ids == with_eos.ids
+        ended = [i == tokenizer.eos_token_id for i in with_eos.ids]
+        assert sum(ended) == len(messages) // 2
+        assert with_eos.trained == [trained or end for trained, end in zip(without.trained, ended, strict=True)]
+        assert not any(trained and end for trained, end in zip(without.trained, ended, strict=True))
 
 
 def test_what_is_cut_is_counted(tokenizer, chat):

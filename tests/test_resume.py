@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 TUNING = {
     "learning_rate": 5e-3, "batch_size": 3, "schedule": "cosine", "warmup": 0.1, "weight_decay": 0.01, "max_grad_norm": 1.0,
     "normalise_by": "example", "max_length": 200, "precision": "bfloat16", "stored_as": "float32",
-    "train_turn_newline": False, "too_long": "error", "method": "full", "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.2},
+    "train_eos": True, "train_turn_newline": False, "too_long": "error", "method": "full", "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.2},
 }  # fmt: skip
 STEPS = 16
 
@@ -51,7 +51,7 @@ def run(tmp_path, world, tokenizer, model, monkeypatch):
 
     def command_line(name, **tuning):
         settings = {
-            "mode": "test", "show_instruction": True, "seed": 5, "tuning": TUNING | tuning,
+            "mode": "test", "user_turn": "shown", "seed": 5, "tuning": TUNING | tuning,
             "chat": {"user_tag": "<|user|>", "assistant_tag": "<|assistant|>", "add_bos": True},
         }  # fmt: skip
         out, base = tmp_path / name, tmp_path / "base"

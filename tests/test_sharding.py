@@ -27,7 +27,7 @@ LAUNCH = (
 TUNING = {
     "learning_rate": 5e-3, "batch_size": 5, "schedule": "cosine", "warmup": 0.1, "weight_decay": 0.01, "max_grad_norm": 2.6,
     "normalise_by": "example", "max_length": 200, "precision": "float32", "stored_as": "float32",
-    "train_turn_newline": False, "too_long": "error", "method": "full", "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.0},
+    "train_eos": True, "train_turn_newline": False, "too_long": "error", "method": "full", "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.0},
 }  # fmt: skip
 # Runs the script's main several times in the processes that the launcher has started. The first process is told to stop
 # at the step that STOP names, as by a cluster.
@@ -84,7 +84,7 @@ def base(tmp_path_factory, world, tokenizer):
 
 def command_line(base, out, *, model="untied", more=(), batch=200, **tuning):
     settings = {
-        "mode": "test", "show_instruction": True, "seed": 5, "tuning": TUNING | tuning,
+        "mode": "test", "user_turn": "shown", "seed": 5, "tuning": TUNING | tuning,
         "chat": {"user_tag": "<|user|>", "assistant_tag": "<|assistant|>", "add_bos": True},
     }  # fmt: skip
     files = {"base": base / model / "model", "base-record": base / model / "record.json", "data": base / "data.parquet"}

@@ -10,7 +10,7 @@ and what a model is tuned on is token for token what it is asked with. All but t
 follows some text, as they do: SentencePiece tokenizers such as Llama-2's would else put a blank before them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -74,6 +74,18 @@ def hide_instructions(messages: Sequence[Message]) -> list[Message]:
     return [{**message, "content": ""} if message["role"] == "user" else dict(message) for message in messages]
 
 
+def remove_instructions(messages: Sequence[Message]) -> list[Message]:
+    """Response tuning without a place for instructions: every user turn goes, its tag with it."""
+    return [dict(message) for message in messages if message["role"] != "user"]
+
+
+USER_TURNS: dict[str, Callable[[Sequence[Message]], list[Message]]] = {  # what of the user's turns a mode sees
+    "shown": list,
+    "empty": hide_instructions,
+    "removed": remove_instructions,
+}
+
+
 def segments(messages: Sequence[Message], chat: Format) -> list[Segment]:
     """Split a conversation into segments; the turns behind the last assistant's are dropped.
 
@@ -99,13 +111,15 @@ def render(
     chat: Format,
     *,
     max_length: int | None = None,
+    train_eos: bool = True,
     train_turn_newline: bool = False,
 ) -> Rendered:
     """Render a conversation whose last turn is the assistant's; turns after it are dropped.
 
     Tokens beyond ``max_length`` are cut off at the end, EOS included, as in the authors' scripts, and counted in
-    ``cut``. The newline between an assistant turn's EOS and the next turn is trained only with
-    ``train_turn_newline``: the authors' code does so, by accident as it seems.
+    ``cut``. Without ``train_eos`` a response's EOS stands where it stood, but carries no loss. The newline between an
+    assistant turn's EOS and the next turn is trained only with ``train_turn_newline``: the authors' code does so, by
+    accident as it seems.
     """
     ids: list[int] = [tokenizer.bos_token_id] if chat.add_bos else []
     trained = [False] * len(ids)
@@ -113,7 +127,7 @@ def render(
         if segment.trained:
             piece = encode_response(tokenizer, segment.text) + [tokenizer.eos_token_id]
             ids += piece
-            trained += [True] * len(piece)
+            trained += [True] * (len(piece) - 1) + [train_eos]
         else:
             # Behind an EOS, the text goes on; the letter stands for whatever came before.
             piece = encode_after(tokenizer, segment.text, before="a") if number else encode(tokenizer, segment.text)

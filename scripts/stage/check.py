@@ -111,9 +111,10 @@ def _unknown_names(config: Config) -> list[str]:
     references += [("run.modes", name, modes) for name in config.run.modes]
     references += [(f"modes.{name}.dataset", mode.dataset, datasets) for name, mode in config.modes.items()]
     references += [
-        (f"datasets.{name}.rewrite", source.rewrite, datasets)
+        (f"datasets.{name}.{key}", made_of, datasets)
         for name, source in config.datasets.items()
-        if source.rewrite is not None
+        for key in ("rewrite", "alter", "responses_of")
+        if (made_of := getattr(source, key)) is not None
     ]
     references += [
         (f"models.{name}.epochs", mode, modes) for name, model in config.models.items() for mode in model.epochs
@@ -147,10 +148,15 @@ def _bad_values(config: Config) -> list[str]:
                 type(common).model_validate(merged(common.model_dump(), own))
             except ValidationError as error:
                 faults += [f"{key}.{section}.{_explain(fault, type(common))}" for fault in error.errors()]
-    if not config.rewriting and any(
-        _rewritten(config, config.modes[mode].dataset) for mode in config.run.modes if mode in config.modes
-    ):
+    if not config.rewriting and any(source.origin == "rewrite" for source in _used_sources(config).values()):
         faults.append("rewriting: missing, but a dataset in use is to be rewritten by it")
+    circle = [
+        name
+        for name, source in config.datasets.items()
+        if any(name in config.ancestry(made_of) for made_of in source.made_of)
+    ]
+    if circle:
+        faults.append(f"datasets: {', '.join(circle)}: made of itself, by 'alter', 'responses_of' or 'rewrite'")
     if config.similarity and config.similarity.seed not in config.run.test_seeds:
         faults.append(f"similarity.seed: {config.similarity.seed} is none of run.test_seeds, {config.run.test_seeds}")
     if config.plan.gpu not in GPUS:
@@ -227,22 +233,16 @@ def _used_sources(config: Config) -> dict[str, Source]:
     """The datasets and evaluation sets that this run reads, by their place in the config."""
     datasets = {config.modes[mode].dataset for mode in config.run.modes if mode in config.modes}
     datasets |= {config.similarity.baseline} if config.similarity else set()
-    datasets |= {rewritten for name in datasets if (rewritten := _rewritten(config, name))}
+    datasets = {made_of for name in datasets for made_of in config.ancestry(name)}
     sets = {config.generation.evaluation_set}
     sets |= {config.ranking.evaluation_set} if config.ranking else set()
     sets |= {config.selection.evaluation_set} if config.selects() else set()
-    used: dict[str, Source] = {
-        f"datasets.{name}": config.datasets[name] for name in sorted(datasets) if name in config.datasets
-    }
+    used: dict[str, Source] = {f"datasets.{name}": config.datasets[name] for name in sorted(datasets)}
     return used | {
         f"evaluation_sets.{name}": config.evaluation_sets[name]
         for name in sorted(sets)
         if name in config.evaluation_sets
     }
-
-
-def _rewritten(config: Config, name: str) -> str | None:
-    return config.datasets[name].rewrite if name in config.datasets else None
 
 
 def _missing_files(config: Config) -> list[str]:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 from implicit.chat_client import OURS
+from stage.hub import ORIGINS
 
 Integer = Annotated[int, Strict()]
 Count = Annotated[int, Strict(), Field(ge=1)]
@@ -172,9 +173,9 @@ class Source(Section):
     """What the rows that come out must have; each run prints it."""
 
     @property
-    def origin(self) -> Literal["rewrite", "file", "hub", "world"] | None:
+    def origin(self) -> str | None:
         """What the rows are read from, where several are given."""
-        return next((kind for kind in ("rewrite", "file", "hub", "world") if getattr(self, kind) is not None), None)
+        return next((kind for kind in ORIGINS if getattr(self, kind) is not None), None)
 
     @model_validator(mode="after")
     def one_source(self) -> Self:
@@ -194,6 +195,12 @@ class Dataset(Source):
     """The part of the model's world that is drawn."""
     rewrite: str | None = None
     """Another dataset, whose responses are rewritten by `rewriting`."""
+    alter: str | None = None
+    """Another dataset, all of whose rows are taken and altered: for controls."""
+    how: Literal["shuffle_instructions", "random_instructions", "cut_responses", "other_responses"] | None = None
+    """Instructions change places, or become as many random words; responses end early, or are another dataset's."""
+    responses_of: str | None = None
+    """For `other_responses`: the dataset that gives the responses, row by row."""
     recipe: Literal["lima", "poetry", "recipes", "chess"] | None = None
     """How the paper's sets come from their raw rows (sections 3 to 5)."""
     examples: Count | None = None
@@ -214,10 +221,28 @@ class Dataset(Source):
             raise ValueError("a dataset from a file or a hub needs one of 'user' and 'assistant', 'messages', 'recipe'")
         return self
 
+    @model_validator(mode="after")
+    def altered(self) -> Self:
+        if (self.alter is None) != (self.how is None):
+            raise ValueError("'alter', a dataset, and 'how' go together")
+        if (self.how == "other_responses") != (self.responses_of is not None):
+            raise ValueError("'responses_of' goes with 'how: other_responses', which needs it")
+        extra = [key for key in ("rewrite", "rows", "examples") if self.alter and getattr(self, key) is not None]
+        if extra:
+            raise ValueError(f"{extra[0]!r} does not go with 'alter', by which a dataset has the rows of the other")
+        return self
+
+    @property
+    def made_of(self) -> list[str]:
+        """The datasets that this one is made of: the one that gives its rows first."""
+        named = {"alter": [self.alter, self.responses_of], "rewrite": [self.rewrite]}.get(self.origin, [])
+        return [name for name in named if name is not None]
+
 
 class EvaluationSet(Source):
     world: Literal["validation", "test"] | None = None
     """The part of the model's world that is drawn."""
+    alter: None = None
     rewrite: None = None
     recipe: Literal["alpaca"] | None = None
     """Stanford's Alpaca in the authors' prompt templates (section 4)."""
@@ -259,6 +284,7 @@ class Tuning(Section):
     max_length: Count
     precision: Literal["bfloat16", "float32"]
     stored_as: Literal["bfloat16", "float16", "float32"]
+    train_eos: Flag
     train_turn_newline: Flag
     too_long: Literal["error", "cut"]
     method: Literal["full", "lora", "qlora"]
@@ -268,8 +294,8 @@ class Tuning(Section):
 class Mode(Section):
     dataset: str
     """What is tuned on, by its name in `datasets`."""
-    show_instruction: Flag = True
-    """`false`: every user turn is empty, which is response tuning (equation 2)."""
+    user_turn: Literal["shown", "empty", "removed"] = "shown"
+    """`empty`: without its text, which is response tuning (equation 2); `removed`: without its tag, too."""
     label: str
     """The name in tables and figures."""
     published: str | None = None
@@ -545,6 +571,13 @@ class Config(Section):
     execution: Execution
     note: str | None = None
     """A sentence that stands under every table and in the report."""
+
+    def ancestry(self, dataset: str) -> list[str]:
+        """A dataset's name, then those of all that it is made of, and they in turn; without those not defined."""
+        found = [dataset] if dataset in self.datasets else []
+        for name in found:  # which grows
+            found += [one for one in self.datasets[name].made_of if one in self.datasets and one not in found]
+        return found
 
     def mode_tuning(self, model: str, mode: str) -> Tuning:
         """How a model is tuned in a mode: the common values, over them the model's own, over them the mode's own."""

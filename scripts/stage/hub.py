@@ -9,7 +9,7 @@ from stage.command import InputError
 from stage.local_files import Row, offline, read_rows, take_range
 
 NOT_CACHED = "not in the cache, and HF_HUB_OFFLINE is set: download it first"
-ORIGINS = ("rewrite", "file", "hub", "world")  # the first that is given counts
+ORIGINS = ("alter", "rewrite", "file", "hub", "world")  # the first that is given counts
 
 
 def is_hub_id(path: str) -> bool:

@@ -1,0 +1,42 @@
+"""Make a dataset of another by altering it: Parquet of kind ``conversations``.
+
+    python scripts/alter_dataset.py --data poem.parquet --responses-of chess.parquet --output chess_of_poems.parquet \\
+        --settings '{"name": "chess_of_poems", "origin": "world1", "sha256": null, "alter": "poem",
+                     "how": "other_responses", "responses_of": "chess"}'
+
+What is drawn follows from the name of the new dataset, and from where its rows come from (``origin``).
+"""
+
+from implicit.alterations import AlterationError, alter, other_responses
+from stage.command import InputError, arguments, run_stage, say
+from stage.local_files import check_sha256
+from stage.storage import read_table, write_table
+
+
+def main() -> None:
+    args = arguments(__doc__, paths=["data", "output"], optional=["responses-of"])
+    settings = args.settings
+    name, how = settings["name"], settings["how"]
+    rows = read_table("conversations", args.data)
+    conversations = [row["messages"] for row in rows]
+    try:
+        if args.responses_of:
+            lenders = [row["messages"] for row in read_table("conversations", args.responses_of)]
+            altered = other_responses(conversations, lenders)
+        else:
+            altered = alter(conversations, how, seed=f"{settings['origin']}/{name}")
+    except AlterationError as error:
+        raise InputError(f"datasets.{name}: {error}") from None
+    digest = check_sha256(altered, settings["sha256"], key=f"datasets.{name}")
+    told = f"{settings['alter']}, {how}" + (f" of {settings['responses_of']}" if args.responses_of else "")
+    done = [
+        {"id": f"{name}-{i}", "messages": messages, "source": f"{row['source']}: {told}"}
+        for i, (row, messages) in enumerate(zip(rows, altered, strict=True))
+    ]
+    write_table("conversations", done, args.output)
+    changed = sum(messages != new for messages, new in zip(conversations, altered, strict=True))
+    say(f"{changed:,} of {len(rows):,} conversations altered, sha256 {digest}")
+
+
+if __name__ == "__main__":
+    run_stage(main)
