@@ -26,6 +26,8 @@ rule all:
     input:
         rules.tables.input,
         rules.make_report.output,
+        rules.make_events.output,
+        rules.track_metrics.output if CONFIG.execution.tracking else [],
 
 
 onstart:

@@ -97,6 +97,9 @@ ROWS = dict(
 )
 TABLE_SETTINGS = settings(**ROWS)
 FIGURE_SETTINGS = settings(**ROWS, drawn=DRAWN, reference=REFERENCE)
+METRICS = dict(figures=FIGURES, rankings=RANKINGS, selections=SELECTIONS, tunings=TUNINGS)
+METRIC_SETTINGS = settings(**METRICS)
+TRACKING_SETTINGS = settings(**METRICS, module=EXECUTION.tracking, project=CONFIG.experiment)
 
 REPORT = f"{RESULTS}/report.html"
 REPORT_SETTINGS = settings(
@@ -176,6 +179,54 @@ rule make_figures:
     shell:
         "printf %s {params.settings:q} | python {input.code[0]} --tables {params.tables} --output {params.folder} "
         "--settings - > {log} 2>&1"
+
+
+rule make_events:
+    """Losses, win rates, capabilities and validations as TensorBoard events."""
+    input:
+        code=sources("make_events"),
+        summaries=[entry["path"] for entry in [*FIGURES, *RANKINGS, *SELECTIONS, *TUNINGS]],
+    output:
+        directory(f"{RESULTS}/events"),
+    log:
+        f"{LOGS}/make_events.log",
+    benchmark:
+        f"{BENCHMARKS}/make_events/events.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=500,
+    params:
+        settings=METRIC_SETTINGS,
+    message:
+        "events: {output}"
+    shell:
+        "printf %s {params.settings:q} | python {input.code[0]} --output {output} --settings - > {log} 2>&1"
+
+
+if EXECUTION.tracking:
+
+    rule track_metrics:
+        """The same figures, sent to where the config says."""
+        input:
+            code=sources("track_metrics"),
+            summaries=rules.make_events.input.summaries,
+        output:
+            f"{RESULTS}/tracked/{EXECUTION.tracking}.json",
+        log:
+            f"{LOGS}/track_metrics.log",
+        benchmark:
+            f"{BENCHMARKS}/track_metrics/metrics.tsv"
+        localrule: True
+        threads: 1
+        resources:
+            mem_mb=1000,
+        params:
+            settings=TRACKING_SETTINGS,
+        message:
+            "tracking: {output}"
+        shell:
+            "printf %s {params.settings:q} | python {input.code[0]} --output {output} --settings - > {log} 2>&1"
 
 
 rule record_config:

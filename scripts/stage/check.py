@@ -1,6 +1,7 @@
 """The check of a config: once, before any job starts, with every fault named by key and value."""
 
 from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ from stage.config import GPUS, Config, Source, merged
 from stage.hub import is_hub_id
 from stage.local_files import is_url
 
-FOLDERS = ("data", "tables", "figures", "logs", "benchmarks", "answers", "checkpoints", "ledger")  # of the results
+FOLDERS = (  # of the results
+    *("data", "tables", "figures", "events", "tracked"),
+    *("logs", "benchmarks", "answers", "checkpoints", "ledger"),
+)
 
 
 class ConfigError(ValueError):
@@ -121,6 +125,7 @@ def _bad_values(config: Config) -> list[str]:
             f"{held.instructions}"
         )
     faults += _names_taken(config)
+    faults += _not_installed(config)
     if not config.judge and config.selects():
         faults.append(f"selection.epochs: {config.selection.epochs} cannot be chosen from without a judge; give one")
     for name in config.run.models:
@@ -136,6 +141,17 @@ def _bad_values(config: Config) -> list[str]:
         if model and model.world is None and any(used.origin == "world" for used in _used_sources(config).values()):
             faults.append(f"models.{name}.world: missing, but a set in use is drawn from the model's world")
     return faults
+
+
+def _not_installed(config: Config) -> list[str]:
+    """Packages that this run asks for, are no part of the environment, and are not there."""
+    tracking = config.execution.tracking
+    try:
+        if tracking:
+            version(tracking)  # not `find_spec`: it takes wandb's own folder of former runs, `wandb`, for the package
+    except PackageNotFoundError:
+        return [f"execution.tracking: {tracking} is not installed: pip install {tracking}, with the environment active"]
+    return []
 
 
 def _names_taken(config: Config) -> list[str]:
