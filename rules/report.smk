@@ -139,7 +139,7 @@ rule make_tables:
     resources:
         mem_mb=500,
     params:
-        folder=f"{RESULTS}/tables",
+        folder=subpath(output[0], parent=True),
         settings=TABLE_SETTINGS,
     message:
         "tables: {params.folder}"
@@ -171,8 +171,8 @@ rule make_figures:
     resources:
         mem_mb=1000,
     params:
-        folder=f"{RESULTS}/figures",
-        tables=f"{RESULTS}/tables",
+        folder=subpath(output[0], parent=True),
+        tables=lambda wildcards, input: os.path.dirname(input.tables[0]),
         settings=FIGURE_SETTINGS,
     message:
         "figures: {params.folder}"
@@ -271,7 +271,7 @@ rule make_report:
     resources:
         mem_mb=2000,
     params:
-        folder=RESULTS,
+        folder=subpath(output[0], parent=True),
         settings=REPORT_SETTINGS,
     message:
         "report: {output}"
