@@ -33,7 +33,7 @@ CONFIGS = ("experiments/test.yaml", "faults.yaml")
 RULES = (
     "make_corpus", "make_dataset", "make_evaluation_set", "pretrain", "resolve_rules", "tune_candidate", "tune_chosen",
     "generate_responses", "rank_responses", "judge_responses", "select_epochs", "make_tables", "make_figures",
-    "make_report",
+    "make_events", "make_report",
 )  # fmt: skip
 VOLATILE = (
     "seconds",

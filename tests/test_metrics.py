@@ -225,7 +225,7 @@ def test_a_module_that_is_not_installed_is_named_before_any_job(tmp_path, monkey
 def test_one_key_sends_what_has_come_out_and_nothing_else_is_done_anew(project, installed):
     """The finished test experiment: its events, and the key."""
     events = all_events(project / "results" / "test" / "events")
-    assert len(events) == 2 * 5 + 1 + 3  # systems of two seeds, the base model's ranking, validations
+    assert len(events) == 2 * 6 + 1 + 3  # systems of two seeds, the base model's ranking, validations
     loss = read_json(project / "results/test/tiny/poem/chosen/seed1/record.json")["losses"][-1]
     assert events["tiny/poem/seed1"][max(events["tiny/poem/seed1"])].items() >= close({"tuning/loss": loss}).items()
     installed("trackio")
@@ -233,6 +233,6 @@ def test_one_key_sends_what_has_come_out_and_nothing_else_is_done_anew(project, 
     configs = ("experiments/test.yaml", "tracking.yaml")
     assert planned(project, configs=configs) == {"track_metrics": 1}
     done = snakemake(project, configs=configs)
-    assert done.returncode == 0 and "14 runs sent to trackio, project test" in done.stdout
+    assert done.returncode == 0 and "16 runs sent to trackio, project test" in done.stdout
     assert len(read_json(project / "results/test/tracked/trackio.json")["steps"]) == len(events)
     assert planned(project, configs=configs) == planned(project) == {}
