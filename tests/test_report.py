@@ -293,7 +293,7 @@ def snakemakes_own(finished, tmp_path_factory):
 def test_snakemakes_own_report_holds_tables_and_figures_with_captions(snakemakes_own, project):
     page = snakemakes_own.read_text(encoding="utf-8")
     told = {
-        name: json.JSONDecoder().raw_decode(page, re.search(rf"var {name} = ", page).end())[0]
+        name: json.JSONDecoder().raw_decode(page, re.search(rf'var {name} = (?={{")', page).end())[0]
         for name in ("categories", "results")
     }
     results = project / "results" / "test"
@@ -314,6 +314,7 @@ def test_snakemakes_own_report_holds_tables_and_figures_with_captions(snakemakes
 
 def test_snakemakes_own_report_asks_for_nothing(browser, snakemakes_own):
     page = browser.new_page()
+    page.set_default_timeout(120_000)  # milliseconds: three megabytes, on a machine that may be busy
     requests, faults = [], []
     page.on("request", lambda request: requests.append(request.url))
     page.on("pageerror", lambda error: faults.append(str(error)))
