@@ -8,7 +8,7 @@
 # make test-faults runs the workflow with its jobs and Snakemake killed at random moments (FAULTS_SEED=1, FAULTS_EACH=2)
 # make bench  times this project against its peers, which get an environment of their own: an hour or more
 # make docs   makes docs/config.md, docs/dag.md and config.schema.json anew, after a change of the config's keys or the rules
-# make lint   checks style (needs envs/dev.txt)
+# make lint   checks style, snakemake --lint included (needs envs/dev.txt)
 # Options: CORES=4, CONFIG=experiments/seeds.yaml (or several, in quotes), PYTHON=python3.12
 
 CORES ?= all
@@ -63,3 +63,4 @@ bench: environment
 lint: environment
 	@python -m pip install --quiet --disable-pip-version-check -r envs/dev.txt
 	ruff check . && ruff format --check . && snakefmt --check .
+	python -m pytest --quiet tests/test_lint.py

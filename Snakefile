@@ -28,6 +28,8 @@ rule all:
         rules.tables.input,
         rules.make_report.output,
         rules.conditions.input,
+        rules.make_events.output,
+        rules.track_metrics.output if CONFIG.execution.tracking else [],
 
 
 onstart:

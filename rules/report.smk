@@ -121,6 +121,9 @@ TABLE_SETTINGS = settings(**ROWS)
 CONDITIONS = {"axis": CONFIG.conditions.axis, "models": CONFIG.conditions.models()} if CONFIG.conditions else None
 CONDITION_SETTINGS = settings(**ROWS, conditions=CONDITIONS, reference=REFERENCE)
 FIGURE_SETTINGS = settings(**ROWS, drawn=DRAWN, reference=REFERENCE)
+METRICS = dict(figures=FIGURES, rankings=RANKINGS, selections=SELECTIONS, tunings=TUNINGS)
+METRIC_SETTINGS = settings(**METRICS)
+TRACKING_SETTINGS = settings(**METRICS, module=EXECUTION.tracking, project=CONFIG.experiment)
 
 SUMMARIES = [e["path"] for e in [*FIGURES, *RANKINGS, *SIMILARITIES, *DRIFTS, *HARNESSED, *SELECTIONS, *TUNINGS]]
 JUDGEMENTS = [entry["path"].removesuffix(".json") + ".parquet" for entry in FIGURES]
@@ -164,7 +167,7 @@ rule make_tables:
     resources:
         mem_mb=500,
     params:
-        folder=f"{RESULTS}/tables",
+        folder=subpath(output[0], parent=True),
         settings=TABLE_SETTINGS,
     message:
         "tables: {params.folder}"
@@ -196,8 +199,8 @@ rule make_figures:
     resources:
         mem_mb=1000,
     params:
-        folder=f"{RESULTS}/figures",
-        tables=f"{RESULTS}/tables",
+        folder=subpath(output[0], parent=True),
+        tables=lambda wildcards, input: os.path.dirname(input.tables[0]),
         settings=FIGURE_SETTINGS,
     message:
         "figures: {params.folder}"
@@ -248,6 +251,53 @@ rule make_conditions:
         "printf %s {params.settings:q} | python {input.code[0]} --tables {params.tables} --figures {params.figures} "
         "--settings - > {log} 2>&1"
 
+rule make_events:
+    """Losses, win rates, capabilities and validations as TensorBoard events."""
+    input:
+        code=sources("make_events"),
+        summaries=[entry["path"] for entry in [*FIGURES, *RANKINGS, *SELECTIONS, *TUNINGS]],
+    output:
+        directory(f"{RESULTS}/events"),
+    log:
+        f"{LOGS}/make_events.log",
+    benchmark:
+        f"{BENCHMARKS}/make_events/events.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=500,
+    params:
+        settings=METRIC_SETTINGS,
+    message:
+        "events: {output}"
+    shell:
+        "printf %s {params.settings:q} | python {input.code[0]} --output {output} --settings - > {log} 2>&1"
+
+
+if EXECUTION.tracking:
+
+    rule track_metrics:
+        """The same figures, sent to where the config says."""
+        input:
+            code=sources("track_metrics"),
+            summaries=rules.make_events.input.summaries,
+        output:
+            f"{RESULTS}/tracked/{EXECUTION.tracking}.json",
+        log:
+            f"{LOGS}/track_metrics.log",
+        benchmark:
+            f"{BENCHMARKS}/track_metrics/metrics.tsv"
+        localrule: True
+        threads: 1
+        resources:
+            mem_mb=1000,
+        params:
+            settings=TRACKING_SETTINGS,
+        message:
+            "tracking: {output}"
+        shell:
+            "printf %s {params.settings:q} | python {input.code[0]} --output {output} --settings - > {log} 2>&1"
+
 
 rule record_config:
     """The checked config of an experiment, without what only says how it is computed: to be compared with another's."""
@@ -291,7 +341,7 @@ rule make_report:
     resources:
         mem_mb=2000,
     params:
-        folder=RESULTS,
+        folder=subpath(output[0], parent=True),
         settings=REPORT_SETTINGS,
     message:
         "report: {output}"

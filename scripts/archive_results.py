@@ -26,7 +26,7 @@ from stage.storage import read_json, written_whole
 ROOT = Path(__file__).parents[1]
 METADATA = "ro-crate-metadata.json"
 NEEDED = ("config.json", "report.html", "tables", "figures")  # what a finished experiment has
-LEFT_OUT = ("data", "checkpoints", "logs", "benchmarks", "answers", "ledger")  # of a folder of results
+LEFT_OUT = ("data", "checkpoints", "logs", "benchmarks", "answers", "ledger", "tracked")  # of a folder of results
 FORMATS = {
     ".csv": "text/csv",
     ".html": "text/html",
@@ -42,6 +42,13 @@ PAPER = {
     "@id": "https://arxiv.org/abs/2409.14254",
     "@type": "ScholarlyArticle",
     "name": "Instruction Following without Instruction Tuning",
+}
+
+LICENCE = {
+    "@id": "#licence",
+    "@type": "CreativeWork",
+    "name": "No licence is stated",
+    "description": "Whoever publishes this crate has to choose a licence, and to name an author and a publisher.",
 }
 
 
@@ -93,7 +100,7 @@ def metadata(experiment: str, files: dict[str, Path]) -> dict[str, Any]:
         "description": "Config, tables, figures, report, responses, judgements and records of an experiment on "
         "instruction following without instruction tuning. Weights and data are left out.",
         "datePublished": date,
-        "license": "None is stated: whoever publishes this crate has to choose one.",
+        "license": {"@id": LICENCE["@id"]},
         "citation": {"@id": PAPER["@id"]},
         "isBasedOn": {"@id": "#implicit-tuning"},
         "hasPart": [{"@id": entity["@id"]} for entity in entities],
@@ -115,7 +122,7 @@ def metadata(experiment: str, files: dict[str, Path]) -> dict[str, Any]:
     return {
         # The context of 1.1 does not have `sha256` yet.
         "@context": ["https://w3id.org/ro/crate/1.1/context", {"sha256": "https://schema.org/sha256"}],
-        "@graph": [descriptor, root, software, PAPER, *entities],
+        "@graph": [descriptor, root, LICENCE, software, PAPER, *entities],
     }
 
 

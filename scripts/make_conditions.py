@@ -21,7 +21,7 @@ from stage.table_forms import plus_minus, to_csv, to_latex, to_markdown
 
 Row = dict[str, Any]
 
-TITLE = "Conditions of pre-training"
+TITLE = "Conditions"
 MEASURES = ("ranking", "per token", "quality", "win rate", "ties", "stopped", "tokens")
 DRAWN = {"ranking": "ranking", "quality": "quality", "win rate": "win_rate"}  # the table's names, the chart's
 NOTE = (

@@ -77,6 +77,7 @@ def check(files, entities):
     assert entities[METADATA]["about"] == {"@id": "./"}
     root = entities["./"]
     assert root["@type"] == "Dataset" and {"name", "description", "datePublished", "license"} <= set(root)
+    assert entities[root["license"]["@id"]]["@type"] == "CreativeWork"  # not a text: rocrate-validator
     parts = [part["@id"] for part in root["hasPart"]]
     assert sorted([*parts, METADATA]) == sorted(files)
     for name in parts:

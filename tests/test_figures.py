@@ -1,17 +1,19 @@
 """The figures: what they are drawn from, that they come out the same every time, and that each says its n."""
 
 import csv
+import itertools
 import json
 import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from results_folder import Results
 from workflow import ROOT
 
 from make_figures import training_rows
-from stage.charts import PANELS, on_paper
+from stage.charts import COLOURS, PANELS, on_paper
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +81,32 @@ def test_a_long_training_curve_is_means_of_all_its_steps(tmp_path):
 def test_light_stages_do_not_import_torch(script):
     code = f"import sys; sys.path.insert(0, 'scripts'); import {script}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+# How people without one of the three kinds of cones see linear RGB (Machado, Oliveira and Fernandes 2009, severity 1).
+VISIONS = {
+    "all cones": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
+
+
+def seen(colour, vision):
+    """A colour (#RRGGBB) in CIELAB, whose distances are about as large as they look, as somebody sees it."""
+    rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    xyz = XYZ @ np.clip(np.array(vision) @ linear, 0, 1) / XYZ.sum(axis=1)
+    x, y, z = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+def test_the_colour_blind_can_tell_the_colours_apart(vision):
+    """A distance of 2 can just be seen; Okabe and Ito's own come as near as 16."""
+    for one, other in itertools.combinations(COLOURS, 2):
+        distance = np.linalg.norm(seen(one, VISIONS[vision]) - seen(other, VISIONS[vision]))
+        assert distance > 15, (one, other, distance)

@@ -55,6 +55,7 @@ def expected_jobs(config):
         "measure_similarity": len(models) * len(config.similarity.modes) if config.similarity else 0,
         "make_tables": 1,
         "make_figures": 1,
+        "make_events": 1,
         "make_report": 1,
         "record_config": 1,
     }

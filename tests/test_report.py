@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 from results_folder import HOSTILE, Results
-from workflow import ROOT
+from workflow import ROOT, snakemake
 
 from implicit.oracle import Oracle, describe
 from stage import examples
@@ -276,6 +277,52 @@ def test_the_oracles_quality_is_told_in_its_parts(world):
             content = 0.7 * parts[1] + 0.3 * parts[2]
             product = content * (parts[3] if "brevity" in told else 1) * (1.0 if stopped else 0.5)
             assert product == pytest.approx(quality, abs=0.02), told
+
+
+@pytest.fixture(scope="module")
+def snakemakes_own(finished, tmp_path_factory):
+    """Snakemake's own report of the test experiment, unpacked."""
+    folder = tmp_path_factory.mktemp("own")
+    done = snakemake(finished[0], "--report", str(folder / "report.zip"))
+    assert done.returncode == 0, done.stdout
+    with zipfile.ZipFile(folder / "report.zip") as packed:
+        packed.extractall(folder)
+    return folder / "report" / "report.html"
+
+
+def test_snakemakes_own_report_holds_tables_and_figures_with_captions(snakemakes_own, project):
+    page = snakemakes_own.read_text(encoding="utf-8")
+    told = {
+        name: json.JSONDecoder().raw_decode(page, re.search(rf'var {name} = (?={{")', page).end())[0]
+        for name in ("categories", "results")
+    }
+    results = project / "results" / "test"
+    files = {
+        "Tables": [str(path.relative_to(project)) for path in results.glob("tables/*.csv")],
+        "Figures": [str(path.relative_to(project)) for path in results.glob("figures/*.png")],
+        "Report": ["results/test/report.html"],
+    }
+    assert {name: sorted(paths["Other"]) for name, paths in told["categories"].items()} == {
+        name: sorted(paths) for name, paths in files.items()
+    }
+    for name, begin in (("Tables", "Tables of test:"), ("Figures", "Figures of test,"), ("Report", "Everything that")):
+        assert all(told["results"][path]["caption"].startswith(f"<p>{begin}") for path in files[name])
+    held = {path.name: path.read_bytes() for path in (snakemakes_own.parent / "data").rglob("*.*")}
+    assert held["table1.csv"] == (results / "tables" / "table1.csv").read_bytes()
+    assert held["report.html"] == (results / "report.html").read_bytes()
+
+
+def test_snakemakes_own_report_asks_for_nothing(browser, snakemakes_own):
+    page = browser.new_page()
+    page.set_default_timeout(120_000)  # milliseconds: three megabytes, on a machine that may be busy
+    requests, faults = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(f"file://{snakemakes_own}")
+    page.get_by_text("Tables", exact=True).first.click()
+    page.get_by_text("table1.csv").first.wait_for()
+    assert faults == [] and [url for url in requests if not url.startswith(("file:///", "data:", "blob:"))] == []
+    page.close()
 
 
 def test_without_a_judge_there_is_still_a_report(tmp_path):

@@ -185,8 +185,8 @@ def test_alpaca_evals_own_file_stands_beside_the_responses(project):
 
 def test_what_the_user_sees(finished):
     folder, printed = finished
-    done = re.findall(r"^\[ *(\d+)/69\] \w+: .* \(\d.*\)$", printed, flags=re.MULTILINE)
-    assert list(map(int, done)) == list(range(1, 70))  # a line for each job
+    done = re.findall(r"^\[ *(\d+)/70\] \w+: .* \(\d.*\)$", printed, flags=re.MULTILINE)
+    assert list(map(int, done)) == list(range(1, 71))  # a line for each job
     assert re.search(r"\] tune_chosen: tiny, poem, .*: loss \d\.\d+ after \d+ steps \(", printed)
     assert re.search(r"\] judge_responses: tiny, base against seed1, test: win rate \d+\.\d ± ", printed)
     assert "\x1b" not in printed and "Finished jobid" not in printed
@@ -202,7 +202,7 @@ def test_every_job_has_a_log_and_a_benchmark_and_leaves_no_temporary_file(projec
     logs = {
         p.relative_to(results(project) / "logs").with_suffix("") for p in (results(project) / "logs").rglob("*.log")
     }
-    assert len(logs) == 67
+    assert len(logs) == 68
     assert len(list((results(project) / "benchmarks").rglob("*.tsv"))) == len(logs)
     (base,) = bases(project)
     for ending in ("log", "tsv"):
@@ -248,7 +248,7 @@ def test_a_modes_learning_rate_reruns_that_mode_and_what_depends_on_it(project):
     configs = overlay(project, "changed.yaml", {"modes": {"poem": {"tuning": {"learning_rate": 3.0e-4}}}})
     assert planned(project, configs=configs) == {
         "tune_candidate": 2, "tune_chosen": 2, "generate_responses": 4, "judge_responses": 4, "select_epochs": 1, "measure_drift": 2,
-        "record_config": 1, "make_tables": 1, "make_figures": 1, "make_report": 1,
+        "record_config": 1, "make_tables": 1, "make_figures": 1, "make_events": 1, "make_report": 1,
     }  # fmt: skip
 
 
@@ -260,11 +260,13 @@ def test_how_it_is_computed_reruns_nothing(project):
 @pytest.mark.parametrize(
     ("module", "jobs"),
     [
-        ("implicit/rank.py", {"rank_responses": 5, "measure_drift": 6, "make_tables": 1, "make_figures": 1, "make_report": 1}),
+        ("implicit/rank.py", {
+            "rank_responses": 5, "measure_drift": 6, "make_tables": 1, "make_figures": 1, "make_events": 1, "make_report": 1,
+        }),
         ("make_figures.py", {"make_figures": 1, "make_report": 1}),
         ("implicit/judge.py", {
             "judge_responses": 16, "select_epochs": 3, "tune_chosen": 6, "generate_responses": 6, "rank_responses": 4,
-            "measure_drift": 6, "make_tables": 1, "make_figures": 1, "make_report": 1,
+            "measure_drift": 6, "make_tables": 1, "make_figures": 1, "make_events": 1, "make_report": 1,
         }),
     ],
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """The figures of an experiment as Vega-Lite: from the rows of a figure's CSV to panels, for the report and for paper.
 
-Every panel names its n. Colours are Okabe and Ito's, which the colour-blind can tell apart; where there are more lines
-than colours, dashes tell them apart too.
+Every panel names its n. Colours are Okabe and Ito's and two more, which the colour-blind can tell apart; where there
+are more lines than colours, dashes tell them apart too.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 Spec = dict[str, Any]
 
 VEGA_LITE = "6.4"  # the version that specs are written for; vl-convert brings it
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A", "#8C6D00"]
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#9944DD", "#994433"]
 GREY = "#858585"  # can be seen on white and on black
 DASHES = [[1, 0]] * len(COLOURS) + [[5, 3]] * len(COLOURS) + [[1, 2]] * len(COLOURS)
 SHAPES = {"mean over seeds": "circle", "each seed": "cross", "paper, Llama-2-7B": "diamond", "paper, OLMo-7B": "square"}

@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from stage.config import GPUS, Config, Model, Source, merged
 from stage.hub import is_hub_id
 from stage.local_files import is_url
 
-FOLDERS = ("data", "tables", "figures", "logs", "benchmarks", "answers", "checkpoints", "ledger")  # of the results
+FOLDERS = (  # of the results
+    *("data", "tables", "figures", "events", "tracked"),
+    *("logs", "benchmarks", "answers", "checkpoints", "ledger"),
+)
 
 
 class ConfigError(ValueError):
@@ -178,6 +182,7 @@ def _bad_values(config: Config) -> list[str]:
         )
     faults += _unmeasured_drift(config)
     faults += _names_taken(config)
+    faults += _not_installed(config)
     if not config.judge and config.selects():
         faults.append(f"selection.epochs: {config.selection.epochs} cannot be chosen from without a judge; give one")
     for name in config.run.models:
@@ -213,6 +218,17 @@ def _unmeasured_drift(config: Config) -> list[str]:
             "lm-eval), or give the path of its lm_eval"
         )
     return faults
+
+
+def _not_installed(config: Config) -> list[str]:
+    """Packages that this run asks for, are no part of the environment, and are not there."""
+    tracking = config.execution.tracking
+    try:
+        if tracking:
+            version(tracking)  # not `find_spec`: it takes wandb's own folder of former runs, `wandb`, for the package
+    except PackageNotFoundError:
+        return [f"execution.tracking: {tracking} is not installed: pip install {tracking}, with the environment active"]
+    return []
 
 
 def _names_taken(config: Config) -> list[str]:

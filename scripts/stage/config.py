@@ -541,6 +541,7 @@ class Execution(Section):
     checkpoint_steps: Count
     backend: Literal["transformers", "vllm"]
     keep_candidates: Flag
+    tracking: Literal["wandb", "trackio"] | None
     requests: Count
     timeout: Positive
     attempts: Count

@@ -1,0 +1,45 @@
+"""Write an experiment's metrics as TensorBoard events: a folder for each run, by its name, with one file.
+
+    python scripts/make_events.py --output results/tiny/events --settings '{"figures": [...], "tunings": [...], ...}'
+
+``tensorboard --logdir results/tiny/events`` draws them. The same records give the same bytes: the time of an event is
+its step, in seconds, as nobody needs to know when each was computed.
+"""
+
+from pathlib import Path
+
+from stage.command import arguments, run_stage, say
+from stage.metrics import Run, runs_of
+from stage.storage import written_whole
+
+FILE = "events.out.tfevents.0"  # TensorBoard knows a file of events by the middle of its name
+VERSION = "brain.Event:2"  # what the first event of a file has to say
+
+
+def write_events(run: Run, folder: Path) -> None:
+    """Write a run's file of events (TFRecord of Event messages) in a new folder."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.summary_pb2 import Summary
+    from tensorboardX.record_writer import RecordWriter
+
+    folder.mkdir(parents=True, exist_ok=True)  # tiny/base holds a file, and the folders of its comparisons
+    writer = RecordWriter(str(folder / FILE))
+    writer.write(Event(wall_time=0, file_version=VERSION).SerializeToString())
+    for step, metrics in sorted(run.steps.items()):
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
+        writer.write(Event(wall_time=step, step=step, summary=Summary(value=values)).SerializeToString())
+    writer.close()
+
+
+def main() -> None:
+    args = arguments(__doc__, paths=["output"])
+    runs = runs_of(args.settings)
+    with written_whole(args.output) as temporary:
+        temporary.mkdir()
+        for run in runs:
+            write_events(run, temporary / run.name)
+    say(f"{len(runs)} runs in {args.output}: tensorboard --logdir {args.output}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

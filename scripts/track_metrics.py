@@ -1,0 +1,44 @@
+"""Send an experiment's metrics to Weights & Biases or trackio, a run for each of `stage.metrics`.
+
+    python scripts/track_metrics.py --output results/tiny/tracked/wandb.json \\
+        --settings '{"module": "wandb", "project": "tiny", "figures": [...], "tunings": [...], ...}'
+
+Both modules have the same three functions: ``init``, ``log`` and ``finish``. Where it goes, and by which key, they find
+in their own environment variables: WANDB_API_KEY, WANDB_MODE=offline, TRACKIO_SPACE_ID. ``output`` says what was sent;
+sent again, after a change of results, it makes new runs beside the old ones.
+"""
+
+import importlib
+from importlib.metadata import version
+from types import ModuleType
+
+from stage.command import InputError, arguments, run_stage, say
+from stage.metrics import Run, runs_of
+from stage.storage import write_json
+
+
+def send(run: Run, module: ModuleType, *, project: str) -> None:
+    """Send one run, those of one system in a group. Raises InputError with what the module says of a run not begun."""
+    try:
+        module.init(project=project, name=run.name, group=run.name.rpartition("/")[0], config=run.config)
+    except Exception as error:
+        raise InputError(f"execution.tracking: {module.__name__} does not begin the run {run.name}: {error}") from error
+    for step, metrics in sorted(run.steps.items()):
+        module.log(metrics, step=step)
+    module.finish()
+
+
+def main() -> None:
+    args = arguments(__doc__, paths=["output"])
+    name, project = args.settings["module"], args.settings["project"]
+    module = importlib.import_module(name)
+    runs = runs_of(args.settings)
+    for run in runs:
+        send(run, module, project=project)
+    sent = {run.name: len(run.steps) for run in runs}
+    write_json({"module": name, "version": version(name), "project": project, "steps": sent}, args.output)
+    say(f"{len(runs)} runs sent to {name}, project {project}")
+
+
+if __name__ == "__main__":
+    run_stage(main)
