@@ -55,7 +55,11 @@ rule measure_drift:
         settings=lambda wildcards: settings(
             **CONFIG.drift.model_dump(exclude={"harness"}),
             world=CONFIG.models[wildcards.model].world,
-            controls=plain(CONFIG.models[wildcards.model].pretrain.corpus) if CONFIG.models[wildcards.model].pretrain else {},
+            controls=(
+                plain(CONFIG.models[wildcards.model].pretrain.corpus)
+                if CONFIG.models[wildcards.model].pretrain
+                else {}
+            ),
             chat=chat(wildcards.model),
         ),
     message:

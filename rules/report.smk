@@ -251,6 +251,7 @@ rule make_conditions:
         "printf %s {params.settings:q} | python {input.code[0]} --tables {params.tables} --figures {params.figures} "
         "--settings - > {log} 2>&1"
 
+
 rule make_events:
     """Losses, win rates, capabilities and validations as TensorBoard events."""
     input:
