@@ -1,6 +1,7 @@
 """The metrics of runs: as TensorBoard events, read back by a reader of our own, and as what a tracking module is sent."""
 
 import json
+import shutil
 import struct
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -222,8 +223,9 @@ def test_a_module_that_is_not_installed_is_named_before_any_job(tmp_path, monkey
         check_config(config_of("trackio"))
 
 
-def test_one_key_sends_what_has_come_out_and_nothing_else_is_done_anew(project, installed):
-    """The finished test experiment: its events, and the key."""
+def test_one_key_sends_what_has_come_out_and_nothing_else_is_done_anew(project, installed, tmp_path):
+    """A copy of the finished test experiment, as other tests count what is there: its events, and the key."""
+    project = shutil.copytree(project, tmp_path / "project")
     events = all_events(project / "results" / "test" / "events")
     assert len(events) == 2 * 6 + 1 + 3  # systems of two seeds, the base model's ranking, validations
     loss = read_json(project / "results/test/tiny/poem/chosen/seed1/record.json")["losses"][-1]
