@@ -46,10 +46,11 @@ REQUESTS = f"--requests {EXECUTION.requests} --timeout {EXECUTION.timeout} --att
 
 def keep_warm():
     """Let the jobs of this run be forked from a process that has imported torch; an empty WARM_FOLDER forbids it."""
-    os.environ["SNAKEMAKE_PID"] = str(os.getpid())
+    os.environ |= {"SNAKEMAKE_PID": str(os.getpid())}
     if "WARM_FOLDER" not in os.environ and sys.platform == "linux":  # elsewhere, forking after such imports is not safe
-        os.environ["WARM_FOLDER"] = tempfile.mkdtemp(prefix="warm-")
-        atexit.register(shutil.rmtree, os.environ["WARM_FOLDER"], ignore_errors=True)
+        folder = tempfile.mkdtemp(prefix="warm-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ |= {"WARM_FOLDER": folder}
 
 
 def settings(**content):

@@ -67,12 +67,12 @@ rule take_base:
     resources:
         mem_mb=1000,
     params:
-        snapshot=lambda wildcards: f"/{CONFIG.models[wildcards.model].snapshot or ''}".rstrip("/"),
+        snapshot=lambda wildcards: CONFIG.models[wildcards.model].snapshot or ".",  # a folder inside, or the whole
         settings=lambda wildcards: settings(too_long=CONFIG.tuning.too_long, chat=chat(wildcards.model)),
     message:
-        "model: {wildcards.model} from {input.shared}{params.snapshot}"
+        "model: {wildcards.model} from {input.shared}"
     shell:
-        "{WARM} {input.code[0]} --shared {input.shared}{params.snapshot} --shared-record {input.record} --model {output.model} "
+        "{WARM} {input.code[0]} --shared {input.shared}/{params.snapshot} --shared-record {input.record} --model {output.model} "
         "--record {output.record} --conversations {input.conversations} --settings {params.settings:q} > {log} 2>&1"
 
 

@@ -228,11 +228,11 @@ rule make_conditions:
         code=sources("make_conditions"),
         summaries=[entry["path"] for entry in [*FIGURES, *RANKINGS, *RESPONSES]],
     output:
-        report(f"{RESULTS}/tables/conditions.csv", caption="captions/tables.rst", category="Tables"),
         expand(f"{RESULTS}/tables/conditions.{{ending}}", ending=["md", "tex"]),
         f"{RESULTS}/tables/conditions_by_world.csv",
-        report(f"{RESULTS}/figures/conditions.png", caption="captions/figures.rst", category="Figures"),
         expand(f"{RESULTS}/figures/conditions.{{ending}}", ending=["pdf", "csv"]),
+        table=report(f"{RESULTS}/tables/conditions.csv", caption="captions/tables.rst", category="Tables"),
+        figure=report(f"{RESULTS}/figures/conditions.png", caption="captions/figures.rst", category="Figures"),
     log:
         f"{LOGS}/make_conditions.log",
     benchmark:
@@ -242,8 +242,8 @@ rule make_conditions:
     resources:
         mem_mb=1000,
     params:
-        tables=f"{RESULTS}/tables",
-        figures=f"{RESULTS}/figures",
+        tables=subpath(output.table, parent=True),
+        figures=subpath(output.figure, parent=True),
         settings=CONDITION_SETTINGS,
     message:
         "conditions: {params.tables}/conditions.csv"

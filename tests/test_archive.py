@@ -63,7 +63,7 @@ def test_what_is_packed_and_what_is_not(made, tmp_path):
     assert pack(made, tmp_path / "x.zip") == 11
     files, _ = opened(tmp_path / "x.zip")
     assert sorted(files) == sorted([
-        METADATA, "config.json", "envs/cpu.txt", "figures/win_rates.png", "report.html", "tables/table1.csv",
+        METADATA, "bases/world1-01234567/record.json", "config.json", "envs/cpu.txt", "figures/win_rates.png", "report.html", "tables/table1.csv",
         "tiny/base/record.json", "tiny/base/test.against-seed1.json", "tiny/model/chosen/seed1/record.json",
         "tiny/model/chosen/seed1/test.alpaca_eval.json",
     ])  # fmt: skip
@@ -101,7 +101,8 @@ def test_the_description_is_true(made, tmp_path):
 
 def test_the_same_files_give_the_same_bytes(made, tmp_path):
     pack(made, tmp_path / "x.zip")
-    shutil.copytree(made, tmp_path / "again" / "made", copy_function=shutil.copyfile)
+    for folder in (made, made.parent / "bases"):
+        shutil.copytree(folder, tmp_path / "again" / folder.name, copy_function=shutil.copyfile)
     for path in (tmp_path / "again").rglob("*"):
         os.utime(path, (1, 1))
         path.chmod(0o700)

@@ -178,6 +178,7 @@ def test_a_base_model_is_pretrained_once_for_all_controls(made):
     assert planned(made, configs=configs("pairs")) == {}
     (made / "world.yaml").write_text(yaml.safe_dump({"conditions": {"worlds": [11]}}))
     expected = {"emergence": 0, "markup": 1, "stopping": 1, "tags": 2, "size": 3}
+    expected |= {"tuning": 0, "transfer": 0, "measuring": 0}
     assert sorted(expected) == sorted(set(CONTROLS) - {"pairs"})
     for name, count in expected.items():
         jobs = planned(made, configs=configs(name, "world.yaml"))
