@@ -89,7 +89,7 @@ def jobs_of(snakemake_process):
         found = {child: rule_of(child) for child in psutil.Process(snakemake_process.pid).children(recursive=True)}
     except psutil.Error:
         return {}
-    return {child: rule for child, rule in found.items() if rule}
+    return {child: rule for child, rule in found.items() if rule in RULES}  # not the summary at the end
 
 
 def durations(folder):
