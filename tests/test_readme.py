@@ -4,6 +4,7 @@ What takes long is run in its dry form, as COMMANDS says; what it would do is th
 """
 
 import ast
+import csv
 import json
 import re
 import shlex
@@ -13,12 +14,13 @@ import tomllib
 import architectures
 import pytest
 import yaml
-from documents import DOCUMENTS, blocks, commands
+from documents import DOCUMENTS, Block, blocks, commands
+from judge_server import KEY, Service, labelled, served
 from workflow import ROOT, copy_project, environment, snakemake
 
 from stage.check import check_config
 from stage.config import merged
-from stage.storage import read_table
+from stage.storage import read_json, read_table
 
 LONG = "takes minutes or more; what it does is run by other tests"
 BUILT = "for real, with the environment that is there (-o environment)"
@@ -92,15 +94,14 @@ def write(path, text):
     path.write_text(text, encoding="utf-8")
 
 
-def lay_over(folder, block, *more):
-    """Write a block's text, as it is, and further layers as files; returns all of them, over the test experiment.
+def lay_over(folder, *layers):
+    """Write layers as files, the text of a block as it is; returns all of them, over the test experiment.
 
     Without the controls that the test experiment has and the default one has not: they are of worlds only.
     """
-    names = [f"layer{i}.yaml" for i in range(1 + len(more))]
-    write(folder / names[0], block.text)
-    for name, content in zip(names[1:], more, strict=True):
-        write(folder / name, yaml.safe_dump(content))
+    names = [f"layer{i}.yaml" for i in range(len(layers))]
+    for name, layer in zip(names, layers, strict=True):
+        write(folder / name, layer.text if isinstance(layer, Block) else yaml.safe_dump(layer))
     write(folder / "plain.yaml", yaml.safe_dump({"drift": None, "ranking": {"negatives": ["any"]}}))
     return ("experiments/test.yaml", "plain.yaml", *names)
 
@@ -142,6 +143,21 @@ def test_every_config_of_the_documents_can_be_run(folder, block, monkeypatch):
     assert "generate_responses" in done.stdout
 
 
+SMALLER = re.findall(r"^\| [^|]+ \| `(\{?\w+: \{.*\})` \|$", read("README.md"), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("change", [change for change in SMALLER if "tracking" not in change])
+def test_every_smaller_change_is_one(change):
+    """All but the one that asks for a package that is not here, which is tried out with the metrics."""
+    raw = yaml.safe_load(read("config.yaml"))
+    assert check_config(merged(raw, yaml.safe_load(change))) != check_config(raw)
+
+
+def test_all_smaller_changes_are_tried_out():
+    _, _, after = read("README.md").partition("| to | write |\n|---|---|\n")
+    assert len(SMALLER) == len(after.split("\n\n")[0].splitlines()) > 5
+
+
 @pytest.mark.parametrize("experiment", ["my-data", "my-model"])
 def test_own_data_and_an_own_model_come_through(folder, experiment):
     small = {key: value for key, value in SMALL.items() if not (experiment == "my-model" and key == "judge")}
@@ -155,6 +171,28 @@ def test_own_data_and_an_own_model_come_through(folder, experiment):
         for table, label in (("table1", "my responses"), ("table3", "my data")):
             assert f" {label} " in (made / "tables" / f"{table}.md").read_text(encoding="utf-8")
     assert (made / "report.html").stat().st_size > 10_000
+
+
+def test_an_own_mode_and_an_own_judge_come_through(folder, monkeypatch):
+    """Both in one run. The judge listens on a port that is free; a rate makes the modes differ, as equals are ties, unasked."""
+    mode, judge = block_of("my-mode"), block_of("my-judge")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    service = Service(labelled())
+    with served(service) as url:
+        needed = {"tuning": {"learning_rate": 0.01}, "judge": {"server": {"base_url": url}}}
+        done = snakemake(folder, "tables", configs=lay_over(folder, mode, judge, SMALL, needed))
+    assert done.returncode == 0, done.stdout[-6000:]
+    asked = yaml.safe_load(judge.text)["judge"]
+    expected = {"model": asked["server"]["model"], **asked["server"]["request"]}
+    assert all(expected.items() <= body.items() for body in service.bodies)
+    assert set(service.keys) == {f"Bearer {KEY}"}
+    made = folder / "results" / "my-judge"
+    rows = csv.DictReader((made / "tables" / "table3.csv").read_text(encoding="utf-8").splitlines())
+    judges = {row["tuning"]: row["judge"] for row in rows}
+    for name, given in yaml.safe_load(mode.text)["modes"].items():
+        assert judges[given["label"]] == asked["name"]
+        record = read_json(made / "tiny" / name / "chosen" / "seed1" / "record.json")
+        assert given["tuning"].items() <= record["settings"]["tuning"].items()
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
