@@ -226,7 +226,7 @@ def main() -> None:
         "--peers", help="the Python in which TRL and lm-evaluation-harness are; without, they are left out"
     )
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", help="the beginnings of the names of works, separated by commas")
+    parser.add_argument("--only", help="how the races begin that are run, such as ranking; several with commas")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--small", action="store_true", help="sizes that show nothing, for a test")
     args = parser.parse_args()
@@ -237,9 +237,10 @@ def main() -> None:
     notes.append("ratios are of seconds, the peer's over ours, of neighbouring turns; for the peak, the share of it")
     rows: list[dict[str, Any]] = []
     for race in RACES:
-        if not race.work.startswith(only) or (race.peers and not args.peers):
+        title = f"{race.work} against {race.against}"
+        if not title.startswith(only) or (race.peers and not args.peers):
             continue
-        print(f"{race.work} against {race.against}", flush=True)
+        print(title, flush=True)
         rows += run_race(race, args.repeats, sizes, args.peers or sys.executable, args.output / "logs")
         # After each race, as all of them take an hour.
         (args.output / "speed.csv").write_text(to_csv(rows), encoding="utf-8")
