@@ -93,7 +93,7 @@ RACES = (
     Race(
         "generation",
         "generate:5M",
-        "`generate`, its best batch size",
+        "the best batch size of `generate`",
         ("generate-transformers:5M:64", "generate-transformers:5M:256"),
         1.3,
         2,
