@@ -67,9 +67,9 @@ RACES = (
         race
         for size, fewer, ways in (("5M", 1, TRL_WAYS), ("25M", 2, TRL_WAYS[:1]))
         for race in (
-            Race(f"tuning, {size}", f"tune:{size}", "one row at a time", (f"tune-authors:{size}",), 3, 5, fewer=fewer),
+            Race(f"tuning {size}", f"tune:{size}", "one row at a time", (f"tune-authors:{size}",), 3, 5, fewer=fewer),
             Race(
-                f"tuning, {size}",
+                f"tuning {size}",
                 f"tune:{size}",
                 "TRL's SFTTrainer, the best of its ways",
                 tuple(f"tune-trl:{size}:{way}" for way in ways),
@@ -79,7 +79,7 @@ RACES = (
                 fewer=fewer,
             ),
             Race(
-                f"tuning, {size}",
+                f"tuning {size}",
                 f"tune:{size}",
                 "the peak of matrix products",
                 (f"peak:{size}",),
