@@ -7,6 +7,7 @@
 # make test-slurm  runs a whole SLURM on this machine, and the workflow on it (root, Debian); says so where it cannot
 # make test-faults runs the workflow with its jobs and Snakemake killed at random moments (FAULTS_SEED=1, FAULTS_EACH=2)
 # make bench  times this project against its peers, which get an environment of their own: an hour or more
+# make findings  runs all controls in experiments/controls, and fills in docs/findings.md: up to three hours on two cores
 # make docs   makes docs/config.md, docs/dag.md and config.schema.json anew, after a change of the config's keys or the rules
 # make lint   checks style, snakemake --lint included (needs envs/dev.txt)
 # Options: CORES=4, CONFIG=experiments/seeds.yaml (or several, in quotes), PYTHON=python3.12
@@ -20,7 +21,7 @@ A ?=
 B ?=
 EXPERIMENT ?=
 
-.PHONY: run plan verify compare archive bench test test-slurm test-faults docs lint environment
+.PHONY: run plan verify compare archive bench test test-slurm test-faults docs findings lint environment
 
 environment:
 	@PYTHON="$(PYTHON)" sh envs/build.sh
@@ -50,6 +51,14 @@ test-slurm: environment
 
 test-faults: environment
 	@python -m pytest tests/test_faults.py -m faults -s $(PYTEST_ARGS)
+
+# Each control is an experiment of its own; base models are pre-trained once for all of them.
+findings: environment
+	@for control in $(filter-out %/world.yaml,$(wildcard experiments/controls/*.yaml)); do \
+	    echo "$$control"; \
+	    snakemake conditions make_tables --cores $(CORES) --configfile experiments/controls/world.yaml $$control || exit 1; \
+	done
+	@snakemake findings --cores 1
 
 docs: environment
 	@python scripts/make_docs.py

@@ -20,6 +20,7 @@ include: "rules/drift.smk"
 include: "rules/judge.smk"
 include: "rules/report.smk"
 include: "rules/plan.smk"
+include: "rules/findings.smk"
 
 
 rule all:

@@ -36,9 +36,6 @@ def contestant(name: str, sizes: SimpleNamespace) -> Work:
         "peak": tuning.matrix_peak,
         "generate": generation.ours_generation,
         "generate-rules": lambda sizes, model: generation.ours_generation(sizes, model, rules=True),
-        "generate-rules-few": lambda sizes, model: generation.ours_generation(
-            sizes, model, rules=True, count=sizes.listing_prompts
-        ),
         "generate-transformers": generation.transformers_generation,
         "generate-continuous": generation.continuous_generation,
         "generate-listing": generation.listing_generation,

@@ -90,18 +90,17 @@ def long_rows(sizes: SimpleNamespace, length: int, *, trained: float = 0.6) -> l
     return [Rendered(ids=row, trained=[False] * prompt + [True] * (length - prompt), cut=0) for row in ids]
 
 
-def generation_load(sizes: SimpleNamespace, count: int | None = None) -> tuple[list[list[int]], list[int]]:
+def generation_load(sizes: SimpleNamespace) -> tuple[list[list[int]], list[int]]:
     """Prompts and lengths of responses: both log-normal, like AlpacaEval's, the latter up to a limit."""
     rng = random.Random(1)
-    count = count or sizes.prompts
     prompts = [
         [
             BOS,
             *(rng.randrange(FIRST, sizes.vocabulary) for _ in range(min(300, round(rng.lognormvariate(3.2, 0.8)) + 4))),
         ]
-        for _ in range(count)
+        for _ in range(sizes.prompts)
     ]
-    lengths = [min(sizes.new_tokens, round(rng.lognormvariate(4.3, 0.8)) + 1) for _ in range(count)]
+    lengths = [min(sizes.new_tokens, round(rng.lognormvariate(4.3, 0.8)) + 1) for _ in range(sizes.prompts)]
     return prompts, lengths
 
 

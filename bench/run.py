@@ -100,7 +100,7 @@ RACES = (
         fewer=2,
     ),
     Race("generation", "generate:5M", "continuous batching", ("generate-continuous:5M",), 1.3, 2, fewer=2),
-    Race("rules", "generate-rules-few:5M", "the paper's listing", ("generate-listing:5M",), 50, 150, fewer=2),
+    Race("rules", "generate-rules:5M", "the paper's listing", ("generate-listing:5M",), 50, 150, fewer=2),
     Race("rules", "generate-rules:5M", "our generation without them", ("generate:5M",), 0.9, 0.97, fewer=2),
     Race("ranking", "rank:5M", "one pair at a time", ("rank-authors:5M",), 5, 10),
     Race(

@@ -35,6 +35,7 @@ COMMANDS = {
     "make compare A=results/x B=results/y": ("make -n compare A=results/x B=results/y", LONG),
     "make archive EXPERIMENT=tiny": ("make -n archive EXPERIMENT=tiny", LONG),
     "make bench": ("make -n bench", LONG),
+    "make findings": ("make -n findings", LONG),
     "make docs": ("make -o environment docs", BUILT),
     "snakemake --cores all": ("snakemake --cores all -n", LONG),
     "snakemake --cores all --configfile experiments/seeds.yaml": (

@@ -1,0 +1,113 @@
+"""Fill the figures of the controls into docs/findings.md, from the tables of their experiments.
+
+    python scripts/make_findings.py --template experiments/controls/findings.md --results results \\
+        --output docs/findings.md
+
+A template is Markdown with marks in it: a figure, by table, values of its row, and column; columns of a table; and what
+an experiment has drawn of its conditions:
+
+    {{pairs/conditions: condition=0 | tuning=response tuning | quality}}
+    {{table pairs/conditions: condition | tuning | quality}}
+    {{figure pairs}}
+
+Rows that differ in their model alone are of several worlds: their mean and standard deviation are taken. What is used
+is copied to a folder beside the output, docs/findings/, so that the page can be made from there alone.
+"""
+
+import re
+import shutil
+import statistics
+from pathlib import Path
+
+from stage.command import InputError, arguments, run_stage, say
+from stage.storage import write_text
+from stage.table_forms import Row, escaped, from_plus_minus, plus_minus, read_csv
+
+MARK = re.compile(r"\{\{(?P<kind>table |figure |)(?P<name>[\w/-]+)(?:: (?P<rest>[^}]+))?\}\}")
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?( ± \d+(\.\d+)?)?")
+
+
+def files_of(template: str) -> dict[str, str]:
+    """What a template takes from the results: path below ``results`` -> name in the folder of copies."""
+    found = {}
+    for mark in MARK.finditer(template):
+        experiment, _, table = mark["name"].partition("/")
+        if mark["kind"] == "figure ":
+            found[f"{experiment}/figures/conditions.png"] = f"{experiment}.png"
+        else:
+            found[f"{experiment}/tables/{table}.csv"] = f"{experiment}-{table}.csv"
+    return found
+
+
+def over_models(rows: list[Row], column: str) -> str:
+    """A column of rows, one for each model: what all say, or the mean and deviation of figures; empty where one is."""
+    values = [row[column] for row in rows]
+    if len(set(values)) == 1 or "" in values:
+        return values[0] and min(values)
+    if not all(NUMBER.fullmatch(value) for value in values):
+        raise InputError(f"{column!r} is {', '.join(map(repr, sorted(set(values))))}: neither figures nor all the same")
+    digits = max(len(value.split(" ± ")[0].partition(".")[2]) for value in values)
+    means = [from_plus_minus(value)[0] for value in values]
+    return plus_minus((statistics.fmean(means), statistics.stdev(means)), digits=digits)
+
+
+def figure(rows: list[Row], told: str) -> str:
+    """The figure that ``name=value | ... | column`` tells of. Raises InputError where it is not one."""
+    *values, column = told.split(" | ")
+    wanted = dict(value.split("=", maxsplit=1) for value in values)
+    said = " and ".join(values)
+    unknown = {column, *wanted} - rows[0].keys()
+    if unknown:
+        raise InputError(f"no column {', '.join(map(repr, sorted(unknown)))}; there are {', '.join(rows[0])}")
+    found = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+    if len(found) > 1 and len({row.get("model") for row in found}) < len(found):
+        raise InputError(f"{len(found)} rows have {said}: say more of the one that is meant")
+    if not found:
+        raise InputError(f"no row has {said}")
+    return over_models(found, column)
+
+
+def table(rows: list[Row], told: str) -> str:
+    """Columns of a table as Markdown; rows that only differ in their model and in figures are one."""
+    columns = told.split(" | ")
+    unknown = set(columns) - rows[0].keys()
+    if unknown:
+        raise InputError(f"no column {', '.join(map(repr, sorted(unknown)))}; there are {', '.join(rows[0])}")
+    named = [name for name in rows[0] if name in columns and not any(NUMBER.fullmatch(row[name]) for row in rows)]
+    named += [name for name in ("condition",) if name in columns and name not in named]
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in named), []).append(row)
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[escaped(over_models(own, name), {"|": r"\|"}) for name in columns] for own in groups.values()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def fill(template: str, folder: Path) -> str:
+    """A template with its marks filled from the copies in a folder. Raises InputError that names a wrong mark."""
+
+    def filled(mark: re.Match) -> str:
+        experiment, _, name = mark["name"].partition("/")
+        if mark["kind"] == "figure ":
+            return f"![{experiment}, by condition; all values are in {folder.name}/]({folder.name}/{experiment}.png)"
+        try:
+            rows = read_csv(folder / f"{experiment}-{name}.csv")
+            return (table if mark["kind"] else figure)(rows, mark["rest"] or "")
+        except InputError as error:
+            raise InputError(f"{mark[0]}: {error}") from None
+
+    return MARK.sub(filled, template)
+
+
+def main() -> None:
+    args = arguments(__doc__, paths=["template", "results", "output"])
+    template, folder = args.template.read_text(encoding="utf-8"), args.output.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    for source, copy in files_of(template).items():
+        shutil.copyfile(args.results / source, folder / copy)
+    write_text(fill(template, folder), args.output)
+    say(f"{args.output}, from {len(files_of(template))} tables and drawings")
+
+
+if __name__ == "__main__":
+    run_stage(main)
