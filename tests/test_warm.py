@@ -38,6 +38,8 @@ sys.exit({"said": "error: a reason", "status": 3, "none": None}.get(what, 0))
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory):
     """The environment of a running warm process, and a folder with a script."""
+    # In the background of a shell SIGINT is ignored, and would be by all that is started here.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = tmp_path_factory.mktemp("scripts")
     (folder / "job.py").write_text(SCRIPT)
     (folder / "helper.py").write_text("value = 1\n")
@@ -50,6 +52,7 @@ def warm(tmp_path_factory):
         assert time.monotonic() < end, (socket / "log").read_text()
         time.sleep(0.1)
     yield folder, environment, socket
+    signal.signal(signal.SIGINT, before)
     for process in psutil.process_iter(["cmdline", "environ"]):
         if "--serve" in (process.info["cmdline"] or []) and (process.info["environ"] or {}).get("WARM_FOLDER") == str(
             socket
