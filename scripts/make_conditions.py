@@ -17,7 +17,7 @@ from typing import Any
 from stage.command import arguments, run_stage, say
 from stage.drawing import draw
 from stage.storage import read_json, read_table, write_text
-from stage.table_forms import plus_minus, to_csv, to_latex, to_markdown
+from stage.table_forms import mean_and_deviation, plus_minus, to_csv, to_latex, to_markdown
 
 Row = dict[str, Any]
 
@@ -94,7 +94,7 @@ def over_worlds(rows: list[Row], name: str) -> tuple[float, float | None] | None
     values = [row[name] for row in rows]
     if None in values:
         return None
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    return mean_and_deviation(values)
 
 
 def table(rows: list[Row]) -> list[Row]:

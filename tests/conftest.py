@@ -30,15 +30,24 @@ def tokenizer(world):
     return train_tokenizer(world.corpus(800), vocab_size=500, context=256)
 
 
+@pytest.fixture(scope="session")
+def clear_cut(tokenizer):
+    """Makes Llamas of two layers in float32. Weights are scaled up, so that greedy choices are clear-cut and varied."""
+
+    def make(seed):
+        made = build_model(Architecture(hidden_size=32, layers=2, heads=4, context=256), tokenizer, seed=seed)
+        with torch.no_grad():
+            for parameter in made.parameters():
+                if parameter.ndim == 2:
+                    parameter.mul_(8)
+        return made.eval()
+
+    return make
+
+
 @pytest.fixture
-def model(tokenizer):
-    """A Llama of two layers in float32. Weights are scaled up, so that greedy choices are clear-cut and varied."""
-    made = build_model(Architecture(hidden_size=32, layers=2, heads=4, context=256), tokenizer, seed=3)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(8)
-    return made.eval()
+def model(clear_cut):
+    return clear_cut(3)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import torch
 from workflow import ROOT
 
 from implicit.drift import measure_drift, recalled, summarise
-from implicit.pretrain import Architecture, build_model
 from implicit.render import encode, encode_after
 from implicit.world.recall import FactQuestion, fact_questions
 from implicit.world.sets import World
@@ -20,14 +19,9 @@ from stage.command import InputError
 
 
 @pytest.fixture
-def tuned(tokenizer):
-    """Another model of the same architecture, as clear-cut as `model`."""
-    made = build_model(Architecture(hidden_size=32, layers=2, heads=4, context=256), tokenizer, seed=4)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(8)
-    return made.eval()
+def tuned(clear_cut):
+    """Another model of the same architecture."""
+    return clear_cut(4)
 
 
 @pytest.fixture

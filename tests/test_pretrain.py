@@ -6,6 +6,13 @@ import torch
 from implicit.pretrain import Architecture, Muon, Pretraining, build_model, orthogonal, pretrain
 
 
+def plan(rows, **own):
+    """How rows are trained on, once through."""
+    common = {"tokens": rows.numel(), "sequence_length": rows.shape[1], "learning_rate": 3e-3, "seed": 0}
+    common |= {"matrix_learning_rate": 0.02, "warmup": 0.1, "precision": "float32"}
+    return Pretraining(**common | own)
+
+
 @pytest.mark.parametrize("shape", [(24, 24), (16, 64), (64, 16)])
 def test_muon_is_torchs_own_but_for_its_rounding(shape):
     """Torch's is computed in bfloat16, which has 8 bits."""
@@ -27,10 +34,7 @@ def test_muon_is_torchs_own_but_for_its_rounding(shape):
 def test_pretraining_learns_in_either_precision(precision, tokenizer):
     model = build_model(Architecture(hidden_size=32, layers=1, heads=2, context=64), tokenizer, seed=3)
     rows = torch.randint(3, 20, (256, 1)).repeat(1, 32)  # the same token again and again
-    settings = Pretraining(
-        tokens=rows.numel(), sequence_length=32, batch_size=4, learning_rate=3e-3, matrix_learning_rate=0.02,
-        warmup=0.1, precision=precision, seed=0,
-    )  # fmt: skip
+    settings = plan(rows, batch_size=4, precision=precision)
     losses = []
     pretrain(model, rows, settings, log=lambda step: losses.append(step.loss))
     assert losses[-1] < losses[0] - 1
@@ -40,10 +44,7 @@ def test_pretraining_learns_in_either_precision(precision, tokenizer):
 def test_the_number_of_threads_changes_not_a_bit(tokenizer):
     architecture = Architecture(hidden_size=32, layers=2, heads=2, context=64)
     rows = torch.randint(3, len(tokenizer), (24, 64), generator=torch.Generator().manual_seed(0))
-    settings = Pretraining(
-        tokens=rows.numel(), sequence_length=64, batch_size=8, learning_rate=3e-3, matrix_learning_rate=0.02,
-        warmup=0.1, precision="float32", seed=0,
-    )  # fmt: skip
+    settings = plan(rows, batch_size=8)
     trained = [pretrain(build_model(architecture, tokenizer, seed=3), rows, settings, threads=n) for n in (1, 2, 4)]
     for other in trained[1:]:
         for parameter, same in zip(trained[0].parameters(), other.parameters(), strict=True):
@@ -53,18 +54,14 @@ def test_the_number_of_threads_changes_not_a_bit(tokenizer):
 def test_snapshots_are_of_the_same_run_at_equal_distances_and_the_last_is_the_model(tokenizer):
     architecture = Architecture(hidden_size=32, layers=1, heads=2, context=64)
     rows = torch.randint(3, len(tokenizer), (40, 64), generator=torch.Generator().manual_seed(0))
-    common = dict(
-        tokens=rows.numel(), sequence_length=64, batch_size=4, learning_rate=3e-3, matrix_learning_rate=0.02,
-        warmup=0.1, precision="float32", seed=0,
-    )  # fmt: skip
     model, plain = (build_model(architecture, tokenizer, seed=3) for _ in range(2))
     steps, kept = [], {}
 
     def keep(snapshot):
         kept[snapshot] = len(steps), copy.deepcopy(model.state_dict())
 
-    pretrain(model, rows, Pretraining(**common, snapshots=4), log=steps.append, keep=keep)
-    pretrain(plain, rows, Pretraining(**common))
+    pretrain(model, rows, plan(rows, batch_size=4, snapshots=4), log=steps.append, keep=keep)
+    pretrain(plain, rows, plan(rows, batch_size=4))
     assert {snapshot: after for snapshot, (after, _) in kept.items()} == {1: 2, 2: 5, 3: 8, 4: 10}
     for name, weights in plain.state_dict().items():
         assert torch.equal(weights, model.state_dict()[name]) and torch.equal(weights, kept[4][1][name])
@@ -74,10 +71,7 @@ def test_snapshots_are_of_the_same_run_at_equal_distances_and_the_last_is_the_mo
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(tokenizer, monkeypatch):
     """After one step without a warm-up, the weights tell the gradient."""
     rows = torch.randint(3, len(tokenizer), (6, 64), generator=torch.Generator().manual_seed(0))  # parts of 2, 2, 2, 0
-    settings = Pretraining(
-        tokens=rows.numel(), sequence_length=64, batch_size=6, learning_rate=3e-3, matrix_learning_rate=0.02,
-        warmup=0.0, precision="float32", seed=0,
-    )  # fmt: skip
+    settings = plan(rows, batch_size=6, warmup=0.0)
     losses, models = [], []
     for parts in (4, 1):
         monkeypatch.setattr("implicit.pretrain.PARTS", parts)
