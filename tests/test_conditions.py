@@ -12,10 +12,10 @@ import yaml
 from workflow import ROOT, copy_project, planned, snakemake
 
 import make_conditions
-import verify
 from implicit import recount
 from stage.check import check_config
 from stage.config import merged
+from stage.control_recounts import condition_values
 from stage.record import fingerprint
 from stage.storage import read_json, write_json, write_table
 
@@ -153,7 +153,7 @@ def test_both_counts_take_a_systems_own_figures_and_the_opponents_from_the_other
             if label == "base":
                 expected[world, "opponent of"] = opponents
         expected[world, "opponent"] |= {"quality": expected.pop((world, "opponent of")), "win rate": None}
-    for rows in (make_conditions.by_world(settings), verify.condition_values(settings, None)):
+    for rows in (make_conditions.by_world(settings), condition_values(settings, None)):
         assert [(row["world"], row["tuning"]) for row in rows] == list(expected)
         for row in rows:
             for name, value in expected[row["world"], row["tuning"]].items():

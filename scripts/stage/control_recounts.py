@@ -5,27 +5,18 @@ figures from its own files.
 """
 
 import json
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from implicit import recount
 from implicit.world.kinds import Request
 from implicit.world.sets import World
+from stage.recounts import groups, judged, mean
 from stage.storage import read_json, read_table
 
 Row = dict[str, Any]
-Mean = Callable[..., str]  # of values as text: `verify.mean`
-
-
-def groups(entries: list[Row], models: list[str]) -> list[list[Row]]:
-    """Entries of the same model and label, model by model."""
-    found: dict[tuple[str, str], list[Row]] = {
-        (model, entry["label"]): [] for model in models for entry in entries if entry["model"] == model
-    }
-    for entry in entries:
-        found[entry["model"], entry["label"]].append(entry)
-    return list(found.values())
 
 
 def asked(settings: Row, model: str) -> dict[str, Row]:
@@ -34,7 +25,7 @@ def asked(settings: Row, model: str) -> dict[str, Row]:
     return {row["id"]: json.loads(row["request"]) for row in rows}
 
 
-def kinds(settings: Row, mean: Mean) -> list[Row]:
+def kinds(settings: Row) -> list[Row]:
     """Quality by kind of request, from the judgements: of the judged systems' side, and of the opponent's."""
     told: dict[tuple[str, str], dict[str, float]] = {}  # by generator and id
     for entry in settings["figures"]:
@@ -60,7 +51,7 @@ def mean_of(values: Sequence[float | None]) -> float | None:
     return None if None in values else sum(v for v in values if v is not None) / len(values)
 
 
-def judging(settings: Row, mean: Mean) -> list[Row]:
+def judging(settings: Row) -> list[Row]:
     """The same pairs under other judges, by the checkers of the world themselves."""
     worlds: dict[int, World] = {}
     rows = []
@@ -85,7 +76,7 @@ def judging(settings: Row, mean: Mean) -> list[Row]:
     return rows
 
 
-def ranking_controls(settings: Row, mean: Mean) -> list[Row]:
+def ranking_controls(settings: Row) -> list[Row]:
     """Rankings among each draw of negatives, with EOS and without."""
     rows = []
     for own in groups(settings["rankings"], settings["models"]):
@@ -115,7 +106,7 @@ def ranking_controls(settings: Row, mean: Mean) -> list[Row]:
     return rows
 
 
-def drift(settings: Row, mean: Mean) -> list[Row]:
+def drift(settings: Row) -> list[Row]:
     """Perplexity, KL and recall, from the tables of documents and facts."""
     found = []
     for own in groups(settings["drifts"], settings["models"]):
@@ -142,7 +133,7 @@ def drift(settings: Row, mean: Mean) -> list[Row]:
     return rows
 
 
-def harness(settings: Row, mean: Mean) -> list[Row]:
+def harness(settings: Row) -> list[Row]:
     """lm-evaluation-harness's figures, from its own files."""
     rows = []
     for own in groups(settings["harnessed"], settings["models"]):
@@ -153,6 +144,64 @@ def harness(settings: Row, mean: Mean) -> list[Row]:
                     values = [each[task][metric] for each in results]
                     told = {"model": own[0]["model"], "tuning": own[0]["label"], "task": task, "metric": metric}
                     rows.append(told | {"value": mean(values, ".4f", spread=True), "seeds": len(own)})
+    return rows
+
+
+def condition_values(settings: Row, gamed: Path | None) -> list[Row]:
+    """What each system of each condition and world can do: numbers, or None where there is none."""
+    rows = []
+    for model, (condition, world) in settings["conditions"]["models"].items():
+        own = {
+            key: [entry for entry in settings[key] if entry["model"] == model]
+            for key in ("responses", "figures", "rankings")
+        }
+        for label in dict.fromkeys(entry["label"] for entry in own["responses"]):
+            mine = {key: [entry for entry in own[key] if entry["label"] == label] for key in own}
+            tables = [read_table("responses", Path(entry["path"])) for entry in mine["responses"]]
+            is_reference = mine["responses"][0]["system"].split("/")[0] == settings["reference"]
+            # The opponent's quality is told by those who were compared with it.
+            compared = [e for e in own["figures"] if e["label"] == "base"] if is_reference else mine["figures"]
+            told = [judged(entry["path"], gamed) for entry in compared]
+            ranked = []
+            for entry in mine["rankings"]:
+                scores = read_table("ranking", Path(entry["path"]).with_suffix(".parquet"))
+                ranked.append(recount.ranking(scores, draws=2, seed=0))
+            values = {
+                "ranking": [100 * each["sequence"]["capability"] for each in ranked],
+                "per token": [100 * each["token"]["capability"] for each in ranked],
+                "quality": [each["quality_1" if is_reference else "quality_2"] for each in told],
+                "win rate": [] if is_reference else [each["win_rate"] for each in told],
+                "ties": [] if is_reference else [100 * each["ties"] / each["n"] for each in told],
+                "stopped": [100 * row["stopped"] for table in tables for row in table],
+                "tokens": [row["tokens"] for table in tables for row in table],
+            }
+            means = {
+                name: None if not found or None in found else statistics.fmean(found) for name, found in values.items()
+            }
+            counts = {"seeds": len(tables), "n": len(tables[0]), "pairs": ranked[0]["pairs"] if ranked else ""}
+            rows.append({"condition": condition, "world": world, "tuning": label} | means | counts)
+    return rows
+
+
+def conditions_by_world(values: list[Row]) -> list[Row]:
+    """Each figure as text."""
+    return [
+        {k: f"{v:.4f}" if isinstance(v, float) else "" if v is None else v for k, v in row.items()} for row in values
+    ]
+
+
+def conditions(values: list[Row]) -> list[Row]:
+    """Means and standard deviations over worlds."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in values:
+        groups.setdefault((row["condition"], row["tuning"]), []).append(row)
+    rows = []
+    for (condition, label), own in groups.items():
+        told = {"condition": condition, "tuning": label}
+        for name in ("ranking", "per token", "quality", "win rate", "ties", "stopped", "tokens"):
+            form = ".2f" if name == "quality" else ".1f"
+            told[name] = mean([row[name] for row in own], form, spread=True)
+        rows.append(told | {"worlds": len(own), "n": own[0]["n"], "pairs": own[0]["pairs"]})
     return rows
 
 

@@ -1,0 +1,196 @@
+"""The tables counted anew for `verify`, from judgements, scores and responses, by other code than what made them."""
+
+import hashlib
+import json
+import statistics
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from implicit import recount
+from stage.storage import read_json, read_table
+
+Row = dict[str, Any]
+
+
+def mean(values: Sequence[float | None], form: str, *, spread: bool = False) -> str:
+    """The mean of values as text, with ``spread`` and their standard deviation; nothing where a value is missing."""
+    if not values or None in values:
+        return ""
+    text = format(statistics.fmean(values), form)
+    return f"{text} ± {statistics.stdev(values):{form}}" if spread and len(values) > 1 else text
+
+
+def groups(entries: list[Row], models: list[str]) -> list[list[Row]]:
+    """Entries of the same model and label, model by model."""
+    found: dict[tuple[str, str], list[Row]] = {
+        (model, entry["label"]): [] for model in models for entry in entries if entry["model"] == model
+    }
+    for entry in entries:
+        found[entry["model"], entry["label"]].append(entry)
+    return list(found.values())
+
+
+@cache
+def judged(path: str, gamed: Path | None) -> Row:
+    """A comparison, counted anew from its judgements; ``faults`` are figures of its summary that differ."""
+    summary, rows = read_json(path), read_table("judgements", Path(path).with_suffix(".parquet"))
+    settings = summary["settings"]
+    full = settings["metric"] == "length_controlled_v1"
+    told = recount.win_rate(rows)
+    told["win_rate_error"] = recount.win_rate_error(rows, draws=settings["bootstrap"], seed=settings["seed"])
+    told["position_bias"] = recount.position_bias(rows)
+    if not full or gamed:
+        told["lc_win_rate"] = recount.controlled_win_rate(rows, gamed=gamed if full else None)
+    faults = [
+        f"{path}: {key} is {summary[key]}, but the judgements give {told[key]}"
+        for key in told
+        if not same(summary[key], told[key])
+    ]
+    return summary | told | {"faults": faults, "counted": sorted(told)}
+
+
+def same(one: float | None, other: float | None) -> bool:
+    """Whether two figures are the same but for rounding."""
+    return one == other if one is None or other is None else abs(one - other) < 1e-6
+
+
+def stopped_and_tokens(found: list[Row]) -> Row:
+    """The columns of what was generated, from the responses that were judged."""
+    tables = [read_table("responses", Path(each["inputs"]["responses"]["path"])) for each in found]
+    shares = [100 * len([row for row in table if row["stopped"]]) / len(table) for table in tables]
+    lengths = [sum(row["tokens"] for row in table) / len(table) for table in tables]
+    return {"stopped": mean(shares, ".1f"), "tokens": mean(lengths, ".1f")}
+
+
+def win_rates(name: str, settings: Row, gamed: Path | None) -> list[Row]:
+    """Tables 1, 3 and 4."""
+    rows = []
+    for seeds in groups([e for e in settings["figures"] if name in e["tables"]], settings["models"]):
+        found = [judged(entry["path"], gamed) for entry in seeds]
+        biases = [each["position_bias"] for each in found if each["position_bias"] is not None]
+        rows.append(
+            {
+                "model": seeds[0]["model"],
+                "tuning": seeds[0]["label"],
+                "win rate": mean([each["win_rate"] for each in found], ".1f", spread=True),
+                "length-controlled": mean([each["lc_win_rate"] for each in found], ".1f", spread=True),
+                "each seed": " ".join(f"{each['win_rate']:.1f}" for each in found),
+                "error": mean([each["win_rate_error"] for each in found], ".1f"),
+                "ties": mean([100 * each["ties"] / each["n"] for each in found], ".1f"),
+                "quality": mean([each["quality_2"] for each in found], ".2f"),
+                "of reference": mean([each["quality_1"] for each in found], ".2f"),
+                **stopped_and_tokens(found),
+                "position bias": mean(biases, "+.1f"),
+                "seeds": len(found),
+                "n": found[0]["n"],
+                "judge": found[0]["judge"],
+                "metric": found[0]["metric"],
+                "date": max(each["date"] or "" for each in found),
+            }
+        )
+    return rows
+
+
+def ranking(settings: Row) -> list[Row]:
+    """Table 2."""
+    rows = []
+    for seeds in groups(settings["rankings"], settings["models"]):
+        found = []
+        for entry in seeds:
+            own = read_json(entry["path"])["settings"]
+            scores = read_table("ranking", Path(entry["path"]).with_suffix(".parquet"))
+            scores = [row for row in scores if row["negatives"] == "any"]
+            found.append(recount.ranking(scores, draws=own["bootstrap"], seed=own["seed"]))
+        row: Row = {"model": seeds[0]["model"], "tuning": seeds[0]["label"]}
+        for name, score in (("capability", "sequence"), ("per token", "token")):
+            percent = {key: [100 * each[score][key] for each in found] for key in ("capability", "low", "high", "ties")}
+            row[name] = mean(percent["capability"], ".1f", spread=True)
+            row[f"{name}, 95 %"] = f"{mean(percent['low'], '.1f')} to {mean(percent['high'], '.1f')}"
+            row[f"{name}, ties"] = mean(percent["ties"], ".1f")
+        rows.append(row | {"seeds": len(found), "instructions": found[0]["instructions"], "pairs": found[0]["pairs"]})
+    return rows
+
+
+def similarity(settings: Row) -> list[Row]:
+    """Section 5.2."""
+    rows = []
+    for entry in settings["similarities"]:
+        table = read_table("similarity", Path(entry["path"]).with_suffix(".parquet"))
+        styles = [name for name in table[0] if name not in ("id", "index", "x", "y")]
+        found = recount.similarity(table, styles)
+        for style in styles:
+            row = {"model": entry["model"], "tuning": entry["label"], "style": style}
+            row |= {name: f"{share:.1f}" for name, share in found[style].items()}
+            correlation = "" if found["spearman"] is None else f"{found['spearman']:.2f}"
+            rows.append(row | {"n of a quartile": found["n"], "similarity, rank correlation": correlation})
+    return rows
+
+
+def data(settings: Row) -> list[Row]:
+    """What was read."""
+    rows = []
+    for entry in settings["data"]:
+        table = read_table(entry["kind"], Path(entry["path"]))
+        digest = hashlib.sha256()
+        for row in table:
+            is_set = entry["kind"] == "evaluation_set"
+            text = {"instruction": row["instruction"], "reference": row["reference"]} if is_set else row["messages"]
+            digest.update(json.dumps(text, sort_keys=True, separators=(",", ":")).encode() + b"\n")
+        told = {"name": entry["name"], "kind": entry["kind"].replace("_", " "), "rows": len(table)}
+        rows.append(told | {"source": table[0]["source"], "sha256": digest.hexdigest()})
+    return rows
+
+
+def epochs(settings: Row, gamed: Path | None) -> list[Row]:
+    """What was validated, and chosen: the highest win rate, of equals the fewest epochs."""
+    rows = []
+    for entry in settings["selections"]:
+        counts = entry["epochs"]
+        found = [judged(path, gamed) for path in entry["validations"]]
+        rates = [each["win_rate"] for each in found] or [0.0]
+        chosen = counts[rates.index(max(rates))]
+        for i, count in enumerate(counts):
+            told = found[i] if found else None
+            rows.append(
+                {
+                    "model": entry["model"],
+                    "mode": entry["mode"],
+                    "epochs": count,
+                    "validation win rate": f"{told['win_rate']:.1f}" if told else "",
+                    "error": f"{told['win_rate_error']:.1f}" if told else "",
+                    "n": told["n"] if told else "",
+                    "judge": told["judge"] if told else "",
+                    "date": (told["date"] or "") if told else "",
+                    "chosen": "yes" if count == chosen else "",
+                }
+            )
+    return rows
+
+
+def tuning(settings: Row) -> list[Row]:
+    """What was tuned on. Losses are kept in the records alone."""
+    rows = []
+    for entry in settings["tunings"]:
+        record = read_json(entry["path"])
+        told = {key: entry[key] for key in ("model", "mode", "seed")} | {"rows": record["rows"]}
+        told |= {"rows cut": record["rows_cut"], "tokens cut": record["tokens_cut"]}
+        told |= {"trained tokens": record["trained_tokens"]}
+        losses = record["losses"]
+        rows.append(told | {"first loss": f"{losses[0]:.3f}", "last loss": f"{losses[-1]:.3f}"})
+    return rows
+
+
+def responses(settings: Row) -> list[Row]:
+    """What was generated."""
+    rows = []
+    for entry in settings["responses"]:
+        table = read_table("responses", Path(entry["path"]))
+        told = {"model": entry["model"], "system": entry["system"], "n": len(table)}
+        told["stopped"] = mean([100.0 * row["stopped"] for row in table], ".1f")
+        told["tokens"] = mean([row["tokens"] for row in table], ".1f")
+        told["characters"] = mean([len(row["output"]) for row in table], ".1f")
+        told["empty"] = len([row for row in table if row["output"].strip() == ""])
+        rows.append(told | {"prompts cut": len([row for row in table if row["cut"]])})
+    return rows
