@@ -14,7 +14,7 @@ KNOWN = {
         "how it is computed, not what: a parameter would rerun what is done (rules/common.smk)",
     ),
     r"No log directive defined": (r"plan|verify", "what they say is for the terminal"),
-    r'Absolute path "(/seed|/seed\{seed\}|/", )" in line \d+': (r"(cluster|report)\.smk", "parts of paths, and a slash"),
+    r'Absolute path "(/seed|/seed\{seed\}|/", )" in line \d+': (r"(cluster|report|tables)\.smk", "parts of paths, and a slash"),
 }  # fmt: skip
 
 
