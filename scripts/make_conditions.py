@@ -17,7 +17,7 @@ from typing import Any
 from stage.command import arguments, run_stage, say
 from stage.drawing import draw
 from stage.storage import read_json, read_table, write_text
-from stage.table_forms import mean_and_deviation, plus_minus, to_csv, to_latex, to_markdown
+from stage.table_forms import fixed, mean_and_deviation, plus_minus, to_csv, to_latex, to_markdown
 
 Row = dict[str, Any]
 
@@ -77,7 +77,7 @@ def by_world(settings: Row) -> list[Row]:
 def written(row: Row) -> Row:
     """A row of `by_world` as text."""
     return {
-        name: ("" if value is None else f"{value:.4f}") if name in MEASURES else value for name, value in row.items()
+        name: ("" if value is None else fixed(value, 4)) if name in MEASURES else value for name, value in row.items()
     }
 
 
@@ -119,10 +119,10 @@ def drawn(rows: list[Row], axis: str) -> list[Row]:
                 continue
             middle, deviation = figure
             row = {"condition": own[0]["condition"], "tuning": own[0]["tuning"], "measure": measure}
-            row |= {"mean": f"{middle:.4f}", "low": "", "high": ""}
+            row |= {"mean": fixed(middle, 4), "low": "", "high": ""}
             if deviation is not None:
                 half = float(t.ppf(0.975, len(own) - 1)) * deviation / math.sqrt(len(own))
-                row |= {"low": f"{middle - half:.4f}", "high": f"{middle + half:.4f}"}
+                row |= {"low": fixed(middle - half, 4), "high": fixed(middle + half, 4)}
             of = ("pairs", "pairs") if name == "ranking" else ("n", "instructions")
             made.append(row | {"worlds": len(own), "n": own[0][of[0]], "of": of[1], "axis": axis})
     return made

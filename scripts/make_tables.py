@@ -17,7 +17,7 @@ from stage.control_tables import CONTROLS, NOTES
 from stage.control_tables import TITLES as CONTROL_TITLES
 from stage.local_files import rows_sha256
 from stage.storage import read_json, read_table, write_text
-from stage.table_forms import mean_and_deviation, plus_minus, to_csv, to_latex, to_markdown
+from stage.table_forms import fixed, mean_and_deviation, plus_minus, to_csv, to_latex, to_markdown
 
 Row = dict[str, Any]
 
@@ -34,13 +34,13 @@ CONTROL_NOTE = (
 def mean_quality(summaries: list[Row], side: str) -> str:
     """The mean quality of a side's responses; empty for a judge that knows none."""
     known = [s[side] for s in summaries if s[side] is not None]
-    return f"{statistics.fmean(known):.2f}" if known else ""
+    return fixed(statistics.fmean(known), 2) if known else ""
 
 
 def mean_bias(summaries: list[Row]) -> str:
     """How much more often the output that is shown first wins than it should, in points; empty where not measured."""
     known = [s["position_bias"] for s in summaries if s["position_bias"] is not None]
-    return f"{statistics.fmean(known):+.1f}" if known else ""
+    return fixed(statistics.fmean(known), 1, sign="+") if known else ""
 
 
 def win_rate_row(figures: list[Row], *, model: str, label: str, published: tuple) -> Row:
@@ -53,13 +53,13 @@ def win_rate_row(figures: list[Row], *, model: str, label: str, published: tuple
         "tuning": label,
         "win rate": plus_minus(mean_and_deviation([s["win_rate"] for s in summaries])),
         "length-controlled": plus_minus(mean_and_deviation(controlled)) if len(controlled) == len(summaries) else "",
-        "each seed": " ".join(f"{s['win_rate']:.1f}" for s in summaries),
-        "error": f"{statistics.fmean(s['win_rate_error'] for s in summaries):.1f}",
-        "ties": f"{100 * statistics.fmean(s['ties'] / s['n'] for s in summaries):.1f}",
+        "each seed": " ".join(fixed(s["win_rate"], 1) for s in summaries),
+        "error": fixed(statistics.fmean(s["win_rate_error"] for s in summaries), 1),
+        "ties": fixed(100 * statistics.fmean(s["ties"] / s["n"] for s in summaries), 1),
         "quality": mean_quality(summaries, "quality_2"),
         "of reference": mean_quality(summaries, "quality_1"),
-        "stopped": f"{statistics.fmean(stopped for stopped, _ in given):.1f}",
-        "tokens": f"{statistics.fmean(tokens for _, tokens in given):.1f}",
+        "stopped": fixed(statistics.fmean(stopped for stopped, _ in given), 1),
+        "tokens": fixed(statistics.fmean(tokens for _, tokens in given), 1),
         "position bias": mean_bias(summaries),
         "seeds": len(summaries),
         "n": summaries[0]["n"],
@@ -103,8 +103,8 @@ def ranking_table(settings: Row) -> list[Row]:
                 name = "capability" if score == "sequence" else "per token"
                 row[name] = plus_minus(mean_and_deviation([100 * figure["capability"] for figure in figures]))
                 low, high = (statistics.fmean(100 * figure[end] for figure in figures) for end in ("low", "high"))
-                row[f"{name}, 95 %"] = f"{low:.1f} to {high:.1f}"
-                row[f"{name}, ties"] = f"{100 * statistics.fmean(figure['ties'] for figure in figures):.1f}"
+                row[f"{name}, 95 %"] = f"{fixed(low, 1)} to {fixed(high, 1)}"
+                row[f"{name}, ties"] = fixed(100 * statistics.fmean(figure["ties"] for figure in figures), 1)
             row |= {
                 "seeds": len(summaries),
                 "instructions": summaries[0]["instructions"],
@@ -117,7 +117,7 @@ def ranking_table(settings: Row) -> list[Row]:
 
 def number(value: float | None) -> str:
     """Two decimals; empty for what is not defined."""
-    return "" if value is None else f"{value:.2f}"
+    return "" if value is None else fixed(value, 2)
 
 
 def similarity_table(settings: Row) -> list[Row]:
@@ -128,7 +128,7 @@ def similarity_table(settings: Row) -> list[Row]:
         for style, rates in summary["adherence"].items():
             rows.append(
                 {"model": entry["model"], "tuning": entry["label"], "style": style}
-                | {name: f"{100 * rate['rate']:.1f}" for name, rate in rates.items()}
+                | {name: fixed(100 * rate["rate"], 1) for name, rate in rates.items()}
                 | {
                     "n of a quartile": rates["lowest"]["n"],
                     "similarity, rank correlation": number(summary["spearman"]),
@@ -161,8 +161,8 @@ def epochs_table(settings: Row) -> list[Row]:
                     "model": entry["model"],
                     "mode": entry["mode"],
                     "epochs": row["epochs"],
-                    "validation win rate": "" if row["win_rate"] is None else f"{row['win_rate']:.1f}",
-                    "error": "" if row["win_rate_error"] is None else f"{row['win_rate_error']:.1f}",
+                    "validation win rate": "" if row["win_rate"] is None else fixed(row["win_rate"], 1),
+                    "error": "" if row["win_rate_error"] is None else fixed(row["win_rate_error"], 1),
                     "n": row["n"] or "",
                     "judge": row["judge"] or "",
                     "date": row["date"] or "",
@@ -182,9 +182,9 @@ def responses_table(settings: Row) -> list[Row]:
                 "model": entry["model"],
                 "system": entry["system"],
                 "n": len(table),
-                "stopped": f"{100 * statistics.fmean(row['stopped'] for row in table):.1f}",
-                "tokens": f"{statistics.fmean(row['tokens'] for row in table):.1f}",
-                "characters": f"{statistics.fmean(len(row['output']) for row in table):.1f}",
+                "stopped": fixed(100 * statistics.fmean(row["stopped"] for row in table), 1),
+                "tokens": fixed(statistics.fmean(row["tokens"] for row in table), 1),
+                "characters": fixed(statistics.fmean(len(row["output"]) for row in table), 1),
                 "empty": sum(not row["output"].strip() for row in table),
                 "prompts cut": sum(row["cut"] > 0 for row in table),
             }
@@ -206,8 +206,8 @@ def tuning_table(settings: Row) -> list[Row]:
                 "rows cut": record["rows_cut"],
                 "tokens cut": record["tokens_cut"],
                 "trained tokens": record["trained_tokens"],
-                "first loss": f"{record['losses'][0]:.3f}",
-                "last loss": f"{record['losses'][-1]:.3f}",
+                "first loss": fixed(record["losses"][0], 3),
+                "last loss": fixed(record["losses"][-1], 3),
             }
         )
     return rows

@@ -22,6 +22,7 @@ from stage.control_recounts import RECOUNTS, condition_values, conditions, condi
 from stage.record import fingerprint
 from stage.recounts import data, epochs, judged, ranking, responses, similarity, tuning, win_rates
 from stage.storage import read_json, read_table
+from stage.table_forms import fixed
 
 Row = dict[str, Any]
 PAPER = "paper, "  # how the columns of published figures begin
@@ -77,8 +78,8 @@ def check_conditions_figure(values: list[Row], folder: Path) -> list[str]:
         for name, measure in names.items():
             found = [row[name] for row in own]
             if None not in found:
-                ends = tuple(f"{end:.4f}" for end in recount.interval(found)) or ("", "")
-                wanted.add((*key, measure, f"{statistics.fmean(found):.4f}", *ends, str(len(found))))
+                ends = tuple(fixed(end, 4) for end in recount.interval(found)) or ("", "")
+                wanted.add((*key, measure, fixed(statistics.fmean(found), 4), *ends, str(len(found))))
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     keys = ("condition", "tuning", "measure", "mean", "low", "high", "worlds")

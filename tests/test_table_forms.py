@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stage.table_forms import to_csv, to_latex, to_markdown
+from stage.table_forms import fixed, plus_minus, to_csv, to_latex, to_markdown
 from verify import latex_cells, markdown_cells
 
 HOSTILE = [
@@ -46,3 +46,17 @@ def test_nothing_in_a_cell_or_a_note_is_code():
     assert latex.count(r"\end{tabular}") == 1 and not re.search(r"(?<!\\)[%&#](?! )", latex.replace(" & ", ""))
     markdown = to_markdown(rows, title="T", notes=HOSTILE)
     assert not re.search(r"(?<!\\)[<\[`]", markdown)
+
+
+@given(st.lists(st.integers(0, 400).map(lambda wins: wins / 400), min_size=1, max_size=200), st.randoms())
+def test_the_order_of_a_sum_does_not_decide_how_a_half_is_rounded(shares, draw):
+    """Shares of 200 with ties are multiples of 1/400: their percentages lie half way between two decimals, often."""
+    other = draw.sample(shares, len(shares))
+    one, another = (100 * sum(values) / len(values) for values in (shares, other))
+    assert fixed(one, 1) == fixed(another, 1) and plus_minus((one, None)) == fixed(one, 1)
+
+
+def test_a_half_is_rounded_alike_whatever_its_last_bit():
+    assert fixed(28.75, 1) == fixed(28.749999999999996, 1) == fixed(28.750000000000004, 1)
+    assert fixed(0.375, 2) == fixed(0.37499999999999994, 2)
+    assert (fixed(1.5, 1, sign="+"), fixed(-0.25, 1, sign="+"), fixed(28.74999, 1)) == ("+1.5", "-0.2", "28.7")

@@ -6,7 +6,10 @@ work is numpy's and alpaca-eval's; for length control, scikit-learn's fit of the
 
 import csv
 import math
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +81,31 @@ def controlled_win_rate(rows: Sequence[Row], *, gamed: Path | None = None) -> fl
         before = [(math.tanh(float(r["std_delta_len"])), float(r["instruction_difficulty"]), 0.0) for r in known]
         wanted = [float(row["preference"]) for row in known] + wanted
         table, weights = before + table, [0.2 / 2] * len(known) + weights
-    chances = _fit(table, wanted, weights, neutral)
+    with _quiet():
+        chances = _fit(table, wanted, weights, neutral)
     controlled = 100 * math.fsum(chances) / len(chances)
     gone = (
         abs(controlled - 50) < 1e-9
         and abs(100 * math.fsum(row["preference"] - 1 for row in rows) / len(rows) - 50) > 1e-9
     )
     return None if gone else controlled
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep liblinear's and scikit-learn's complaints off standard error: what they are of, AlpacaEval takes as it is.
+
+    An outcome that no row of a fold has, which liblinear itself prints, and a fit that did not end in a hundred rounds.
+    """
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _fit(table: list, wanted: list[float], weights: list[float], neutral: list) -> list[float]:

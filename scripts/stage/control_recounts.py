@@ -15,6 +15,7 @@ from implicit.world.kinds import Request
 from implicit.world.sets import World
 from stage.recounts import groups, judged, mean
 from stage.storage import read_json, read_table
+from stage.table_forms import fixed
 
 Row = dict[str, Any]
 
@@ -38,10 +39,10 @@ def kinds(settings: Row) -> list[Row]:
         names = sorted({request["kind"] for request in requests.values()})
         seeds = [{id_: told.get((f"{entry['model']}/{entry['system']}", id_)) for id_ in requests} for entry in own]
         row = {"model": own[0]["model"], "tuning": own[0]["label"]}
-        row["all"] = mean([mean_of(list(seed.values())) for seed in seeds], ".2f", spread=True)
+        row["all"] = mean([mean_of(list(seed.values())) for seed in seeds], 2, spread=True)
         for name in names:
             ids = [id_ for id_, request in requests.items() if request["kind"] == name]
-            row[name] = mean([mean_of([seed[id_] for id_ in ids]) for seed in seeds], ".2f")
+            row[name] = mean([mean_of([seed[id_] for id_ in ids]) for seed in seeds], 2)
         rows.append(row | {"seeds": len(own), "n": len(requests)})
     return rows
 
@@ -69,8 +70,8 @@ def judging(settings: Row) -> list[Row]:
             found.append(recount.artefacts(table))
         row = {"model": own[0]["model"], "tuning": own[0]["label"]}
         for name in found[0]:
-            row[name] = mean([each[name]["win_rate"] for each in found], ".1f", spread=True)
-            row[f"{name}, ties"] = mean([each[name]["ties"] for each in found], ".1f")
+            row[name] = mean([each[name]["win_rate"] for each in found], 1, spread=True)
+            row[f"{name}, ties"] = mean([each[name]["ties"] for each in found], 1)
         row["similar length, n"] = sum(each["similar length"]["n"] for each in found)
         rows.append(row | {"seeds": len(own), "n": found[0]["judged"]["n"]})
     return rows
@@ -97,9 +98,9 @@ def ranking_controls(settings: Row) -> list[Row]:
                     }
                     row = {"model": own[0]["model"], "tuning": own[0]["label"], "negatives": draw.replace("_", " ")}
                     row |= {"score": score, "EOS": "with" if eos else "without"}
-                    row["capability"] = mean(percent["capability"], ".1f", spread=True)
-                    row["95 %"] = f"{mean(percent['low'], '.1f')} to {mean(percent['high'], '.1f')}"
-                    row["ties"] = mean(percent["ties"], ".1f")
+                    row["capability"] = mean(percent["capability"], 1, spread=True)
+                    row["95 %"] = f"{mean(percent['low'], 1)} to {mean(percent['high'], 1)}"
+                    row["ties"] = mean(percent["ties"], 1)
                     row |= {"seeds": len(own), "instructions": len(counts), "pairs": len(chosen[0])}
                     row["left out"] = said["instructions"] - len(counts)
                     rows.append(row | {"fewer": len([c for c in counts.values() if c < said["others"]])})
@@ -120,15 +121,15 @@ def drift(settings: Row) -> list[Row]:
     rows = []
     for own, seeds in found:
         row = {"model": own[0]["model"], "tuning": own[0]["label"]}
-        row["perplexity"] = mean([each["tuned_perplexity"] for each in seeds], ".3f", spread=True)
-        row["of base"] = mean([each["base_perplexity"] for each in seeds], ".3f")
-        row["KL, nats"] = mean([each["kl"] for each in seeds], ".4f", spread=True)
+        row["perplexity"] = mean([each["tuned_perplexity"] for each in seeds], 3, spread=True)
+        row["of base"] = mean([each["base_perplexity"] for each in seeds], 3)
+        row["KL, nats"] = mean([each["kl"] for each in seeds], 4, spread=True)
         for form in forms:
             shares = [each["recall"].get(form) for each in seeds]
             known = None not in shares
-            row[f"recall, {form}"] = mean([s["tuned"] for s in shares], ".1f", spread=True) if known else ""
-            row[f"recall, {form}, of base"] = mean([s["base"] for s in shares], ".1f") if known else ""
-            row[f"recall, {form}, by chance"] = mean([s["chance"] for s in shares], ".1f") if known else ""
+            row[f"recall, {form}"] = mean([s["tuned"] for s in shares], 1, spread=True) if known else ""
+            row[f"recall, {form}, of base"] = mean([s["base"] for s in shares], 1) if known else ""
+            row[f"recall, {form}, by chance"] = mean([s["chance"] for s in shares], 1) if known else ""
         rows.append(row | {"seeds": len(own)} | {key: seeds[0][key] for key in ("documents", "tokens", "cut")})
     return rows
 
@@ -143,7 +144,7 @@ def harness(settings: Row) -> list[Row]:
                 if metric.find(",") > 0 and "_stderr," not in metric and not isinstance(value, str):
                     values = [each[task][metric] for each in results]
                     told = {"model": own[0]["model"], "tuning": own[0]["label"], "task": task, "metric": metric}
-                    rows.append(told | {"value": mean(values, ".4f", spread=True), "seeds": len(own)})
+                    rows.append(told | {"value": mean(values, 4, spread=True), "seeds": len(own)})
     return rows
 
 
@@ -186,7 +187,7 @@ def condition_values(settings: Row, gamed: Path | None) -> list[Row]:
 def conditions_by_world(values: list[Row]) -> list[Row]:
     """Each figure as text."""
     return [
-        {k: f"{v:.4f}" if isinstance(v, float) else "" if v is None else v for k, v in row.items()} for row in values
+        {k: fixed(v, 4) if isinstance(v, float) else "" if v is None else v for k, v in row.items()} for row in values
     ]
 
 
@@ -199,8 +200,8 @@ def conditions(values: list[Row]) -> list[Row]:
     for (condition, label), own in groups.items():
         told = {"condition": condition, "tuning": label}
         for name in ("ranking", "per token", "quality", "win rate", "ties", "stopped", "tokens"):
-            form = ".2f" if name == "quality" else ".1f"
-            told[name] = mean([row[name] for row in own], form, spread=True)
+            digits = 2 if name == "quality" else 1
+            told[name] = mean([row[name] for row in own], digits, spread=True)
         rows.append(told | {"worlds": len(own), "n": own[0]["n"], "pairs": own[0]["pairs"]})
     return rows
 

@@ -10,7 +10,7 @@ from typing import Any
 from implicit.artefacts import Outcome, judged_otherwise
 from implicit.oracle import Oracle
 from stage.storage import read_json, read_table
-from stage.table_forms import mean_and_deviation, plus_minus
+from stage.table_forms import fixed, mean_and_deviation, plus_minus
 
 Row = dict[str, Any]
 
@@ -55,7 +55,7 @@ def kinds_table(settings: Row) -> list[Row]:
             means.append({"all": statistics.fmean(every)} | {kind: statistics.fmean(found[kind]) for kind in kinds})
         row = {"model": entries[0]["model"], "tuning": entries[0]["label"]}
         row["all"] = spread([seed["all"] for seed in means], 2)
-        row |= {kind: f"{statistics.fmean(seed[kind] for seed in means):.2f}" for kind in kinds}
+        row |= {kind: fixed(statistics.fmean(seed[kind] for seed in means), 2) for kind in kinds}
         rows.append(row | {"seeds": len(entries), "n": len(requests)})
     return rows
 
@@ -82,7 +82,7 @@ def judging_table(settings: Row) -> list[Row]:
 def columns_of(name: str, outcomes: list[Outcome]) -> Row:
     """The two columns of a way to judge; empty where a seed has no pair."""
     rates, ties = [outcome.win_rate for outcome in outcomes], [outcome.ties for outcome in outcomes]
-    return {name: spread(rates), f"{name}, ties": f"{statistics.fmean(ties):.1f}" if None not in ties else ""}
+    return {name: spread(rates), f"{name}, ties": fixed(statistics.fmean(ties), 1) if None not in ties else ""}
 
 
 def ranking_controls_table(settings: Row) -> list[Row]:
@@ -99,8 +99,8 @@ def ranking_controls_table(settings: Row) -> list[Row]:
                     row = {"model": entries[0]["model"], "tuning": entries[0]["label"]}
                     row |= {"negatives": draws[0]["negatives"].replace("_", " "), "score": score, "EOS": eos}
                     row["capability"] = spread([100 * each["capability"] for each in own])
-                    row["95 %"] = "{:.1f} to {:.1f}".format(*ends)
-                    row["ties"] = f"{100 * statistics.fmean(each['ties'] for each in own):.1f}"
+                    row["95 %"] = " to ".join(fixed(end, 1) for end in ends)
+                    row["ties"] = fixed(100 * statistics.fmean(each["ties"] for each in own), 1)
                     row |= {"seeds": len(own), "instructions": found[0]["instructions"], "pairs": found[0]["pairs"]}
                     rows.append(row | {"left out": draws[0]["left_out"], "fewer": draws[0]["fewer"]})
     return rows
@@ -115,13 +115,13 @@ def drift_table(settings: Row) -> list[Row]:
         found = [read_json(entry["path"])["summary"] for entry in entries]
         row = {"model": entries[0]["model"], "tuning": entries[0]["label"]}
         row["perplexity"] = spread([each["tuned_perplexity"] for each in found], 3)
-        row["of base"] = f"{found[0]['base_perplexity']:.3f}"
+        row["of base"] = fixed(found[0]["base_perplexity"], 3)
         row["KL, nats"] = spread([each["kl"] for each in found], 4)
         for form in forms:
             recall = [each["recall"].get(form) for each in found]
             row[f"recall, {form}"] = spread([told and 100 * told["tuned"] for told in recall])
             for name, key in (("of base", "base"), ("by chance", "chance")):
-                row[f"recall, {form}, {name}"] = f"{100 * recall[0][key]:.1f}" if recall[0] else ""
+                row[f"recall, {form}, {name}"] = fixed(100 * recall[0][key], 1) if recall[0] else ""
         row |= {"seeds": len(found)} | {key: found[0][key] for key in ("documents", "tokens", "cut")}
         rows.append(row)
     return rows

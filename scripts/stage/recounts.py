@@ -10,16 +10,17 @@ from typing import Any
 
 from implicit import recount
 from stage.storage import read_json, read_table
+from stage.table_forms import fixed
 
 Row = dict[str, Any]
 
 
-def mean(values: Sequence[float | None], form: str, *, spread: bool = False) -> str:
+def mean(values: Sequence[float | None], digits: int, *, spread: bool = False, sign: str = "") -> str:
     """The mean of values as text, with ``spread`` and their standard deviation; nothing where a value is missing."""
     if not values or None in values:
         return ""
-    text = format(statistics.fmean(values), form)
-    return f"{text} ± {statistics.stdev(values):{form}}" if spread and len(values) > 1 else text
+    text = fixed(statistics.fmean(values), digits, sign=sign)
+    return f"{text} ± {fixed(statistics.stdev(values), digits)}" if spread and len(values) > 1 else text
 
 
 def groups(entries: list[Row], models: list[str]) -> list[list[Row]]:
@@ -61,7 +62,7 @@ def stopped_and_tokens(found: list[Row]) -> Row:
     tables = [read_table("responses", Path(each["inputs"]["responses"]["path"])) for each in found]
     shares = [100 * len([row for row in table if row["stopped"]]) / len(table) for table in tables]
     lengths = [sum(row["tokens"] for row in table) / len(table) for table in tables]
-    return {"stopped": mean(shares, ".1f"), "tokens": mean(lengths, ".1f")}
+    return {"stopped": mean(shares, 1), "tokens": mean(lengths, 1)}
 
 
 def win_rates(name: str, settings: Row, gamed: Path | None) -> list[Row]:
@@ -74,15 +75,15 @@ def win_rates(name: str, settings: Row, gamed: Path | None) -> list[Row]:
             {
                 "model": seeds[0]["model"],
                 "tuning": seeds[0]["label"],
-                "win rate": mean([each["win_rate"] for each in found], ".1f", spread=True),
-                "length-controlled": mean([each["lc_win_rate"] for each in found], ".1f", spread=True),
-                "each seed": " ".join(f"{each['win_rate']:.1f}" for each in found),
-                "error": mean([each["win_rate_error"] for each in found], ".1f"),
-                "ties": mean([100 * each["ties"] / each["n"] for each in found], ".1f"),
-                "quality": mean([each["quality_2"] for each in found], ".2f"),
-                "of reference": mean([each["quality_1"] for each in found], ".2f"),
+                "win rate": mean([each["win_rate"] for each in found], 1, spread=True),
+                "length-controlled": mean([each["lc_win_rate"] for each in found], 1, spread=True),
+                "each seed": " ".join(fixed(each["win_rate"], 1) for each in found),
+                "error": mean([each["win_rate_error"] for each in found], 1),
+                "ties": mean([100 * each["ties"] / each["n"] for each in found], 1),
+                "quality": mean([each["quality_2"] for each in found], 2),
+                "of reference": mean([each["quality_1"] for each in found], 2),
                 **stopped_and_tokens(found),
-                "position bias": mean(biases, "+.1f"),
+                "position bias": mean(biases, 1, sign="+"),
                 "seeds": len(found),
                 "n": found[0]["n"],
                 "judge": found[0]["judge"],
@@ -106,9 +107,9 @@ def ranking(settings: Row) -> list[Row]:
         row: Row = {"model": seeds[0]["model"], "tuning": seeds[0]["label"]}
         for name, score in (("capability", "sequence"), ("per token", "token")):
             percent = {key: [100 * each[score][key] for each in found] for key in ("capability", "low", "high", "ties")}
-            row[name] = mean(percent["capability"], ".1f", spread=True)
-            row[f"{name}, 95 %"] = f"{mean(percent['low'], '.1f')} to {mean(percent['high'], '.1f')}"
-            row[f"{name}, ties"] = mean(percent["ties"], ".1f")
+            row[name] = mean(percent["capability"], 1, spread=True)
+            row[f"{name}, 95 %"] = f"{mean(percent['low'], 1)} to {mean(percent['high'], 1)}"
+            row[f"{name}, ties"] = mean(percent["ties"], 1)
         rows.append(row | {"seeds": len(found), "instructions": found[0]["instructions"], "pairs": found[0]["pairs"]})
     return rows
 
@@ -122,8 +123,8 @@ def similarity(settings: Row) -> list[Row]:
         found = recount.similarity(table, styles)
         for style in styles:
             row = {"model": entry["model"], "tuning": entry["label"], "style": style}
-            row |= {name: f"{share:.1f}" for name, share in found[style].items()}
-            correlation = "" if found["spearman"] is None else f"{found['spearman']:.2f}"
+            row |= {name: fixed(share, 1) for name, share in found[style].items()}
+            correlation = "" if found["spearman"] is None else fixed(found["spearman"], 2)
             rows.append(row | {"n of a quartile": found["n"], "similarity, rank correlation": correlation})
     return rows
 
@@ -158,8 +159,8 @@ def epochs(settings: Row, gamed: Path | None) -> list[Row]:
                     "model": entry["model"],
                     "mode": entry["mode"],
                     "epochs": count,
-                    "validation win rate": f"{told['win_rate']:.1f}" if told else "",
-                    "error": f"{told['win_rate_error']:.1f}" if told else "",
+                    "validation win rate": fixed(told["win_rate"], 1) if told else "",
+                    "error": fixed(told["win_rate_error"], 1) if told else "",
                     "n": told["n"] if told else "",
                     "judge": told["judge"] if told else "",
                     "date": (told["date"] or "") if told else "",
@@ -178,7 +179,7 @@ def tuning(settings: Row) -> list[Row]:
         told |= {"rows cut": record["rows_cut"], "tokens cut": record["tokens_cut"]}
         told |= {"trained tokens": record["trained_tokens"]}
         losses = record["losses"]
-        rows.append(told | {"first loss": f"{losses[0]:.3f}", "last loss": f"{losses[-1]:.3f}"})
+        rows.append(told | {"first loss": fixed(losses[0], 3), "last loss": fixed(losses[-1], 3)})
     return rows
 
 
@@ -188,9 +189,9 @@ def responses(settings: Row) -> list[Row]:
     for entry in settings["responses"]:
         table = read_table("responses", Path(entry["path"]))
         told = {"model": entry["model"], "system": entry["system"], "n": len(table)}
-        told["stopped"] = mean([100.0 * row["stopped"] for row in table], ".1f")
-        told["tokens"] = mean([row["tokens"] for row in table], ".1f")
-        told["characters"] = mean([len(row["output"]) for row in table], ".1f")
+        told["stopped"] = mean([100.0 * row["stopped"] for row in table], 1)
+        told["tokens"] = mean([row["tokens"] for row in table], 1)
+        told["characters"] = mean([len(row["output"]) for row in table], 1)
         told["empty"] = len([row for row in table if row["output"].strip() == ""])
         rows.append(told | {"prompts cut": len([row for row in table if row["cut"]])})
     return rows

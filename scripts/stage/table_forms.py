@@ -31,12 +31,20 @@ def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
+def fixed(value: float, digits: int, *, sign: str = "") -> str:
+    """A figure with so many decimals; ``sign="+"`` shows that of a positive one, too.
+
+    A share of 200 is often half way between two. Which way it goes must not hang on the order in which it was summed.
+    """
+    return format(round(value, 9), f"{sign}.{digits}f")
+
+
 def plus_minus(value: tuple[float, float | None] | None, *, digits: int = 1) -> str:
     """A figure as ``mean ± deviation``, with so many decimals; empty when there is none."""
     if value is None:
         return ""
     mean, deviation = value
-    return f"{mean:.{digits}f}" if deviation is None else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+    return fixed(mean, digits) + ("" if deviation is None else f" ± {fixed(deviation, digits)}")
 
 
 def from_plus_minus(text: str) -> tuple[float, float | None]:
