@@ -42,8 +42,10 @@ def files_of(template: str) -> dict[str, str]:
 def over_models(rows: list[Row], column: str) -> str:
     """A column of rows, one for each model: what all say, or the mean and deviation of figures; empty where one is."""
     values = [row[column] for row in rows]
-    if len(set(values)) == 1 or "" in values:
-        return values[0] and min(values)
+    if "" in values:
+        return ""
+    if len(set(values)) == 1:
+        return values[0]
     if not all(NUMBER.fullmatch(value) for value in values):
         raise InputError(f"{column!r} is {', '.join(map(repr, sorted(set(values))))}: neither figures nor all the same")
     digits = max(len(value.split(" ± ")[0].partition(".")[2]) for value in values)
