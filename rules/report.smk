@@ -5,9 +5,11 @@ METRIC_SETTINGS = settings(**METRICS)
 TRACKING_SETTINGS = settings(**METRICS, module=EXECUTION.tracking, project=CONFIG.experiment)
 
 REPORT = f"{RESULTS}/report.html"
+OVER_WORLDS = ["conditions"] if CONFIG.conditions else []
 REPORT_SETTINGS = settings(
-    **ROWS,
-    drawn=DRAWN,
+    **ROWS | {"tables": [*OVER_WORLDS, *ALL_TABLES]},
+    drawn=[*OVER_WORLDS, *DRAWN],
+    conditions=CONDITIONS,
     reference=REFERENCE,
     experiment=CONFIG.experiment,
 )
@@ -88,6 +90,7 @@ rule make_report:
         config=rules.record_config.output[0],
         tables=rules.make_tables.output,
         figures=rules.make_figures.output,
+        conditions=rules.make_conditions.output if CONFIG.conditions else [],
         summaries=SUMMARIES,
         judgements=JUDGEMENTS,
         responses=[path for entry in RESPONSES for path in (entry["path"], entry["record"])],

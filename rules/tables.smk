@@ -214,7 +214,7 @@ rule make_conditions:
     """What models can do under each condition: a table and a figure, with the spread over worlds."""
     input:
         code=sources("make_conditions"),
-        summaries=[entry["path"] for entry in [*FIGURES, *RANKINGS, *RESPONSES]],
+        summaries=[entry["path"] for entry in [*FIGURES, *RANKINGS, *RESPONSES, *DRIFTS]],
     output:
         expand(f"{RESULTS}/tables/conditions.{{ending}}", ending=["md", "tex"]),
         f"{RESULTS}/tables/conditions_by_world.csv",

@@ -3,10 +3,10 @@
     python scripts/make_conditions.py --tables results/pairs/tables --figures results/pairs/figures \\
         --settings '{"conditions": {"axis": "...", "models": {"0-world11": ["0", 11], ...}}, "figures": [...], ...}'
 
-It reads the summaries of comparisons and rankings, and the responses. ``conditions.csv`` (also as Markdown and LaTeX)
-has means and standard deviations over worlds, ``conditions_by_world.csv`` each world's own figures, which are means
-over its test seeds. Each world has a corpus and a pre-training of its own, so that the spread is not that of
-instructions alone.
+It reads the summaries of comparisons, rankings and drift, and the responses. ``conditions.csv`` (also as Markdown and
+LaTeX) has means and standard deviations over worlds, ``conditions_by_world.csv`` each world's own figures, which are
+means over its test seeds. Each world has a corpus and a pre-training of its own, so that the spread is not that of
+instructions alone. Rankings among harder negatives, and drift, are there if the experiment measures them.
 """
 
 import math
@@ -22,14 +22,22 @@ from stage.table_forms import fixed, mean_and_deviation, plus_minus, to_csv, to_
 Row = dict[str, Any]
 
 TITLE = "Conditions"
-MEASURES = ("ranking", "per token", "quality", "win rate", "ties", "stopped", "tokens")
-DRAWN = {"ranking": "ranking", "quality": "quality", "win rate": "win_rate"}  # the table's names, the chart's
+ALWAYS = ("ranking", "per token", "quality", "win rate", "ties", "stopped", "tokens")
+HARDER = {"same_kind": "ranking, same kind", "same_format": "ranking, same format"}  # by the draw of negatives
+MEASURES = (*ALWAYS, *HARDER.values(), "KL")
+DIGITS = {"quality": 2, "KL": 3}  # of the others, one
+DRAWN = ("ranking", *HARDER.values(), "quality", "win rate", "KL")
 NOTE = (
     "Mean ± standard deviation over worlds; each has its own facts, corpus and pre-training. Ranking, by sequence and "
     "per token, is in percent of pairs; quality is from 0 to 1; win rate and ties are in percent of instructions, "
     "against the reference mode, which has none itself; stopped is the percentage of responses that end by themselves; "
     "tokens are of a response."
 )
+NOTES = {
+    HARDER["same_kind"]: "Of the same kind: among wrong responses to other requests of that kind.",
+    HARDER["same_format"]: "Of the same format: among wrong responses of another kind in the same format.",
+    "KL": "KL(base || tuned) is in nats per token of text that nobody was tuned on.",
+}
 
 
 def mean(values: list[float | None]) -> float | None:
@@ -39,12 +47,16 @@ def mean(values: list[float | None]) -> float | None:
 
 
 def by_world(settings: Row) -> list[Row]:
-    """A row for each condition, world and system, in order; measures are numbers, None where there is none."""
+    """A row for each condition, world and system, in order; measures are numbers, None where there is none.
+
+    Measures beyond those of every experiment are left out where no row has any.
+    """
     rows = []
     for model, (condition, world) in settings["conditions"]["models"].items():
         responses = [entry for entry in settings["responses"] if entry["model"] == model]
         figures = [entry for entry in settings["figures"] if entry["model"] == model]
         rankings = [entry for entry in settings["rankings"] if entry["model"] == model]
+        drifts = [entry for entry in settings["drifts"] if entry["model"] == model]
         opponents = [read_json(entry["path"])["quality_1"] for entry in figures if entry["system"] == "base"]
         for label in dict.fromkeys(entry["label"] for entry in responses):
             own = [entry for entry in responses if entry["label"] == label]
@@ -52,6 +64,7 @@ def by_world(settings: Row) -> list[Row]:
             answers = [row for table in tables for row in table]
             judged = [read_json(entry["path"]) for entry in figures if entry["label"] == label]
             ranked = [read_json(entry["path"])["summary"] for entry in rankings if entry["label"] == label]
+            drifted = [read_json(entry["path"])["summary"] for entry in drifts if entry["label"] == label]
             is_reference = own[0]["system"].split("/")[0] == settings["reference"]
             rows.append(
                 {
@@ -66,12 +79,21 @@ def by_world(settings: Row) -> list[Row]:
                     "ties": mean([100 * summary["ties"] / summary["n"] for summary in judged]),
                     "stopped": mean([100 * row["stopped"] for row in answers]),
                     "tokens": mean([row["tokens"] for row in answers]),
+                    **{name: mean(among(ranked, draw)) for draw, name in HARDER.items()},
+                    "KL": mean([summary["kl"] for summary in drifted]),
                     "seeds": len(own),
                     "n": len(tables[0]),
                     "pairs": ranked[0]["pairs"] if ranked else "",
                 }
             )
-    return rows
+    missing = [name for name in MEASURES if name not in ALWAYS and all(row[name] is None for row in rows)]
+    return [{name: value for name, value in row.items() if name not in missing} for row in rows]
+
+
+def among(ranked: list[Row], draw: str) -> list[float | None]:
+    """Ranking capability in percent among one draw of negatives; none where it was not asked for."""
+    controls = [control for summary in ranked for control in summary["controls"] if control["negatives"] == draw]
+    return [100 * control["with_eos"]["sequence"]["capability"] for control in controls]
 
 
 def written(row: Row) -> Row:
@@ -102,7 +124,9 @@ def table(rows: list[Row]) -> list[Row]:
     made = []
     for own in grouped(rows):
         row = {name: own[0][name] for name in ("condition", "tuning")}
-        row |= {name: plus_minus(over_worlds(own, name), digits=2 if name == "quality" else 1) for name in MEASURES}
+        row |= {
+            name: plus_minus(over_worlds(own, name), digits=DIGITS.get(name, 1)) for name in MEASURES if name in own[0]
+        }
         made.append(row | {"worlds": len(own), "n": own[0]["n"], "pairs": own[0]["pairs"]})
     return made
 
@@ -113,18 +137,19 @@ def drawn(rows: list[Row], axis: str) -> list[Row]:
 
     made = []
     for own in grouped(rows):
-        for name, measure in DRAWN.items():
-            figure = over_worlds(own, name)
+        for name in DRAWN:
+            figure = over_worlds(own, name) if name in own[0] else None
             if figure is None:
                 continue
             middle, deviation = figure
-            row = {"condition": own[0]["condition"], "tuning": own[0]["tuning"], "measure": measure}
+            row = {"condition": own[0]["condition"], "tuning": own[0]["tuning"], "measure": name}
             row |= {"mean": fixed(middle, 4), "low": "", "high": ""}
             if deviation is not None:
                 half = float(t.ppf(0.975, len(own) - 1)) * deviation / math.sqrt(len(own))
                 row |= {"low": fixed(middle - half, 4), "high": fixed(middle + half, 4)}
-            of = ("pairs", "pairs") if name == "ranking" else ("n", "instructions")
-            made.append(row | {"worlds": len(own), "n": own[0][of[0]], "of": of[1], "axis": axis})
+            of = "pairs" if name == "ranking" else "instructions" if name in ALWAYS else ""
+            n = {"pairs": own[0]["pairs"], "instructions": own[0]["n"]}.get(of, "")
+            made.append(row | {"worlds": len(own), "n": n, "of": of, "axis": axis})
     return made
 
 
@@ -134,7 +159,8 @@ def main() -> None:
     worlds = by_world(settings)
     write_text(to_csv([written(row) for row in worlds]), args.tables / "conditions_by_world.csv")
     rows = table(worlds)
-    title, notes = f"{TITLE}: {axis}", [note for note in (settings["note"], NOTE) if note]
+    told = [NOTES[name] for name in NOTES if name in worlds[0]]
+    title, notes = f"{TITLE}: {axis}", [note for note in (settings["note"], NOTE, *told) if note]
     write_text(to_csv(rows), args.tables / "conditions.csv")
     write_text(to_markdown(rows, title=title, notes=notes), args.tables / "conditions.md")
     write_text(to_latex(rows, title=title, notes=notes), args.tables / "conditions.tex")

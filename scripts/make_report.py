@@ -81,7 +81,13 @@ def columns_shown(rows: list[Row]) -> list[str]:
 
 def row_key(table: str, row: Row) -> str:
     """What tells a row of a table from the others."""
-    names = {"epochs": ("mode", "epochs"), "tuning": ("mode", "seed"), "responses": ("system",), "data": ("name",)}
+    names = {
+        "conditions": ("condition", "tuning"),
+        "epochs": ("mode", "epochs"),
+        "tuning": ("mode", "seed"),
+        "responses": ("system",),
+        "data": ("name",),
+    }
     kind = "table" if table in ("table1", "table3", "table4") else table
     return "/".join([kind, row.get("model", ""), *(str(row[name]) for name in names.get(table, ("tuning",)))])
 
@@ -114,6 +120,12 @@ def row_sources(settings: Row, number: dict[str, int]) -> dict[str, list[int]]:
         add("tuning", entry, entry["path"])
     for entry in settings["responses"]:
         add("responses", entry, entry["record"])
+    for model, (condition, _) in (settings["conditions"] or {"models": {}})["models"].items():
+        for kind in ("figures", "rankings", "drifts", "responses"):
+            for entry in settings[kind]:
+                if entry["model"] == model:
+                    path = entry["record"] if kind == "responses" else entry["path"]
+                    add("conditions", {"condition": condition, "tuning": entry["label"]}, path)
     return found
 
 

@@ -72,14 +72,14 @@ def check_conditions_figure(values: list[Row], folder: Path) -> list[str]:
     """Whether the figure of conditions shows the means of the worlds, and their intervals."""
     path = folder.parent / "figures" / "conditions.csv"
     wanted = set()
-    names = {"ranking": "ranking", "quality": "quality", "win rate": "win_rate"}
+    drawn = {"ranking", "ranking, same kind", "ranking, same format", "quality", "win rate", "KL"}
     for key in dict.fromkeys((row["condition"], row["tuning"]) for row in values):
         own = [row for row in values if (row["condition"], row["tuning"]) == key]
-        for name, measure in names.items():
+        for name in drawn & own[0].keys():
             found = [row[name] for row in own]
             if None not in found:
                 ends = tuple(fixed(end, 4) for end in recount.interval(found)) or ("", "")
-                wanted.add((*key, measure, fixed(statistics.fmean(found), 4), *ends, str(len(found))))
+                wanted.add((*key, name, fixed(statistics.fmean(found), 4), *ends, str(len(found))))
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     keys = ("condition", "tuning", "measure", "mean", "low", "high", "worlds")

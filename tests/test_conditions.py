@@ -13,6 +13,8 @@ from workflow import ROOT, copy_project, planned, snakemake
 
 import make_conditions
 from implicit import recount
+from make_report import row_key, row_sources
+from stage.charts import MEASURES, PANELS
 from stage.check import check_config
 from stage.config import merged
 from stage.control_recounts import condition_values
@@ -45,7 +47,9 @@ def made(tmp_path_factory):
     folder = copy_project(tmp_path_factory.mktemp("controls"))
     (folder / "tests").mkdir()
     shutil.copy(ROOT / "tests" / "small_controls.yaml", folder / "tests")
-    two = {"conditions": {"values": dict.fromkeys(("5", "10", "25", "50"))}}
+    two = {"conditions": {"values": dict.fromkeys(("5", "10", "25", "50"))}, "drift": {"documents": 3}}
+    two |= {"ranking": {"instructions": 30, "negatives": ["any", "same_kind", "same_format"]}}
+    two |= {"evaluation_sets": {"test": {"instructions": 30}}}  # of which some are of one kind
     (folder / "two.yaml").write_text(yaml.safe_dump(two))
     done = snakemake(folder, configs=configs("pairs"))
     assert done.returncode == 0, done.stdout[-6000:]
@@ -102,13 +106,14 @@ def test_the_table_is_means_over_worlds(made):
     assert len(worlds) == 2 * len(rows)
     for row in rows:
         own = [r for r in worlds if (r["condition"], r["tuning"]) == (row["condition"], row["tuning"])]
-        assert [r["world"] for r in own] == ["11", "12"] and (row["worlds"], row["n"]) == ("2", "10")
+        assert [r["world"] for r in own] == ["11", "12"] and (row["worlds"], row["n"]) == ("2", "30")
         for name in ("ranking", "per token", "win rate", "ties", "stopped", "tokens"):
             values = [float(r[name]) for r in own if r[name]]
             told = f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}" if values else ""
             assert row[name] == told, (row, name)
         assert (row["win rate"] == "") == (row["tuning"] == "instruction tuning")
-        assert row["ranking"] and row["quality"]
+        assert row["ranking"] and row["ranking, same kind"] and row["ranking, same format"] and row["quality"]
+        assert (row["KL"] == "") == (row["tuning"] == "base")
 
 
 def write_judgement(path, draw):
@@ -129,7 +134,8 @@ def write_judgement(path, draw):
 
 def test_both_counts_take_a_systems_own_figures_and_the_opponents_from_the_other_side(tmp_path):
     draw, expected = random.Random(1), {}
-    settings = {"conditions": {"models": {}}, "reference": "tuned", "responses": [], "figures": [], "rankings": []}
+    settings = {"conditions": {"models": {}}, "reference": "tuned"}
+    settings |= {key: [] for key in ("responses", "figures", "rankings", "drifts")}
     for world in (1, 2):
         model = f"0-world{world}"
         settings["conditions"]["models"][model] = ("0", world)
@@ -163,13 +169,41 @@ def test_both_counts_take_a_systems_own_figures_and_the_opponents_from_the_other
 
 def test_the_figure_has_students_intervals_over_worlds(made):
     rows = read_csv(pairs(made) / "figures" / "conditions.csv")
-    assert Counter(row["measure"] for row in rows) == {"ranking": 4, "quality": 4, "win_rate": 2}
+    harder = {"ranking, same kind": 4, "ranking, same format": 4}
+    assert Counter(row["measure"] for row in rows) == harder | {"ranking": 4, "quality": 4, "win rate": 2, "KL": 2}
     worlds = read_csv(pairs(made) / "tables" / "conditions_by_world.csv")
     row = next(row for row in rows if row["measure"] == "ranking")
     values = [float(r["ranking"]) for r in worlds if (r["condition"], r["tuning"]) == (row["condition"], row["tuning"])]
     half = 12.7062 * statistics.stdev(values) / math.sqrt(2)  # the 97.5 % quantile with one degree of freedom
     assert float(row["high"]) - float(row["mean"]) == pytest.approx(half, rel=1e-4, abs=1e-3)
-    assert (row["worlds"], row["n"], row["of"]) == ("2", "10", "pairs")
+    assert (row["worlds"], row["n"], row["of"]) == ("2", "60", "pairs")
+
+
+def test_conditions_are_in_the_report_with_the_records_of_every_row(made):
+    page = (pairs(made) / "report.html").read_text(encoding="utf-8")
+    for title in (
+        "Conditions: documents with intact pairs (percent)",
+        "Response ranking, among wrong responses of the",
+    ):
+        assert title in page, title
+    settings = {key: [] for key in ("rankings", "similarities", "drifts", "harnessed", "selections", "tunings")}
+    settings |= {"figures": [{"model": "0-world11", "label": "base", "path": "j.json", "system": "base"}]}
+    settings |= {"responses": [], "conditions": {"models": {"0-world11": ["0", 11]}}}
+    assert row_sources(settings, {"j.json": 7})[row_key("conditions", {"condition": "0", "tuning": "base"})] == [7]
+
+
+def test_a_single_condition_has_a_row_for_each_system(made):
+    rows = [row for row in read_csv(pairs(made) / "figures" / "conditions.csv") if row["condition"] == "100"]
+    panels = PANELS["conditions"](rows)
+    assert [panel.title for panel in panels] == [title for title, _ in MEASURES.values()]
+    for panel, measure in zip(panels, MEASURES, strict=True):
+        interval, point = panel.spec["layer"]
+        own = [row for row in rows if row["measure"] == measure]
+        assert [value["tuning"] for value in panel.spec["data"]["values"]] == [row["tuning"] for row in own]
+        assert [value["mean"] for value in panel.spec["data"]["values"]] == [float(row["mean"]) for row in own]
+        assert (interval["encoding"]["x"]["field"], interval["encoding"]["x2"]["field"]) == ("low", "high")
+        assert point["encoding"]["y"]["sort"] == [row["tuning"] for row in own]
+        assert "n = 2 worlds" in panel.note and "t-interval" in panel.note
 
 
 def test_a_base_model_is_pretrained_once_for_all_controls(made):

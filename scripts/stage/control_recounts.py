@@ -154,7 +154,7 @@ def condition_values(settings: Row, gamed: Path | None) -> list[Row]:
     for model, (condition, world) in settings["conditions"]["models"].items():
         own = {
             key: [entry for entry in settings[key] if entry["model"] == model]
-            for key in ("responses", "figures", "rankings")
+            for key in ("responses", "figures", "rankings", "drifts")
         }
         for label in dict.fromkeys(entry["label"] for entry in own["responses"]):
             mine = {key: [entry for entry in own[key] if entry["label"] == label] for key in own}
@@ -163,10 +163,19 @@ def condition_values(settings: Row, gamed: Path | None) -> list[Row]:
             # The opponent's quality is told by those who were compared with it.
             compared = [e for e in own["figures"] if e["label"] == "base"] if is_reference else mine["figures"]
             told = [judged(entry["path"], gamed) for entry in compared]
-            ranked = []
+            by_draw: dict[str, list[Row]] = {"any": [], "same_kind": [], "same_format": []}
             for entry in mine["rankings"]:
                 scores = read_table("ranking", Path(entry["path"]).with_suffix(".parquet"))
-                ranked.append(recount.ranking(scores, draws=2, seed=0))
+                for draw in {row["negatives"] for row in scores}:
+                    by_draw[draw].append(
+                        recount.ranking([row for row in scores if row["negatives"] == draw], draws=2, seed=0)
+                    )
+            ranked = by_draw.pop("any")
+            files = [Path(entry["path"]).parent for entry in mine["drifts"]]
+            drifted = [
+                recount.drift(read_table("drift", f / "drift.parquet"), read_table("recall", f / "recall.parquet"))
+                for f in files
+            ]
             values = {
                 "ranking": [100 * each["sequence"]["capability"] for each in ranked],
                 "per token": [100 * each["token"]["capability"] for each in ranked],
@@ -175,13 +184,18 @@ def condition_values(settings: Row, gamed: Path | None) -> list[Row]:
                 "ties": [] if is_reference else [100 * each["ties"] / each["n"] for each in told],
                 "stopped": [100 * row["stopped"] for table in tables for row in table],
                 "tokens": [row["tokens"] for table in tables for row in table],
+                "ranking, same kind": [100 * each["sequence"]["capability"] for each in by_draw["same_kind"]],
+                "ranking, same format": [100 * each["sequence"]["capability"] for each in by_draw["same_format"]],
+                "KL": [each["kl"] for each in drifted],
             }
             means = {
                 name: None if not found or None in found else statistics.fmean(found) for name, found in values.items()
             }
             counts = {"seeds": len(tables), "n": len(tables[0]), "pairs": ranked[0]["pairs"] if ranked else ""}
             rows.append({"condition": condition, "world": world, "tuning": label} | means | counts)
-    return rows
+    optional = ("ranking, same kind", "ranking, same format", "KL")
+    empty = {name for name in optional if {row[name] for row in rows} == {None}}
+    return [{name: value for name, value in row.items() if name not in empty} for row in rows]
 
 
 def conditions_by_world(values: list[Row]) -> list[Row]:
@@ -199,8 +213,8 @@ def conditions(values: list[Row]) -> list[Row]:
     rows = []
     for (condition, label), own in groups.items():
         told = {"condition": condition, "tuning": label}
-        for name in ("ranking", "per token", "quality", "win rate", "ties", "stopped", "tokens"):
-            digits = 2 if name == "quality" else 1
+        for name in [key for key in own[0] if key not in ("condition", "world", "tuning", "seeds", "n", "pairs")]:
+            digits = {"quality": 2, "KL": 3}.get(name, 1)
             told[name] = mean([row[name] for row in own], digits, spread=True)
         rows.append(told | {"worlds": len(own), "n": own[0]["n"], "pairs": own[0]["pairs"]})
     return rows
