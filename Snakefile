@@ -39,6 +39,7 @@ onstart:
     if workflow.non_local_exec:
         refuse_queued_jobs()
     else:
+        start_without_limit()
         keep_warm()
 
 

@@ -24,6 +24,15 @@ def follow_progress():
         show_progress([job.rule.name for job in workflow.dag.needrun_jobs() if job.output])
 
 
+def start_without_limit():
+    """Take away Snakemake's limit of jobs that start in a second, which only a cluster's queue needs.
+
+    To keep it, Snakemake 9 goes through all ready jobs anew a second after each time that it did, and once more for every
+    job that has ended since: with a hundred ready jobs it never rests, and takes a share of a core from the jobs.
+    """
+    workflow.scheduler.job_rate_limiter = None
+
+
 def queued_jobs():
     """SLURM jobs that Snakemake has submitted from this folder, as [id, state, comment]; none without SLURM."""
     if not shutil.which("squeue"):

@@ -10,7 +10,7 @@ import sys
 import pytest
 import yaml
 from documents import blocks
-from workflow import planned, snakemake
+from workflow import copy_project, planned, snakemake
 
 from implicit.world.sets import World
 from stage.record import fingerprint
@@ -217,6 +217,13 @@ def test_a_second_run_does_nothing(project):
     for path in (project / "scripts").rglob("*.py"):
         path.touch()
     assert planned(project) == {}
+
+
+def test_snakemake_looks_for_jobs_when_one_has_ended_and_not_each_second(tmp_path):
+    done = snakemake(copy_project(tmp_path), "data", "--verbose", cores=1)
+    assert done.returncode == 0, done.stdout
+    ended = done.stdout.count("Finished jobid")
+    assert ended > 5 and done.stdout.count("Resources before job selection") <= ended + 1
 
 
 def test_an_experiment_that_differs_only_in_tuning_shares_the_base_model(project):
