@@ -52,7 +52,8 @@ def by_world(settings: Row) -> list[Row]:
     Measures beyond those of every experiment are left out where no row has any.
     """
     rows = []
-    for model, (condition, world) in settings["conditions"]["models"].items():
+    for model in settings["models"]:
+        condition, world = settings["conditions"]["models"][model]
         responses = [entry for entry in settings["responses"] if entry["model"] == model]
         figures = [entry for entry in settings["figures"] if entry["model"] == model]
         rankings = [entry for entry in settings["rankings"] if entry["model"] == model]

@@ -134,11 +134,13 @@ def write_judgement(path, draw):
 
 def test_both_counts_take_a_systems_own_figures_and_the_opponents_from_the_other_side(tmp_path):
     draw, expected = random.Random(1), {}
-    settings = {"conditions": {"models": {}}, "reference": "tuned"}
+    settings = {"conditions": {"models": {}}, "models": [], "reference": "tuned"}
     settings |= {key: [] for key in ("responses", "figures", "rankings", "drifts")}
     for world in (1, 2):
         model = f"0-world{world}"
-        settings["conditions"]["models"][model] = ("0", world)
+        settings["models"].append(model)
+        # As JSON has it, this may be in any order: that of the models is the config's.
+        settings["conditions"]["models"] = {model: ("0", world)} | settings["conditions"]["models"]
         for system, label in (("base", "base"), ("tuned/chosen/seed1", "opponent"), ("poem/chosen/seed1", "poem")):
             path = tmp_path / model / system / "test.parquet"
             rows = [

@@ -151,7 +151,8 @@ def harness(settings: Row) -> list[Row]:
 def condition_values(settings: Row, gamed: Path | None) -> list[Row]:
     """What each system of each condition and world can do: numbers, or None where there is none."""
     rows = []
-    for model, (condition, world) in settings["conditions"]["models"].items():
+    for model in settings["models"]:
+        condition, world = settings["conditions"]["models"][model]
         own = {
             key: [entry for entry in settings[key] if entry["model"] == model]
             for key in ("responses", "figures", "rankings", "drifts")
