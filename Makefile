@@ -7,7 +7,7 @@
 # make test-slurm  runs a whole SLURM on this machine, and the workflow on it (root, Debian); says so where it cannot
 # make test-faults runs the workflow with its jobs and Snakemake killed at random moments (FAULTS_SEED=1, FAULTS_EACH=2)
 # make bench  times this project against its peers, which get an environment of their own: an hour or more
-# make findings  runs all controls in experiments/controls, and fills in docs/findings.md: up to three hours on two cores
+# make findings  runs all controls in experiments/controls, and fills in docs/findings.md: some two hours on two cores
 # make docs   makes docs/config.md, docs/dag.md and config.schema.json anew, after a change of the config's keys or the rules
 # make lint   checks style, snakemake --lint included (needs envs/dev.txt)
 # Options: CORES=4, CONFIG=experiments/seeds.yaml (or several, in quotes), PYTHON=python3.12
