@@ -4,16 +4,20 @@ import csv
 import itertools
 import json
 import re
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
+import vl_convert
 from results_folder import Results
 from workflow import ROOT
 
 from make_figures import training_rows
 from stage.charts import COLOURS, PANELS, on_paper
+from stage.drawing import packed
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +44,27 @@ def test_every_figure_has_its_data_and_is_byte_for_byte_the_same_when_drawn_agai
     made.make_conditions()
     assert [name for name in files if (folder / name).read_bytes() != before[name]] == []
     assert all(before[name].startswith(b"%PDF") for name in files if name.endswith("pdf"))
+
+
+def chunks_of(png):
+    """The parts of a PNG, as (kind, content), each with the checksum that it must have."""
+    place = 8
+    while place < len(png):
+        length, kind = struct.unpack_from(">I4s", png, place)
+        content = png[place + 8 : place + 8 + length]
+        assert png[place + 8 + length : place + 12 + length] == struct.pack(">I", zlib.crc32(kind + content))
+        yield kind, content
+        place += 12 + length
+
+
+def test_a_packed_picture_is_the_same_picture():
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" width="90" height="60"><circle cx="30" cy="30" r="20" fill="red"/></svg>'
+    drawn = vl_convert.svg_to_png(svg, scale=2.5)
+    before, after = list(chunks_of(drawn)), list(chunks_of(packed(drawn)))
+    pixels = [zlib.decompress(b"".join(c for kind, c in found if kind == b"IDAT")) for found in (before, after)]
+    assert pixels[0] == pixels[1] and len(set(pixels[0])) > 2
+    assert [found for found in after if found[0] != b"IDAT"] == [found for found in before if found[0] != b"IDAT"]
+    assert len(packed(drawn)) < len(drawn) and after[-1][0] == b"IEND" and packed(drawn)[:8] == drawn[:8]
 
 
 def test_the_main_figure_holds_what_the_tables_say_and_the_papers_values(made):
