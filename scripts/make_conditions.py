@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stage.command import arguments, run_stage, say
+from stage.condition_charts import MEASURES as DRAWN
 from stage.drawing import draw
 from stage.storage import read_json, read_table, write_text
 from stage.table_forms import fixed, mean_and_deviation, plus_minus, to_csv, to_latex, to_markdown
@@ -26,7 +27,6 @@ ALWAYS = ("ranking", "per token", "quality", "win rate", "ties", "stopped", "tok
 HARDER = {"same_kind": "ranking, same kind", "same_format": "ranking, same format"}  # by the draw of negatives
 MEASURES = (*ALWAYS, *HARDER.values(), "KL")
 DIGITS = {"quality": 2, "KL": 3}  # of the others, one
-DRAWN = ("ranking", *HARDER.values(), "quality", "win rate", "KL")
 NOTE = (
     "Mean ± standard deviation over worlds; each has its own facts, corpus and pre-training. Ranking, by sequence and "
     "per token, is in percent of pairs; quality is from 0 to 1; win rate and ties are in percent of instructions, "

@@ -14,8 +14,9 @@ from workflow import ROOT, copy_project, planned, snakemake
 import make_conditions
 from implicit import recount
 from make_report import row_key, row_sources
-from stage.charts import MEASURES, PANELS
+from stage.charts import PANELS
 from stage.check import check_config
+from stage.condition_charts import MEASURES
 from stage.config import merged
 from stage.control_recounts import condition_values
 from stage.record import fingerprint

@@ -16,7 +16,8 @@ from results_folder import Results
 from workflow import ROOT
 
 from make_figures import training_rows
-from stage.charts import COLOURS, PANELS, on_paper
+from stage.chart_parts import COLOURS
+from stage.charts import PANELS, on_paper
 from stage.drawing import packed
 
 

@@ -107,16 +107,17 @@ def ranking_controls(settings: Row) -> list[Row]:
     return rows
 
 
+def drifted(entry: Row) -> Row:
+    """What tuning has cost one model, from its tables of documents and facts."""
+    folder = Path(entry["path"]).parent
+    return recount.drift(read_table("drift", folder / "drift.parquet"), read_table("recall", folder / "recall.parquet"))
+
+
 def drift(settings: Row) -> list[Row]:
     """Perplexity, KL and recall, from the tables of documents and facts."""
     found = []
     for own in groups(settings["drifts"], settings["models"]):
-        files = [Path(entry["path"]).parent for entry in own]
-        seeds = [
-            recount.drift(read_table("drift", f / "drift.parquet"), read_table("recall", f / "recall.parquet"))
-            for f in files
-        ]
-        found.append((own, seeds))
+        found.append((own, [drifted(entry) for entry in own]))
     forms = list(dict.fromkeys(form for _, seeds in found for form in seeds[0]["recall"]))
     rows = []
     for own, seeds in found:
@@ -172,11 +173,6 @@ def condition_values(settings: Row, gamed: Path | None) -> list[Row]:
                         recount.ranking([row for row in scores if row["negatives"] == draw], draws=2, seed=0)
                     )
             ranked = by_draw.pop("any")
-            files = [Path(entry["path"]).parent for entry in mine["drifts"]]
-            drifted = [
-                recount.drift(read_table("drift", f / "drift.parquet"), read_table("recall", f / "recall.parquet"))
-                for f in files
-            ]
             values = {
                 "ranking": [100 * each["sequence"]["capability"] for each in ranked],
                 "per token": [100 * each["token"]["capability"] for each in ranked],
@@ -187,7 +183,7 @@ def condition_values(settings: Row, gamed: Path | None) -> list[Row]:
                 "tokens": [row["tokens"] for table in tables for row in table],
                 "ranking, same kind": [100 * each["sequence"]["capability"] for each in by_draw["same_kind"]],
                 "ranking, same format": [100 * each["sequence"]["capability"] for each in by_draw["same_format"]],
-                "KL": [each["kl"] for each in drifted],
+                "KL": [drifted(entry)["kl"] for entry in mine["drifts"]],
             }
             means = {
                 name: None if not found or None in found else statistics.fmean(found) for name, found in values.items()

@@ -1,0 +1,51 @@
+"""What charts are put together from: panels, axes and colours, which are Okabe and Ito's and two more.
+
+The colour-blind can tell them apart; where there are more lines than colours, dashes tell them apart too.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+Row = dict[str, Any]
+Spec = dict[str, Any]
+
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#9944DD", "#994433"]
+GREY = "#858585"  # can be seen on white and on black
+DASHES = [[1, 0]] * len(COLOURS) + [[5, 3]] * len(COLOURS) + [[1, 2]] * len(COLOURS)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A chart: what it is of, what its marks mean and its n, what it says to those who cannot see it, and its spec."""
+
+    title: str
+    note: str
+    spoken: str
+    spec: Spec
+
+
+def distinct(rows: list[Row], name: str) -> list[str]:
+    """The values of a column, in the order in which they first stand there."""
+    return list(dict.fromkeys(row[name] for row in rows))
+
+
+def counted(rows: list[Row], name: str) -> str:
+    """A count that may differ from row to row, as ``200`` or ``150 to 200``."""
+    counts = sorted({int(row[name]) for row in rows})
+    return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+
+
+def axis(field: str, title: str, **more: Any) -> Spec:
+    """A quantitative channel with its axis."""
+    return {"field": field, "type": "quantitative", "title": title, **more}
+
+
+def rows_channel(labels: list[str]) -> Spec:
+    """The vertical channel of a chart with a row for each system, in the order of the tables."""
+    return {"field": "tuning", "type": "nominal", "sort": labels, "title": None, "axis": {"labelLimit": 220}}
+
+
+def coloured(field: str, values: list[str], **more: Any) -> Spec:
+    """A colour for each value."""
+    scale = {"domain": values, "range": [COLOURS[i % len(COLOURS)] for i in range(len(values))]}
+    return {"field": field, "type": "nominal", "scale": scale, **more}
