@@ -68,6 +68,13 @@ def test_snapshots_are_of_the_same_run_at_equal_distances_and_the_last_is_the_mo
     assert not torch.equal(kept[3][1]["model.norm.weight"], plain.state_dict()["model.norm.weight"])
 
 
+def test_the_log_counts_the_tokens_of_a_smaller_last_batch(tokenizer):
+    rows, steps = torch.full((10, 8), 3), []
+    model = build_model(Architecture(hidden_size=32, layers=1, heads=2, context=64), tokenizer, seed=3)
+    pretrain(model, rows, plan(rows, batch_size=4), log=steps.append)
+    assert [step.tokens for step in steps] == [32, 64, 80]
+
+
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(tokenizer, monkeypatch):
     """After one step without a warm-up, the weights tell the gradient."""
     rows = torch.randint(3, len(tokenizer), (6, 64), generator=torch.Generator().manual_seed(0))  # parts of 2, 2, 2, 0

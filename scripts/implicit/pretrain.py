@@ -184,7 +184,7 @@ def pretrain(
                     steps=len(batches),
                     loss=loss,
                     learning_rate=peaks[-1] * factor,
-                    tokens=(step + 1) * batch.numel(),
+                    tokens=rows[: (step + 1) * settings.batch_size].numel(),  # the last batch may be smaller
                     seconds=time.monotonic() - started,
                 )
             )
