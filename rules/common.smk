@@ -41,6 +41,7 @@ BUDGET = json.dumps({"folder": f"{RESULTS}/ledger", "ceilings": CONFIG.ceilings.
 WARM = "python scripts/stage/warm.py"  # in place of `python`: without the imports, where there is a server (keep_warm)
 TUNING_OPTIONS = f"--checkpoint-steps {EXECUTION.checkpoint_steps}"
 TUNING_OPTIONS += " --gradient-checkpointing" if EXECUTION.gradient_checkpointing else ""
+TUNING_OPTIONS += " --compile" if EXECUTION.compile else ""
 REQUESTS = f"--requests {EXECUTION.requests} --timeout {EXECUTION.timeout} --attempts {EXECUTION.attempts}"
 
 

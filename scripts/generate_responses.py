@@ -166,4 +166,6 @@ if __name__ == "__main__":
     from implicit.rules import UnresolvedToken
     from implicit.vllm_backend import VllmUnavailable
 
-    run_stage(main, UnresolvedToken, VllmUnavailable, CeilingReached)
+    run_stage(
+        main, UnresolvedToken, VllmUnavailable, CeilingReached, if_gpu_is_full="Lower execution.generation_batch_size"
+    )

@@ -225,6 +225,5 @@ if __name__ == "__main__":
     from implicit.local_judge import LocalJudgeError
     from implicit.win_rates import MetricError
 
-    run_stage(
-        main, AnswersError, CeilingReached, IncompleteJudging, JudgeError, LocalJudgeError, MetricError, ServerError
-    )
+    errors = (AnswersError, CeilingReached, IncompleteJudging, JudgeError, LocalJudgeError, MetricError, ServerError)
+    run_stage(main, *errors, if_gpu_is_full="Lower execution.ranking_batch_tokens")

@@ -92,4 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, if_gpu_is_full="Lower execution.generation_batch_size")

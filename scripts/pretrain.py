@@ -73,4 +73,4 @@ def pretrain_model(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, NonFiniteLoss)
+    run_stage(main, NonFiniteLoss, if_gpu_is_full="Lower pretrain.batch_size of the model")

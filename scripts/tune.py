@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from implicit.sharding import Processes
 
 
+IF_GPU_IS_FULL = (
+    "Lower execution.micro_batch_tokens, raise execution.processes, or set execution.gradient_checkpointing"
+)
+
+
 def start_processes(count: int) -> None:
     """Become ``accelerate launch`` of this same command with ``count`` processes, unless it has started this one."""
     from implicit.sharding import started_together
@@ -126,13 +131,16 @@ def finish(model: "PreTrainedModel", args: argparse.Namespace, processes: "Proce
 def main() -> None:
     from implicit.lora import check_method
     from implicit.sharding import started_together
+    from implicit.tune import check_compiler
 
     paths = ["base", "base-record", "data", "model", "record"]
-    numbers, flags = {"epochs": None, "processes": 1, "checkpoint-steps": 1000}, ["gradient-checkpointing"]
+    numbers, flags = {"epochs": None, "processes": 1, "checkpoint-steps": 1000}, ["gradient-checkpointing", "compile"]
     args = arguments(__doc__, paths=paths, optional=["checkpoints"], numbers=numbers, flags=flags, computes=True)
     start_processes(args.processes)
     device = pick_device(args.device)
     check_method(args.settings["tuning"]["method"], device=device, processes=started_together())
+    if args.compile:
+        check_compiler(device)
     processes = join(device)
     alone = args.checkpoints and processes.first  # with the checkpoints, which no two runs may write
     with claimed(args.checkpoints, log=say) if alone else nullcontext():
@@ -152,56 +160,49 @@ def tune_model(args: argparse.Namespace, processes: "Processes") -> None:
     ledger = Ledger(args.budget, str(args.record))
     check_record(args.base_record, args.base)
     execution = execution_of(args, processes.device) | {"processes": processes.count}
-    execution |= {"gradient_checkpointing": args.gradient_checkpointing}
+    execution |= {"gradient_checkpointing": args.gradient_checkpointing, "compile": args.compile}
     inputs = {"base": args.base, "data": args.data}
     record = Record("tune", settings=settings | {"epochs": args.epochs}, inputs=inputs, execution=execution)
     torch.set_num_threads(args.threads)
     torch.manual_seed(settings["seed"])
     tokenizer = load_tokenizer(args.base)
-    try:
-        model = prepare(args, processes)
-        rows = render_rows(
-            read_table("conversations", args.data), tokenizer, settings, context=context_length(model.config)
+    model = prepare(args, processes)
+    rows = render_rows(
+        read_table("conversations", args.data), tokenizer, settings, context=context_length(model.config)
+    )
+    cut = [row for row in rows if row.cut]
+    trained = sum(sum(row.trained) for row in rows)
+    log(f"{len(rows):,} rows, {trained:,} trained tokens, {len(cut)} rows cut by {sum(r.cut for r in cut):,} tokens")
+    if ledger.machine and processes.first:
+        parameters, tokens = model.num_parameters() / 1e9, args.epochs * sum(len(row.ids) for row in rows)
+        recomputed = args.gradient_checkpointing
+        ledger.reserve(
+            gpu_hours=tuning_hours(ledger.machine, parameters=parameters, tokens=tokens, checkpointing=recomputed)
         )
-        cut = [row for row in rows if row.cut]
-        trained = sum(sum(row.trained) for row in rows)
-        log(
-            f"{len(rows):,} rows, {trained:,} trained tokens, {len(cut)} rows cut by {sum(r.cut for r in cut):,} tokens"
-        )
-        if ledger.machine and processes.first:
-            parameters, tokens = model.num_parameters() / 1e9, args.epochs * sum(len(row.ids) for row in rows)
-            recomputed = args.gradient_checkpointing
-            ledger.reserve(
-                gpu_hours=tuning_hours(ledger.machine, parameters=parameters, tokens=tokens, checkpointing=recomputed)
-            )
-        checkpoints = None
-        if args.checkpoints:
-            inputs = {name: given["sha256"] for name, given in record.content["inputs"].items()}
-            checkpoints = Checkpoints(
-                args.checkpoints,
-                {"settings": settings, "epochs": args.epochs, "inputs": inputs, "code": code()},
-                every=args.checkpoint_steps,
-                processes=processes,
-                log=log,
-            )
-        tuning = settings["tuning"] | {"epochs": args.epochs, "seed": settings["seed"]}
-        steps = tune(
-            model,
-            rows,
-            Tuning(**{key: tuning[key] for key in Tuning.__dataclass_fields__}),
-            pad=tokenizer.pad_token_id,
-            micro_batch_tokens=args.batch,
-            precision=getattr(torch, tuning["precision"]),
+    checkpoints = None
+    if args.checkpoints:
+        inputs = {name: given["sha256"] for name, given in record.content["inputs"].items()}
+        checkpoints = Checkpoints(
+            args.checkpoints,
+            {"settings": settings, "epochs": args.epochs, "inputs": inputs, "code": code()},
+            every=args.checkpoint_steps,
             processes=processes,
-            gradient_checkpointing=args.gradient_checkpointing,
-            checkpoints=checkpoints,
             log=log,
         )
-    except torch.OutOfMemoryError as error:
-        raise InputError(
-            f"the GPU's memory is too small: {str(error).splitlines()[0]} Lower execution.micro_batch_tokens (now "
-            f"{args.batch}), raise execution.processes (now {processes.count}), or set execution.gradient_checkpointing"
-        ) from None
+    tuning = settings["tuning"] | {"epochs": args.epochs, "seed": settings["seed"]}
+    steps = tune(
+        model,
+        rows,
+        Tuning(**{key: tuning[key] for key in Tuning.__dataclass_fields__}),
+        pad=tokenizer.pad_token_id,
+        micro_batch_tokens=args.batch,
+        precision=getattr(torch, tuning["precision"]),
+        processes=processes,
+        gradient_checkpointing=args.gradient_checkpointing,
+        compiled=args.compile,
+        checkpoints=checkpoints,
+        log=log,
+    )
     memory = max(from_all(peak_memory(), processes))
     tuned = finish(model, args, processes)
     if tuned is None:
@@ -240,6 +241,7 @@ if __name__ == "__main__":
     from implicit.checkpoint import Interrupted
     from implicit.lora import MethodUnavailable
     from implicit.optimise import NonFiniteLoss
-    from implicit.tune import NonFiniteGradient
+    from implicit.tune import CompilerMissing, NonFiniteGradient
 
-    run_stage(main, CeilingReached, NonFiniteLoss, NonFiniteGradient, Interrupted, MethodUnavailable)
+    errors = (CeilingReached, NonFiniteLoss, NonFiniteGradient, Interrupted, MethodUnavailable, CompilerMissing)
+    run_stage(main, *errors, if_gpu_is_full=IF_GPU_IS_FULL)

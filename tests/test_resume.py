@@ -15,7 +15,7 @@ import tune as script
 from implicit.checkpoint import Checkpoints, Interrupted
 from implicit.optimise import StepLog
 from implicit.sharding import ALONE
-from stage.command import InputError
+from stage.command import run_stage
 from stage.models import save_model
 from stage.record import fingerprint
 from stage.storage import read_json, write_json, write_table
@@ -243,18 +243,35 @@ def test_a_checkpoint_of_other_settings_is_removed_not_used(run, cut_at, lines, 
     assert [path.name for path in folder.iterdir()] == ["notes"]  # what is not ours stays
 
 
-def test_too_small_a_gpu_is_said_with_what_helps(run, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore."),
+        torch.AcceleratorError("CUDA error: out of memory\nMore."),
+    ],
+)
+def test_too_small_a_gpu_is_said_with_what_helps(run, monkeypatch, tmp_path, error):
     def full(line):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
+        raise error
 
     monkeypatch.setattr(script, "say", full)
-    with pytest.raises(InputError) as caught:
-        run("full")
-    assert str(caught.value) == (
-        "the GPU's memory is too small: CUDA out of memory. Tried to allocate 2.00 GiB. Lower "
-        "execution.micro_batch_tokens (now 200), raise execution.processes (now 1), or set execution.gradient_checkpointing"
+    with pytest.raises(SystemExit) as caught:
+        run_stage(lambda: run("full"), if_gpu_is_full=script.IF_GPU_IS_FULL)
+    told = str(error).splitlines()[0].rstrip(".")
+    assert caught.value.code == (
+        f"error: the GPU's memory is too small, or others hold it (see nvidia-smi): {told}. Lower "
+        "execution.micro_batch_tokens, raise execution.processes, or set execution.gradient_checkpointing"
     )
     assert not (tmp_path / "full" / "record.json").exists()
+
+
+def test_what_else_a_gpu_says_is_not_taken_for_that(run, monkeypatch):
+    def broken(line):
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(script, "say", broken)
+    with pytest.raises(torch.AcceleratorError):
+        run_stage(lambda: run("broken"), if_gpu_is_full=script.IF_GPU_IS_FULL)
 
 
 def test_the_last_two_checkpoints_are_kept(model, tmp_path):

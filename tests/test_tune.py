@@ -7,7 +7,19 @@ from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup, 
 
 from implicit.optimise import NonFiniteLoss, learning_rate_factor
 from implicit.render import render
-from implicit.tune import NonFiniteGradient, Tuning, WeightedLoss, batches, collate, loss_weights, micro_batches, tune
+from implicit.tune import (
+    CompilerMissing,
+    NonFiniteGradient,
+    Tuning,
+    WeightedLoss,
+    batches,
+    check_compiler,
+    collate,
+    loss_weights,
+    micro_batches,
+    trained_places,
+    tune,
+)
 from stage.models import load_model, save_model
 
 SETTINGS = Tuning(
@@ -40,7 +52,8 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(model, rows, token
     for part in parts:
         ids, labels = collate([rows[i] for i in part], pad=tokenizer.pad_token_id)
         weights = loss_weights(labels[:, 1:], normalise_by=normalise_by, examples=len(rows), tokens=tokens)
-        WeightedLoss(model)(ids, labels[:, 1:], weights).backward()
+        places, targets, mask = trained_places(labels)
+        WeightedLoss(model)(ids, places, targets, weights[mask]).backward()
     accumulated = torch.cat([p.grad.flatten() for p in model.parameters()])
     model.zero_grad()
     sums, counts = [], []
@@ -66,6 +79,30 @@ def test_micro_batch_size_does_not_change_the_tuned_model(model, rows, tokenizer
     assert [s.loss for s in one] == pytest.approx([s.loss for s in two], rel=1e-4)
     assert one[-1].loss < one[0].loss
     torch.testing.assert_close(weights_of(model), weights_of(other), rtol=1e-3, atol=1e-4)
+
+
+def test_compiled_layers_compute_the_same(model, rows, tokenizer):
+    try:
+        check_compiler("cpu")
+    except CompilerMissing as error:
+        pytest.skip(str(error))
+    made = [copy.deepcopy(model) for _ in range(2)]
+    options = {"pad": tokenizer.pad_token_id, "micro_batch_tokens": 200, "precision": torch.float32}
+    plain = tune(made[0], rows, SETTINGS, **options)
+    compiled = tune(made[1], rows, SETTINGS, compiled=True, gradient_checkpointing=True, **options)
+    assert made[1].model.layers[0]._compiled_call_impl is not None
+    losses = [torch.tensor([step.loss for step in steps]) for steps in (plain, compiled)]
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
+    assert made[1].state_dict().keys() == made[0].state_dict().keys()
+
+
+def test_what_compiling_lacks_is_said_at_once(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(CompilerMissing, match=r"needs a compiler \(no-such-compiler; .* CXX .*; or set it to false"):
+        check_compiler("cpu")
+    monkeypatch.setattr("implicit.tune.find_spec", lambda name: None)
+    with pytest.raises(CompilerMissing, match="the package triton"):
+        check_compiler("cuda")
 
 
 def test_gradient_checkpointing_changes_nothing(model, rows, tokenizer):

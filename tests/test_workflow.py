@@ -171,6 +171,7 @@ def test_records_say_what_would_make_a_difference(project):
             assert record["settings"]["tuning"]["precision"] == "float32"
             assert record["execution"] == {
                 "device": "cpu", "threads": 1, "batch": 2048, "processes": 1, "gradient_checkpointing": False,
+                "compile": False,
             }  # fmt: skip
 
 

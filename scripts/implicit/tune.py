@@ -1,11 +1,16 @@
 """Fine-tuning on rendered conversations (paper, section 2 and appendix A): on a CPU, a GPU, or several, sharded."""
 
 import math
+import os
 import random
+import shutil
+import sysconfig
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -66,6 +71,16 @@ def collate(rows: Sequence[Rendered], *, pad: int) -> tuple[torch.Tensor, torch.
     return ids, labels
 
 
+def trained_places(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of labels [rows, length]: the places before the trained tokens, rows counted through; their ids; their mask.
+
+    The mask is [rows, length - 1], shifted by one. They are found on the CPU: on a GPU, finding them would wait for it.
+    """
+    mask = labels[:, 1:] != IGNORED
+    rows, columns = mask.nonzero(as_tuple=True)
+    return rows * labels.shape[1] + columns, labels[:, 1:][mask], mask
+
+
 def loss_weights(labels: torch.Tensor, *, normalise_by: str, examples: int, tokens: int) -> torch.Tensor:
     """The weight of each target token, so that the weighted sum of losses over a whole batch is its mean.
 
@@ -86,16 +101,35 @@ class WeightedLoss(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, ids, labels, weights) -> torch.Tensor:
+    def forward(self, ids, places, targets, weights) -> torch.Tensor:
         """The weighted sum of the trained tokens' negative log-likelihoods: a scalar, float32.
 
-        Only trained positions are projected on the vocabulary. ``labels`` and ``weights`` are [rows, length - 1],
-        shifted by one against ``ids`` [rows, length].
+        ``ids`` are [rows, length]; of each trained token, [tokens], ``places`` are the position that predicts it, rows
+        counted through, ``targets`` its id. Only these positions are projected on the vocabulary.
         """
         decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
-        hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-        trained = labels != IGNORED
-        return -(log_likelihoods(head, hidden[trained], labels[trained]) * weights[trained]).sum()
+        hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+        return -(log_likelihoods(head, hidden.index_select(0, places), targets) * weights).sum()
+
+
+class CompilerMissing(RuntimeError):
+    """Layers cannot be compiled, for want of what torch.compile needs."""
+
+
+def check_compiler(device: str) -> None:
+    """Raise CompilerMissing where torch.compile lacks something, as it would after minutes, and at length."""
+    name, usual = ("CXX", ("g++", "clang++")) if device == "cpu" else ("CC", ("gcc", "clang", "cc"))
+    own = os.environ.get(name)
+    lacking = []
+    if not any(map(shutil.which, (own,) if own else usual)):
+        lacking.append(f"a compiler ({own or ' or '.join(usual)}; the variable {name} names another)")
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.is_file():
+        lacking.append(f"{header} (Debian's python3-dev)")
+    if device != "cpu" and not find_spec("triton"):
+        lacking.append("the package triton")
+    if lacking:
+        raise CompilerMissing(f"execution.compile: needs {' and '.join(lacking)}; or set it to false")
 
 
 class NonFiniteGradient(RuntimeError):
@@ -131,6 +165,7 @@ def tune(
     precision: torch.dtype = torch.bfloat16,
     processes: Processes = ALONE,
     gradient_checkpointing: bool = False,
+    compiled: bool = False,
     checkpoints: Checkpoints | None = None,
     log: Callable[[StepLog], None] = lambda step: None,
 ) -> list[StepLog]:
@@ -145,6 +180,9 @@ def tune(
     if empty:
         raise ValueError(f"rows without a single token to train on: {empty[:10]}")
     model.train()
+    if compiled:  # layer by layer: as they are alike, once for all of them, and for any number and length of rows
+        for layer in decoder_layers(model):
+            layer.compile(dynamic=True)
     if gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     loss_of = WeightedLoss(model)
@@ -169,15 +207,17 @@ def tune(
             trained_tokens = sum(sum(rows[i].trained[1:]) for i in batch)
             own_loss = 0.0
             for part, counts in rounds(batch, lengths, tokens=micro_batch_tokens, processes=processes):
-                ids, labels = (t.to(processes.device) for t in collate([rows[i] for i in part], pad=pad))
+                ids, labels = collate([rows[i] for i in part], pad=pad)
+                places, targets, mask = trained_places(labels)
                 weights = counts * loss_weights(
                     labels[:, 1:], normalise_by=settings.normalise_by, examples=len(batch), tokens=trained_tokens
                 )
+                given = (t.to(processes.device) for t in (ids, places, targets, weights[mask]))
                 with autocast(processes.device, precision):
-                    part_loss = loss_of(ids, labels[:, 1:], weights)
+                    part_loss = loss_of(*given)
                 part_loss.backward()
-                own_loss += part_loss.item()
-            loss, stop = total([own_loss, float(told_to_stop())], processes)
+                own_loss = own_loss + part_loss.detach().double()  # not asked for yet: a GPU is let go on
+            loss, stop = total([float(own_loss), float(told_to_stop())], processes)
             if not math.isfinite(loss):
                 raise NonFiniteLoss(step=step, learning_rate=rate, loss=loss)
             norm = whole(torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm))

@@ -72,13 +72,29 @@ def read_settings(text: str) -> Any:
     return json.loads(sys.stdin.read() if text == "-" else text)
 
 
-def run_stage(main: Callable[[], Any], *errors: type[Exception]) -> None:
-    """Run a script's main: InputError, the ``errors`` named, and a full disk end with one line, not a traceback."""
+def gpu_is_full(error: Exception) -> bool:
+    """Whether an error says that a GPU has no memory left: torch's own word, or the driver's."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
+        return False
+    return "out of memory" in str(error)
+
+
+def run_stage(main: Callable[[], Any], *errors: type[Exception], if_gpu_is_full: str = "") -> None:
+    """Run a script's main: InputError, the ``errors`` named, and a full disk or GPU end with one line, not a traceback.
+
+    ``if_gpu_is_full`` is what helps then, such as a key of the config to lower.
+    """
     try:
         main()
     except (InputError, *errors) as error:
         sys.exit(f"error: {error}")
     except Exception as error:
+        if gpu_is_full(error):
+            told = str(error).splitlines()[0].rstrip(".")
+            sys.exit(
+                f"error: the GPU's memory is too small, or others hold it (see nvidia-smi): {told}. {if_gpu_is_full}"
+            )
         if not disk_is_full(error):
             raise
         where = "".join(f": {note}, and is as it was before" for note in getattr(error, "__notes__", [])[:1])

@@ -538,6 +538,7 @@ class Execution(Section):
     threads: Count
     processes: Count
     gradient_checkpointing: Flag
+    compile: Flag
     checkpoint_steps: Count
     backend: Literal["transformers", "vllm"]
     keep_candidates: Flag
