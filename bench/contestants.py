@@ -25,6 +25,12 @@ def peak_mib() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
+def give_back() -> None:
+    """Let go of the GPU memory that torch keeps for later: the next turn is another's."""
+    if DEVICE == "cuda":
+        torch.cuda.empty_cache()
+
+
 def contestant(name: str, sizes: SimpleNamespace) -> Work:
     """A contestant by its name, as ``KIND[:MODEL[:OPTION]]``."""
     kind, *given = name.split(":")
@@ -33,7 +39,11 @@ def contestant(name: str, sizes: SimpleNamespace) -> Work:
         "tune": tuning.ours_tuning,
         "tune-authors": tuning.authors_tuning,
         "tune-trl": tuning.trl_tuning,
+        "tune-large": tuning.large_tuning,
         "peak": tuning.matrix_peak,
+        "peak-large": lambda sizes, model, percent: tuning.matrix_peak(
+            sizes, model, tuning_rows(sizes, count=sizes.large_rows, length=percent / 100)
+        ),
         "generate": generation.ours_generation,
         "generate-rules": lambda sizes, model: generation.ours_generation(sizes, model, rules=True),
         "generate-transformers": generation.transformers_generation,
@@ -60,13 +70,16 @@ def main() -> None:
     told = sys.stdout
     sys.stdout = sys.stderr  # libraries talk
     work = contestant(name, sizes)
+    give_back()
     print(json.dumps({"ready": name, "mib": peak_mib()}), file=told, flush=True)
     for _ in sys.stdin:
         started = time.perf_counter()
         did = work()
         if DEVICE == "cuda":
             torch.cuda.synchronize()
-        print(json.dumps({"seconds": time.perf_counter() - started, "mib": peak_mib()} | did), file=told, flush=True)
+        seconds = time.perf_counter() - started
+        give_back()
+        print(json.dumps({"seconds": seconds, "mib": peak_mib()} | did), file=told, flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def ours_generation(sizes: SimpleNamespace, name: str, *, rules: bool = False) -
     prompts, lengths = generation_load(sizes)
 
     def work() -> dict[str, Any]:
-        adapter = Stops(lengths, rule_adapter(sizes) if rules else None)
+        adapter = Stops(lengths, rule_adapter(model.config.vocab_size) if rules else None)
         found = generate(
             model, prompts, eos=EOS, pad=PAD, max_new_tokens=sizes.new_tokens + 1, context=2048,
             batch_size=sizes.generation_batch, adapter=adapter, device=DEVICE,
@@ -97,7 +97,7 @@ def listing_generation(sizes: SimpleNamespace, name: str) -> Work:
     model = model_of(sizes, name).to(DTYPE).eval()
     prompts, lengths = generation_load(sizes)
     some = range(0, len(prompts), len(prompts) // sizes.listing_prompts)
-    uniform = rule_adapter(sizes).uniform.tolist()
+    uniform = rule_adapter(model.config.vocab_size).uniform.tolist()
     named = [i for i, score in enumerate(uniform) if score]
 
     @torch.inference_mode()

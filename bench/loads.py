@@ -21,23 +21,28 @@ EOS, PAD, BOS, FIRST = 1, 0, 2, 3
 Work = Callable[[], dict[str, Any]]
 
 
-def model_of(sizes: SimpleNamespace, name: str, *, vocabulary: int | None = None, context: int = 2048) -> Any:
-    """A Llama with random weights, float32."""
+def model_of(sizes: SimpleNamespace, name: str, *, device: str = DEVICE) -> Any:
+    """A Llama with random weights, float32, made where it is to be."""
     torch.manual_seed(0)
-    hidden, layers = sizes.models[name]
+    hidden, layers = sizes.models[name][:2]
+    own = dict(zip(("num_attention_heads", "intermediate_size", "vocab_size"), sizes.models[name][2:], strict=False))
+    fields = {
+        "num_attention_heads": hidden // 32,
+        "intermediate_size": round(hidden * 8 / 3 / 64) * 64,
+        "vocab_size": sizes.vocabulary,
+    } | own
     config = LlamaConfig(
-        vocab_size=vocabulary or sizes.vocabulary,
         hidden_size=hidden,
-        intermediate_size=round(hidden * 8 / 3 / 64) * 64,
         num_hidden_layers=layers,
-        num_attention_heads=hidden // 32,
-        max_position_embeddings=context,
+        max_position_embeddings=2048,
         tie_word_embeddings=False,
         eos_token_id=EOS,
         pad_token_id=PAD,
         bos_token_id=BOS,
+        **fields,
     )
-    return LlamaForCausalLM(config).to(DEVICE)
+    with torch.device(device):
+        return LlamaForCausalLM(config)
 
 
 def tokenizer_of(vocabulary: int) -> PreTrainedTokenizerFast:
@@ -133,14 +138,12 @@ def judgements(sizes: SimpleNamespace) -> list[dict[str, Any]]:
     return rows
 
 
-def rule_adapter(sizes: SimpleNamespace) -> Any:
+def rule_adapter(vocabulary: int) -> Any:
     from implicit.rules import RuleAdapter, RuleSettings
 
     scores = {str(FIRST + i): (-1) ** i * (1.0 + i % 4) for i in range(15)}
     settings = RuleSettings(15.0, 250, "hold", scores, -1.5, "response")
-    return RuleAdapter(
-        settings, ["eos", "uniform", "diversity"], tokenizer_of(sizes.vocabulary), vocab_size=sizes.vocabulary
-    )
+    return RuleAdapter(settings, ["eos", "uniform", "diversity"], tokenizer_of(vocabulary), vocab_size=vocabulary)
 
 
 class Stops:

@@ -23,13 +23,18 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import torch
+
 from stage.table_forms import to_csv, to_markdown
 
 SIZES: dict[str, Any] = {
-    "models": {"5M": (256, 4), "25M": (512, 6)},  # hidden size, layers
+    # Hidden size, layers; where others than a rule of thumb's: heads, width of the feed-forward part, vocabulary.
+    "models": {"5M": (256, 4), "25M": (512, 6), "7B": (4096, 32, 32, 11008, 32000)},  # the last is Llama-2-7B's shape
     "vocabulary": 4096,
     "rows": 64,  # of tuning: one step of the optimizer
     "micro_batch": 2048,  # tokens, padding included
+    "large_rows": 128,  # of the 7B model: two steps, the second of which finds the optimizer's state in memory
+    "large_micro_batch": 2048,  # 4096 do not fit into 140 GB
     "trl_rows": 16,  # of a micro-batch
     "prompts": 256,
     "new_tokens": 256,
@@ -39,11 +44,17 @@ SIZES: dict[str, Any] = {
     "ranking_batch": 8192,  # tokens, padding included
     "judgements": 805,
     "draws": 200,
-    "peak_operations": 4e10,
 }
-SMALL = {"models": {"5M": (64, 2), "25M": (64, 2)}, "rows": 8, "trl_rows": 4, "prompts": 8, "new_tokens": 12}
+SMALL = {
+    "models": {"5M": (64, 2), "25M": (64, 2), "7B": (64, 2, 2, 128, 300)},
+    "rows": 8,
+    "large_rows": 8,
+    "trl_rows": 4,
+    "prompts": 8,
+    "new_tokens": 12,
+}
 SMALL |= {"generation_batch": 8, "listing_prompts": 2, "instructions": 6, "judgements": 60, "draws": 3}
-SMALL |= {"peak_operations": 1e8, "vocabulary": 300}
+SMALL |= {"vocabulary": 300}
 
 
 @dataclass(frozen=True)
@@ -114,6 +125,27 @@ RACES = (
     ),
     Race("win rate", "win-rate", "alpaca-eval's for each draw", ("win-rate-alpaca-eval",), 5, 20, fewer=3),
 )
+
+# On a GPU alone, of 140 GB for tuning. Rows are as long as GSM8K's, and as LIMA's, which are some five times as long.
+GPU_RACES = (
+    *(
+        Race(
+            f"tuning 7B, rows of {name}",
+            f"tune-large:7B:{percent}",
+            "the peak of matrix products",
+            (f"peak-large:7B:{percent}",),
+            0.5,
+            0.6,
+            fewer=2,
+        )
+        for name, percent in (("GSM8K", 100), ("LIMA", 500))
+    ),
+    Race("rules 7B", "generate-rules:7B", "our generation without them", ("generate:7B",), 0.9, 0.97, fewer=2),
+    Race(
+        "generation 7B", "generate:7B", "the best batch size of `generate`", ("generate-transformers:7B:64",), 1.3, 2,
+        fewer=2,
+    ),
+)  # fmt: skip
 
 
 class Contestant:
@@ -203,8 +235,6 @@ def table_row(race: Race, row: dict[str, Any], best: bool, repeats: int) -> dict
 
 def machine(python: str) -> list[str]:
     """What the figures are of: the machine, the versions, the sizes."""
-    import torch
-
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
     listed = subprocess.run(
         [python, "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True, check=False
@@ -236,7 +266,7 @@ def main() -> None:
     notes = [*machine(args.peers or sys.executable), "sizes: " + json.dumps(sizes)]
     notes.append("ratios are of seconds, the peer's over ours, of neighbouring turns; for the peak, the share of it")
     rows: list[dict[str, Any]] = []
-    for race in RACES:
+    for race in RACES + (GPU_RACES if torch.cuda.is_available() else ()):
         title = f"{race.work} against {race.against}"
         if not title.startswith(only) or (race.peers and not args.peers):
             continue

@@ -1,0 +1,174 @@
+"""On a GPU: what is computed there is what a CPU computes, and a whole workflow runs there. Without one, all skip."""
+
+import copy
+import json
+import os
+import sys
+
+import pytest
+import torch
+from workflow import copy_project, snakemake
+
+import tune as script
+from implicit.generate import generate
+from implicit.rank import score_responses
+from implicit.render import render, render_prompt
+from implicit.rules import RuleAdapter, RuleSettings
+from implicit.sharding import Processes
+from implicit.tune import Tuning, tune
+from stage.command import run_stage
+from stage.models import save_model
+from stage.record import fingerprint
+from stage.storage import read_json, write_json, write_table
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+GPU = Processes(device="cuda")
+SETTINGS = Tuning(
+    epochs=2, learning_rate=1e-3, batch_size=6, schedule="cosine", warmup=0.1, weight_decay=0.0,
+    max_grad_norm=1.0, normalise_by="example", seed=5,
+)  # fmt: skip
+
+
+@pytest.fixture
+def items(world):
+    return world.conversations("instructions", 20)
+
+
+@pytest.fixture
+def rows(items, tokenizer, chat):
+    said = [[{"role": "user", "content": i.instruction}, {"role": "assistant", "content": i.response}] for i in items]
+    return [render(messages, tokenizer, chat) for messages in said]
+
+
+@pytest.mark.parametrize("rules", [(), ("eos", "uniform", "diversity")])
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_generation_equals_the_cpus(model, tokenizer, chat, items, rules, batch_size):
+    settings = RuleSettings(3.0, 12, "hold", {"<": -4.0, "The": 3.0, " the": -2.0}, -1.5, "prompt_and_response")
+    prompts = [render_prompt(item.instruction, tokenizer, chat) for item in items]
+    found = {}
+    for device in ("cpu", "cuda"):
+        adapter = RuleAdapter(settings, rules, tokenizer, vocab_size=len(tokenizer)) if rules else None
+        found[device] = generate(
+            model.to(device), prompts, eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id, max_new_tokens=24,
+            context=256, batch_size=batch_size, adapter=adapter, device=device,
+        )  # fmt: skip
+    assert found["cuda"] == found["cpu"]
+    assert len({tuple(response.ids) for response in found["cpu"]}) > 5
+
+
+def test_scores_equal_the_cpus(model, tokenizer, rows):
+    pairs = [(row.ids[: row.trained.index(True)], row.ids[row.trained.index(True) :]) for row in rows]
+    found = [
+        score_responses(model.to(device), pairs, pad=tokenizer.pad_token_id, batch_tokens=300, device=device)
+        for device in ("cpu", "cuda")
+    ]
+    assert [score.tokens for score in found[0]] == [score.tokens for score in found[1]]
+    logprobs = [torch.tensor([score.logprob for score in scores]) for scores in found]
+    torch.testing.assert_close(*logprobs, rtol=1e-4, atol=1e-3)
+
+
+def losses_of(model, rows, tokenizer, processes, **how):
+    how = {"pad": tokenizer.pad_token_id, "micro_batch_tokens": 200, "precision": torch.float32} | how
+    return torch.tensor([step.loss for step in tune(model, rows, SETTINGS, processes=processes, **how)])
+
+
+def test_tuning_equals_the_cpus(model, rows, tokenizer):
+    there = losses_of(copy.deepcopy(model), rows, tokenizer, GPU)
+    here = losses_of(model, rows, tokenizer, Processes())
+    torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-4)
+
+
+def test_tuning_again_is_the_same_to_the_last_bit(model, rows, tokenizer):
+    made = [copy.deepcopy(model) for _ in range(2)]
+    losses = [losses_of(one, rows, tokenizer, GPU, precision=torch.bfloat16) for one in made]
+    assert torch.equal(*losses)
+    weights = [torch.cat([p.detach().flatten() for p in one.parameters()]) for one in made]
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize(
+    "how", [{"gradient_checkpointing": True}, {"compiled": True}, {"compiled": True, "gradient_checkpointing": True}]
+)
+def test_how_it_is_computed_does_not_matter(model, rows, tokenizer, how):
+    torch.compiler.reset()
+    plain = losses_of(copy.deepcopy(model), rows, tokenizer, GPU)
+    torch.testing.assert_close(losses_of(model, rows, tokenizer, GPU, **how), plain, rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture
+def command(tmp_path, model, tokenizer, items, monkeypatch):
+    """Runs the tuning script in this process; gives its record."""
+    save_model(model, tokenizer, tmp_path / "base" / "model", card={})
+    write_json({"outputs": {"model": {"sha256": fingerprint(tmp_path / "base" / "model")}}}, tmp_path / "base.json")
+    said = [[{"role": "user", "content": i.instruction}, {"role": "assistant", "content": i.response}] for i in items]
+    rows = [{"id": str(i), "messages": messages, "source": "test"} for i, messages in enumerate(said)]
+    write_table("conversations", rows, tmp_path / "data.parquet")
+    tuning = {
+        "learning_rate": 5e-3, "batch_size": 3, "schedule": "cosine", "warmup": 0.1, "weight_decay": 0.01, "max_grad_norm": 1.0,
+        "normalise_by": "example", "max_length": 200, "precision": "bfloat16", "stored_as": "bfloat16", "train_eos": True,
+        "train_turn_newline": False, "too_long": "error", "method": "full", "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.2},
+    }  # fmt: skip
+
+    def run(name, *more, **changed):
+        settings = {
+            "mode": "test", "user_turn": "shown", "seed": 5, "tuning": tuning | changed,
+            "chat": {"user_tag": "<|user|>", "assistant_tag": "<|assistant|>", "add_bos": True},
+        }  # fmt: skip
+        options = {
+            "base": tmp_path / "base" / "model", "base-record": tmp_path / "base.json", "data": tmp_path / "data.parquet",
+            "model": tmp_path / name / "model", "record": tmp_path / name / "record.json", "device": "cuda",
+            "checkpoints": tmp_path / name / "checkpoints", "checkpoint-steps": 3,
+            "settings": json.dumps(settings), "epochs": 2, "batch": 400,
+        }  # fmt: skip
+        words = [str(part) for option, value in options.items() for part in (f"--{option}", value)]
+        monkeypatch.setattr(sys, "argv", ["tune.py", *words, *more])
+        script.main()
+        return read_json(tmp_path / name / "record.json")
+
+    return run
+
+
+class PowerCut(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("method", "more"), [("full", ()), ("full", ("--compile",)), ("lora", ())])
+def test_a_run_that_was_cut_goes_on_without_a_seam(command, monkeypatch, tmp_path, method, more):
+    straight = command("straight", *more, method=method)
+
+    def cut(line):
+        if str(line).startswith("step 8/"):
+            raise PowerCut
+
+    with monkeypatch.context() as patched, pytest.raises(PowerCut):
+        patched.setattr(script, "say", cut)
+        command("cut", *more, method=method)
+    torch.compiler.reset()
+    resumed = command("cut", *more, method=method)
+    assert resumed["resumed_at"] == [6] and resumed["losses"] == straight["losses"]
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("straight", "cut")]
+    assert weights[0] == weights[1]
+    assert straight["execution"]["device"] == "cuda" and straight["gpu_seconds"] > 0
+
+
+def test_memory_that_is_too_small_is_said_with_what_to_do(command):
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1e-6)
+    try:
+        with pytest.raises(SystemExit, match=r"the GPU's memory is too small.*Lower execution.micro_batch_tokens"):
+            run_stage(lambda: command("large"), if_gpu_is_full=script.IF_GPU_IS_FULL)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_the_whole_workflow_runs_there(tmp_path):
+    """Jobs are forked from one process that has imported torch: none of it may have touched the GPU before."""
+    folder = copy_project(tmp_path)
+    write_json({"execution": {"device": "cuda"}}, folder / "gpu.yaml")
+    done = snakemake(folder, configs=("experiments/test.yaml", "gpu.yaml"), cores=os.cpu_count())
+    assert done.returncode == 0, done.stdout[-6000:]
+    records = [read_json(path) for path in (folder / "results/test/tiny").rglob("record.json")]
+    tuned = [record for record in records if record["stage"] == "tune"]
+    assert len(tuned) == 12 and all(record["execution"]["device"] == "cuda" for record in tuned)
+    assert all(record["gpu_seconds"] > 0 for record in tuned)
+    assert (folder / "results/test/tables/table1.csv").is_file() and (folder / "results/test/report.html").is_file()
