@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--small", action="store_true", help="sizes that show nothing, for a test")
     args = parser.parse_args()
-    sizes = SIZES | (SMALL if args.small else {}) | {"threads": args.threads}
+    sizes = SIZES | (SMALL if args.small else {}) | {"threads": args.threads, "micro_batch": 2048}
     sizes |= {"widths": WIDTHS[:2] if args.small else WIDTHS, "memory_length": 1024, "memory_vocabulary": 32_000}
     sizes |= {"vocabularies": (1000, 32_000, 128_000), "lengths": (256, 1024, 4096, 8192)}
     if args.small:

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import select
 import statistics
 import subprocess
 import sys
@@ -32,19 +33,20 @@ SIZES: dict[str, Any] = {
     "models": {"5M": (256, 4), "25M": (512, 6), "7B": (4096, 32, 32, 11008, 32000)},  # the last is Llama-2-7B's shape
     "vocabulary": 4096,
     "rows": 64,  # of tuning: one step of the optimizer
-    "micro_batch": 2048,  # tokens, padding included
+    "micro_batch": 1024,  # tokens, padding included; this batch size and the next two are ours, the best on two cores
     "large_rows": 128,  # of the 7B model: two steps, the second of which finds the optimizer's state in memory
     "large_micro_batch": 2048,  # 4096 do not fit into 140 GB
     "trl_rows": 16,  # of a micro-batch
     "prompts": 256,
     "new_tokens": 256,
-    "generation_batch": 256,
+    "generation_batch": 128,
     "listing_prompts": 8,
     "instructions": 200,
-    "ranking_batch": 8192,  # tokens, padding included
+    "ranking_batch": 2048,
     "judgements": 805,
     "draws": 200,
 }
+ON_A_GPU = {"micro_batch": 8192, "generation_batch": 256, "ranking_batch": 16384}
 SMALL = {
     "models": {"5M": (64, 2), "25M": (64, 2), "7B": (64, 2, 2, 128, 300)},
     "rows": 8,
@@ -105,7 +107,7 @@ RACES = (
         "generation",
         "generate:5M",
         "the best batch size of `generate`",
-        ("generate-transformers:5M:64", "generate-transformers:5M:256"),
+        ("generate-transformers:5M:16", "generate-transformers:5M:64", "generate-transformers:5M:256"),
         1.3,
         2,
         fewer=2,
@@ -162,22 +164,30 @@ class Contestant:
         )
         self.before = self._read()["mib"]
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self, limit: float | None = None) -> dict[str, Any]:
+        if not select.select([self.process.stdout], [], [], limit)[0]:
+            self.process.kill()
+            raise RuntimeError(f"a turn takes more than {limit:.0f} s")
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.name} failed; see {self.log}")
         return json.loads(line)
 
-    def turn(self) -> dict[str, Any]:
-        """Do the work once: the seconds that it took, and what was done."""
+    def turn(self, limit: float | None = None) -> dict[str, Any]:
+        """Do the work once, in ``limit`` seconds at most: the seconds that it took, and what was done."""
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
-        return self._read()
+        return self._read(limit)
 
     def end(self) -> None:
         """Let the process end."""
         self.process.stdin.close()
         self.process.wait(timeout=60)
+
+
+def patience(ours: float) -> float:
+    """How many seconds a peer's turn may take where ours takes ``ours``: no peer is waited for without end."""
+    return max(60.0, 20 * ours)
 
 
 def run_race(race: Race, repeats: int, sizes: dict[str, Any], python: str, folder: Path) -> list[dict[str, Any]]:
@@ -190,7 +200,8 @@ def run_race(race: Race, repeats: int, sizes: dict[str, Any], python: str, folde
             theirs = Contestant(
                 name, python if race.peers else sys.executable, sizes, folder / f"{name.replace(':', '-')}.log"
             )
-            warm, cold = ours.turn(), theirs.turn()
+            warm = ours.turn()
+            cold = theirs.turn(limit=patience(warm["seconds"]))
             shared = (warm.keys() & cold.keys()) - {"seconds", "mib"}
             different = {key: (warm[key], cold[key]) for key in shared if warm[key] != cold[key]}
             if different:
@@ -260,7 +271,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--small", action="store_true", help="sizes that show nothing, for a test")
     args = parser.parse_args()
-    sizes = SIZES | (SMALL if args.small else {}) | {"threads": args.threads}
+    sizes = SIZES | (ON_A_GPU if torch.cuda.is_available() else {}) | (SMALL if args.small else {})
+    sizes |= {"threads": args.threads}
     only = tuple(args.only.split(",")) if args.only else ("",)
     (args.output / "logs").mkdir(parents=True, exist_ok=True)
     notes = [*machine(args.peers or sys.executable), "sizes: " + json.dumps(sizes)]

@@ -33,7 +33,7 @@ def test_contestants_that_do_not_do_the_same_are_not_compared(tmp_path, monkeypa
         def __init__(self, name, *more):
             self.name = name
 
-        def turn(self):
+        def turn(self, limit=None):
             return turns[self.name]
 
         def end(self):
@@ -44,6 +44,15 @@ def test_contestants_that_do_not_do_the_same_are_not_compared(tmp_path, monkeypa
     assert rows[0]["reached"] == "not timed" and "did not do the same: {'pairs': (3, 4)}" in capsys.readouterr().out
     turns["two"]["pairs"] = 3
     assert run.run_race(run.Race("work", "one", "that", ("two",), 1, 2), 3, {}, "", tmp_path)[0]["reached"] == "aim"
+
+
+def test_a_peer_that_takes_too_long_is_not_waited_for(tmp_path, monkeypatch, capsys):
+    import run
+
+    monkeypatch.setattr(run, "patience", lambda ours: 0.001)
+    race = run.Race("ranking", "rank:5M", "that", ("rank-authors:5M",), 1, 2)
+    (row,) = run.run_race(race, 2, run.SIZES | run.SMALL | {"threads": 1}, sys.executable, tmp_path)
+    assert row["reached"] == "not timed" and "a turn takes more than 0 s" in capsys.readouterr().out
 
 
 def test_the_exponent_is_that_of_a_power_law():
