@@ -5,6 +5,7 @@
 # make archive EXPERIMENT=tiny  packs results/tiny, weights left out, as results/tiny.crate.zip, an RO-Crate
 # make test   likewise, then runs the whole test suite
 # make test-slurm  runs a whole SLURM on this machine, and the workflow on it (root, Debian); says so where it cannot
+# make test-gpu tests on a GPU what is computed there; says so where there is none
 # make test-faults runs the workflow with its jobs and Snakemake killed at random moments (FAULTS_SEED=1, FAULTS_EACH=2)
 # make bench  times this project against its peers, which get an environment of their own: an hour or more
 # make findings  runs all controls in experiments/controls, and fills in docs/findings.md: some two hours on two cores
@@ -21,7 +22,7 @@ A ?=
 B ?=
 EXPERIMENT ?=
 
-.PHONY: run plan verify compare archive bench test test-slurm test-faults docs findings lint environment
+.PHONY: run plan verify compare archive bench test test-slurm test-gpu test-faults docs findings lint environment
 
 environment:
 	@PYTHON="$(PYTHON)" sh envs/build.sh
@@ -48,6 +49,9 @@ test: environment
 
 test-slurm: environment
 	@python -m pytest tests/test_slurm.py -m slurm $(PYTEST_ARGS)
+
+test-gpu: environment
+	@python -m pytest tests/test_gpu.py -m gpu $(PYTEST_ARGS)
 
 test-faults: environment
 	@python -m pytest tests/test_faults.py -m faults -s $(PYTEST_ARGS)

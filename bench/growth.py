@@ -89,7 +89,7 @@ def memory_growth(sizes: dict[str, Any], logs: Path) -> list[dict[str, Any]]:
             for how in ("plain", "ours"):
                 name = f"memory-{stage}:{vocabulary}:{length}:{how}"
                 contestant = Contestant(name, sys.executable, sizes, logs / f"{name.replace(':', '-')}.log")
-                found[how] = contestant.turn()["mib"] - contestant.before
+                found[how] = contestant.turn()["mib"] - contestant.prepare()["mib"]
                 contestant.end()
             rows.append(
                 {

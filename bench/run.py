@@ -33,10 +33,10 @@ SIZES: dict[str, Any] = {
     "models": {"5M": (256, 4), "25M": (512, 6), "7B": (4096, 32, 32, 11008, 32000)},  # the last is Llama-2-7B's shape
     "vocabulary": 4096,
     "rows": 64,  # of tuning: one step of the optimizer
-    "micro_batch": 1024,  # tokens, padding included; this batch size and the next two are ours, the best on two cores
+    # Ours, as are generation_batch and ranking_batch, the best on two cores; peers' sizes are parts of their names.
+    "micro_batch": 1024,  # tokens, padding included
     "large_rows": 128,  # of the 7B model: two steps, the second of which finds the optimizer's state in memory
     "large_micro_batch": 2048,  # 4096 do not fit into 140 GB
-    "trl_rows": 16,  # of a micro-batch
     "prompts": 256,
     "new_tokens": 256,
     "generation_batch": 128,
@@ -51,7 +51,6 @@ SMALL = {
     "models": {"5M": (64, 2), "25M": (64, 2), "7B": (64, 2, 2, 128, 300)},
     "rows": 8,
     "large_rows": 8,
-    "trl_rows": 4,
     "prompts": 8,
     "new_tokens": 12,
 }
@@ -73,12 +72,12 @@ class Race:
     fewer: int = 1  # repeats are divided by this, where a peer takes long
 
 
-TRL_WAYS = ("padded", "packed", "padding-free")  # the larger model is timed against the first alone, for time
+TRL_WAYS = ("padded:4", "padded:16", "packed:4", "padding-free:16")  # rows of a micro-batch
 
 RACES = (
     *(
         race
-        for size, fewer, ways in (("5M", 1, TRL_WAYS), ("25M", 2, TRL_WAYS[:1]))
+        for size, fewer, ways in (("5M", 1, TRL_WAYS), ("25M", 2, TRL_WAYS[:2]))  # for time
         for race in (
             Race(f"tuning {size}", f"tune:{size}", "one row at a time", (f"tune-authors:{size}",), 3, 5, fewer=fewer),
             Race(
@@ -107,7 +106,7 @@ RACES = (
         "generation",
         "generate:5M",
         "the best batch size of `generate`",
-        ("generate-transformers:5M:16", "generate-transformers:5M:64", "generate-transformers:5M:256"),
+        tuple(f"generate-transformers:5M:{rows}" for rows in (16, 32, 64, 256)),
         1.3,
         2,
         fewer=2,
@@ -120,7 +119,7 @@ RACES = (
         "ranking",
         "rank:5M",
         "lm-evaluation-harness, its best batch size",
-        ("rank-harness:5M:16", "rank-harness:5M:64"),
+        ("rank-harness:5M:4", "rank-harness:5M:8", "rank-harness:5M:16", "rank-harness:5M:64"),
         1.3,
         2,
         peers=True,
@@ -144,14 +143,14 @@ GPU_RACES = (
     ),
     Race("rules 7B", "generate-rules:7B", "our generation without them", ("generate:7B",), 0.9, 0.97, fewer=2),
     Race(
-        "generation 7B", "generate:7B", "the best batch size of `generate`", ("generate-transformers:7B:64",), 1.3, 2,
-        fewer=2,
+        "generation 7B", "generate:7B", "the best batch size of `generate`",
+        ("generate-transformers:7B:64", "generate-transformers:7B:256"), 1.3, 2, fewer=2,
     ),
 )  # fmt: skip
 
 
 class Contestant:
-    """A process that has prepared a piece of work, and does it when told. Raises RuntimeError where it fails."""
+    """A process that prepares a piece of work, and does it when told."""
 
     def __init__(self, name: str, python: str, sizes: dict[str, Any], log: Path) -> None:
         self.name, self.log = name, log
@@ -162,32 +161,47 @@ class Contestant:
             stderr=log.open("w"),
             text=True,
         )
-        self.before = self._read()["mib"]
+        self.ready: dict[str, Any] | None = None
 
     def _read(self, limit: float | None = None) -> dict[str, Any]:
         if not select.select([self.process.stdout], [], [], limit)[0]:
-            self.process.kill()
-            raise RuntimeError(f"a turn takes more than {limit:.0f} s")
+            raise TooSlow(f"a turn takes more than {limit:.0f} s")
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.name} failed; see {self.log}")
         return json.loads(line)
 
+    def prepare(self) -> dict[str, Any]:
+        """Wait until it is ready: what it holds then."""
+        if self.ready is None:
+            self.ready = self._read()
+        return self.ready
+
     def turn(self, limit: float | None = None) -> dict[str, Any]:
-        """Do the work once, in ``limit`` seconds at most: the seconds that it took, and what was done."""
+        """Do the work once, in ``limit`` seconds at most: the seconds that it took, and what was done.
+
+        Raises RuntimeError where it fails, and TooSlow.
+        """
+        self.prepare()
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         return self._read(limit)
 
     def end(self) -> None:
-        """Let the process end."""
+        """End the process."""
+        self.process.kill()
+        self.process.wait()
         self.process.stdin.close()
-        self.process.wait(timeout=60)
+        self.process.stdout.close()
 
 
-def patience(ours: float) -> float:
-    """How many seconds a peer's turn may take where ours takes ``ours``: no peer is waited for without end."""
-    return max(60.0, 20 * ours)
+class TooSlow(RuntimeError):
+    """A contestant's turn takes longer than anybody waits."""
+
+
+def patience(race: Race, ours: float) -> float:
+    """How many seconds a turn may take where ours takes ``ours``: no peer is waited for without end."""
+    return max(300.0, 2 * race.aim * ours)
 
 
 def run_race(race: Race, repeats: int, sizes: dict[str, Any], python: str, folder: Path) -> list[dict[str, Any]]:
@@ -196,22 +210,24 @@ def run_race(race: Race, repeats: int, sizes: dict[str, Any], python: str, folde
     ours = Contestant(race.ours, sys.executable, sizes, folder / f"{race.ours.replace(':', '-')}.log")
     rows = []
     for name in race.theirs:
+        log = folder / f"{name.replace(':', '-')}.log"
+        theirs = Contestant(name, python if race.peers else sys.executable, sizes, log)
+        warm = ours.turn()
+        limit = patience(race, warm["seconds"])
         try:
-            theirs = Contestant(
-                name, python if race.peers else sys.executable, sizes, folder / f"{name.replace(':', '-')}.log"
-            )
-            warm = ours.turn()
-            cold = theirs.turn(limit=patience(warm["seconds"]))
+            cold = theirs.turn(limit)
             shared = (warm.keys() & cold.keys()) - {"seconds", "mib"}
             different = {key: (warm[key], cold[key]) for key in shared if warm[key] != cold[key]}
             if different:
                 raise RuntimeError(f"{race.ours} and {name} did not do the same: {different}")
-            pairs = [(ours.turn()["seconds"], theirs.turn()["seconds"]) for _ in range(repeats)]
-            theirs.end()
-        except RuntimeError as error:
+            pairs = [(ours.turn()["seconds"], theirs.turn(limit)["seconds"]) for _ in range(repeats)]
+        except (RuntimeError, OSError) as error:
             print(f"  {name}: not timed: {error}", flush=True)
-            rows.append({"name": name, "error": str(error)})
+            bound = limit / warm["seconds"] if isinstance(error, TooSlow) else None
+            rows.append({"name": name, "error": str(error), "bound": bound})
             continue
+        finally:
+            theirs.end()
         ratios = [second / first for first, second in pairs]
         rows.append({"name": name, "ratios": ratios, "ours": [a for a, _ in pairs], "theirs": [b for _, b in pairs]})
         print(f"  {name}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
@@ -226,7 +242,12 @@ def table_row(race: Race, row: dict[str, Any], best: bool, repeats: int) -> dict
     told = {"work": race.work, "against": race.against, "peer": row["name"]}
     if "error" in row:
         columns = ("min", "median", "max", "required", "aim", "reached", "repeats", "ours s", "theirs s")
-        return told | dict.fromkeys(columns, "") | {"reached": "not timed"}
+        too_slow = row["bound"] is not None
+        found = {
+            "median": f"> {row['bound']:.0f}" if too_slow else "",
+            "reached": "too slow" if too_slow else "not timed",
+        }
+        return told | dict.fromkeys(columns, "") | found
     middle = statistics.median(row["ratios"])
     reached = (
         ("aim" if middle >= race.aim else "required" if middle >= race.required else "no") if best else "(slower peer)"

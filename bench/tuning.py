@@ -67,8 +67,8 @@ def authors_tuning(sizes: SimpleNamespace, name: str) -> Work:
     return work
 
 
-def trl_tuning(sizes: SimpleNamespace, name: str, how: str) -> Work:
-    """TRL's SFTTrainer: padded with micro-batches of 16 rows of like length, packed, or padding-free."""
+def trl_tuning(sizes: SimpleNamespace, name: str, how: str, longest: int) -> Work:
+    """TRL's SFTTrainer: padded with micro-batches of ``longest`` rows of like length, packed, or padding-free."""
 
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -82,10 +82,9 @@ def trl_tuning(sizes: SimpleNamespace, name: str, how: str) -> Work:
     packed = {"packing": True, "max_length": 1024} if how == "packed" else {"max_length": None}
     if how == "padding-free":
         packed |= {"padding_free": True}
-    longest = sizes.trl_rows
     per_step = 64 // longest
     if how == "packed":  # as many tokens a step as 64 rows have
-        longest, per_step = 4, max(1, round(64 * tokens_of(rows)["tokens"] / len(rows) / 4096))
+        per_step = max(1, round(64 * tokens_of(rows)["tokens"] / len(rows) / (1024 * longest)))
     config = SFTConfig(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=longest,

@@ -82,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, CeilingReached, if_gpu_is_full="Lower execution.generation_batch_size")
+    run_stage(main, CeilingReached)

@@ -131,16 +131,17 @@ def finish(model: "PreTrainedModel", args: argparse.Namespace, processes: "Proce
 def main() -> None:
     from implicit.lora import check_method
     from implicit.sharding import started_together
-    from implicit.tune import check_compiler
 
     paths = ["base", "base-record", "data", "model", "record"]
     numbers, flags = {"epochs": None, "processes": 1, "checkpoint-steps": 1000}, ["gradient-checkpointing", "compile"]
     args = arguments(__doc__, paths=paths, optional=["checkpoints"], numbers=numbers, flags=flags, computes=True)
-    start_processes(args.processes)
     device = pick_device(args.device)
-    check_method(args.settings["tuning"]["method"], device=device, processes=started_together())
     if args.compile:
+        from implicit.tune import check_compiler
+
         check_compiler(device)
+    start_processes(args.processes)
+    check_method(args.settings["tuning"]["method"], device=device, processes=started_together())
     processes = join(device)
     alone = args.checkpoints and processes.first  # with the checkpoints, which no two runs may write
     with claimed(args.checkpoints, log=say) if alone else nullcontext():

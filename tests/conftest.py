@@ -1,5 +1,6 @@
 """A tokenizer and a small model with random weights, and where third-party rows may be found."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,12 @@ from implicit.tokenizer import train_tokenizer
 from implicit.world.sets import World
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_configure(config):
+    """Hide a GPU from all tests but those of it: what they expect is a CPU's, to the last bit."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,14 @@
-"""On a GPU: what is computed there is what a CPU computes, and a whole workflow runs there. Without one, all skip."""
+"""What a GPU computes is what a CPU computes, and a whole workflow runs there: make test-gpu."""
 
 import copy
 import json
 import os
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
+from torch._inductor.utils import fresh_cache
 from workflow import copy_project, snakemake
 
 import tune as script
@@ -15,18 +17,29 @@ from implicit.rank import score_responses
 from implicit.render import render, render_prompt
 from implicit.rules import RuleAdapter, RuleSettings
 from implicit.sharding import Processes
-from implicit.tune import Tuning, tune
+from implicit.tune import CompilerMissing, Tuning, check_compiler, tune
 from stage.command import run_stage
 from stage.models import save_model
 from stage.record import fingerprint
 from stage.storage import read_json, write_json, write_table
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
 GPU = Processes(device="cuda")
 SETTINGS = Tuning(
     epochs=2, learning_rate=1e-3, batch_size=6, schedule="cosine", warmup=0.1, weight_decay=0.0,
     max_grad_norm=1.0, normalise_by="example", seed=5,
 )  # fmt: skip
+
+
+def may_skip(*, compiled=False, lora=False):
+    """Skip a test for want of what it needs."""
+    if compiled:
+        try:
+            check_compiler("cuda")
+        except CompilerMissing as error:
+            pytest.skip(str(error))
+    if lora:
+        pytest.importorskip("peft", reason="peft is not installed")
 
 
 @pytest.fixture
@@ -90,6 +103,7 @@ def test_tuning_again_is_the_same_to_the_last_bit(model, rows, tokenizer):
     "how", [{"gradient_checkpointing": True}, {"compiled": True}, {"compiled": True, "gradient_checkpointing": True}]
 )
 def test_how_it_is_computed_does_not_matter(model, rows, tokenizer, how):
+    may_skip(compiled=how.get("compiled", False))
     torch.compiler.reset()
     plain = losses_of(copy.deepcopy(model), rows, tokenizer, GPU)
     torch.testing.assert_close(losses_of(model, rows, tokenizer, GPU, **how), plain, rtol=1e-3, atol=1e-4)
@@ -132,8 +146,13 @@ class PowerCut(Exception):
     pass
 
 
-@pytest.mark.parametrize(("method", "more"), [("full", ()), ("full", ("--compile",)), ("lora", ())])
+@pytest.mark.parametrize(
+    ("method", "more"), [("full", ()), ("full", ("--compile",)), ("lora", ()), ("lora", ("--compile",))]
+)
 def test_a_run_that_was_cut_goes_on_without_a_seam(command, monkeypatch, tmp_path, method, more):
+    """To the last bit; but for rounding where layers are compiled, as kernels may be chosen otherwise then."""
+    may_skip(compiled=bool(more), lora=method == "lora")
+    torch.compiler.reset()
     straight = command("straight", *more, method=method)
 
     def cut(line):
@@ -144,10 +163,13 @@ def test_a_run_that_was_cut_goes_on_without_a_seam(command, monkeypatch, tmp_pat
         patched.setattr(script, "say", cut)
         command("cut", *more, method=method)
     torch.compiler.reset()
-    resumed = command("cut", *more, method=method)
-    assert resumed["resumed_at"] == [6] and resumed["losses"] == straight["losses"]
-    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("straight", "cut")]
-    assert weights[0] == weights[1]
+    with fresh_cache() if more else nullcontext():  # as on another machine
+        resumed = command("cut", *more, method=method)
+    assert resumed["resumed_at"] == [6]
+    assert resumed["losses"] == pytest.approx(straight["losses"], rel=5e-3 if more else 0, abs=0)
+    if not more:
+        weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("straight", "cut")]
+        assert weights[0] == weights[1]
     assert straight["execution"]["device"] == "cuda" and straight["gpu_seconds"] > 0
 
 
@@ -165,7 +187,7 @@ def test_the_whole_workflow_runs_there(tmp_path):
     """Jobs are forked from one process that has imported torch: none of it may have touched the GPU before."""
     folder = copy_project(tmp_path)
     write_json({"execution": {"device": "cuda"}}, folder / "gpu.yaml")
-    done = snakemake(folder, configs=("experiments/test.yaml", "gpu.yaml"), cores=os.cpu_count())
+    done = snakemake(folder, configs=("experiments/test.yaml", "gpu.yaml"), cores=min(8, os.cpu_count()))
     assert done.returncode == 0, done.stdout[-6000:]
     records = [read_json(path) for path in (folder / "results/test/tiny").rglob("record.json")]
     tuned = [record for record in records if record["stage"] == "tune"]

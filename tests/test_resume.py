@@ -248,6 +248,7 @@ def test_a_checkpoint_of_other_settings_is_removed_not_used(run, cut_at, lines, 
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore."),
         torch.AcceleratorError("CUDA error: out of memory\nMore."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
     ],
 )
 def test_too_small_a_gpu_is_said_with_what_helps(run, monkeypatch, tmp_path, error):

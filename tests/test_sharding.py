@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -49,6 +50,8 @@ for stop, argv in json.loads(open(sys.argv[1]).read()):
         tune.main()
     except Interrupted as error:
         print(f"rank {os.environ['RANK']}: {error}", flush=True)
+from torch._dynamo.utils import counters
+print(f"rank {os.environ['RANK']} compiled {counters['stats']['unique_graphs']} graphs", flush=True)
 """
 
 
@@ -190,6 +193,13 @@ def test_two_processes_equal_one(both, name):
         torch.testing.assert_close(
             sharded[key], weights[key], rtol=1e-4, atol=2e-5, msg=lambda text, key=key: f"{key}: {text}"
         )
+
+
+def test_layers_of_both_processes_were_compiled(both):
+    folder, said = both
+    if not (folder / "one" / "compiled").exists():
+        pytest.skip("there is no C++ compiler")
+    assert [len(re.findall(rf"rank {rank} compiled [1-9]\d* graphs", said)) for rank in (0, 1)] == [1, 1]
 
 
 def test_two_processes_in_bfloat16_round_where_one_does(both):

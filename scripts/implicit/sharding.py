@@ -56,7 +56,8 @@ def decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
     names = set(model._no_split_modules or ())
     layers = [module for module in model.modules() if type(module).__name__ in names]
     if not layers:
-        raise ValueError(f"{type(model).__name__} does not say which layers it consists of, and cannot be sharded")
+        name = type(model).__name__
+        raise ValueError(f"{name} does not say which layers it consists of: it can be neither sharded nor compiled")
     return layers
 
 

@@ -4,6 +4,7 @@ import math
 import os
 import random
 import shutil
+import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -118,7 +119,9 @@ class CompilerMissing(RuntimeError):
 
 def check_compiler(device: str) -> None:
     """Raise CompilerMissing where torch.compile lacks something, as it would after minutes, and at length."""
-    name, usual = ("CXX", ("g++", "clang++")) if device == "cpu" else ("CC", ("gcc", "clang", "cc"))
+    name, usual = ("CXX", ("clang++" if sys.platform == "darwin" else "g++",))
+    if device != "cpu":
+        name, usual = "CC", ("gcc", "clang", "cc")
     own = os.environ.get(name)
     lacking = []
     if not any(map(shutil.which, (own,) if own else usual)):
@@ -171,10 +174,10 @@ def tune(
 ) -> list[StepLog]:
     """Tune what is not frozen of ``model`` in place; returns the log of every step.
 
-    Weights are float32, arithmetic is autocast to ``precision``. With several processes, each calls this with the same
-    model and rows, and is left with its share of the weights (see ``implicit.sharding``). With ``checkpoints`` it goes
-    on from the last one, and SIGTERM makes it write one and end. Raises ValueError for a row without a trained token,
-    NonFiniteLoss, NonFiniteGradient and Interrupted.
+    Weights are float32, arithmetic is autocast to ``precision``. Layers that are ``compiled`` stay so. With several
+    processes, each calls this with the same model and rows, and is left with its share of the weights (see
+    ``implicit.sharding``). With ``checkpoints`` it goes on from the last one, and SIGTERM makes it write one and end.
+    Raises ValueError for a row without a trained token, NonFiniteLoss, NonFiniteGradient and Interrupted.
     """
     empty = [i for i, row in enumerate(rows) if not any(row.trained[1:])]
     if empty:
@@ -212,11 +215,12 @@ def tune(
                 weights = counts * loss_weights(
                     labels[:, 1:], normalise_by=settings.normalise_by, examples=len(batch), tokens=trained_tokens
                 )
-                given = (t.to(processes.device) for t in (ids, places, targets, weights[mask]))
+                parts = (ids, places, targets, weights[mask])
+                given = [tensor.to(processes.device, non_blocking=True) for tensor in parts]
                 with autocast(processes.device, precision):
                     part_loss = loss_of(*given)
                 part_loss.backward()
-                own_loss = own_loss + part_loss.detach().double()  # not asked for yet: a GPU is let go on
+                own_loss = own_loss + part_loss.detach().double()  # asked for at the end: a GPU is let go on
             loss, stop = total([float(own_loss), float(told_to_stop())], processes)
             if not math.isfinite(loss):
                 raise NonFiniteLoss(step=step, learning_rate=rate, loss=loss)

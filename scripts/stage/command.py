@@ -73,11 +73,9 @@ def read_settings(text: str) -> Any:
 
 
 def gpu_is_full(error: Exception) -> bool:
-    """Whether an error says that a GPU has no memory left: torch's own word, or the driver's."""
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
-        return False
-    return "out of memory" in str(error)
+    """Whether an error says that a GPU has no memory left, in the words of torch, the driver or a library."""
+    words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def run_stage(main: Callable[[], Any], *errors: type[Exception], if_gpu_is_full: str = "") -> None:
