@@ -42,9 +42,7 @@ def contestant(name: str, sizes: SimpleNamespace) -> Work:
         "tune-trl": tuning.trl_tuning,
         "tune-large": tuning.large_tuning,
         "peak": tuning.matrix_peak,
-        "peak-large": lambda sizes, model, percent: tuning.matrix_peak(
-            sizes, model, tuning_rows(sizes, count=sizes.large_rows, length=percent / 100)
-        ),
+        "peak-large": lambda sizes, model, percent: tuning.matrix_peak(sizes, model, tuning.large_rows(sizes, percent)),
         "generate": generation.ours_generation,
         "generate-rules": lambda sizes, model: generation.ours_generation(sizes, model, rules=True),
         "generate-transformers": generation.transformers_generation,

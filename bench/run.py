@@ -190,9 +190,7 @@ class Contestant:
     def end(self) -> None:
         """End the process."""
         self.process.kill()
-        self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
+        self.process.communicate()  # closes its streams, too
 
 
 class TooSlow(RuntimeError):
@@ -212,9 +210,9 @@ def run_race(race: Race, repeats: int, sizes: dict[str, Any], python: str, folde
     for name in race.theirs:
         log = folder / f"{name.replace(':', '-')}.log"
         theirs = Contestant(name, python if race.peers else sys.executable, sizes, log)
-        warm = ours.turn()
-        limit = patience(race, warm["seconds"])
         try:
+            warm = ours.turn()
+            limit = patience(race, warm["seconds"])
             cold = theirs.turn(limit)
             shared = (warm.keys() & cold.keys()) - {"seconds", "mib"}
             different = {key: (warm[key], cold[key]) for key in shared if warm[key] != cold[key]}

@@ -39,11 +39,15 @@ def ours_tuning(sizes: SimpleNamespace, name: str, rows: list[Any] | None = None
     return work
 
 
+def large_rows(sizes: SimpleNamespace, percent: int) -> list[Any]:
+    """Rows for the largest model, that many percent as long as GSM8K's."""
+    return tuning_rows(sizes, count=sizes.large_rows, length=percent / 100)
+
+
 def large_tuning(sizes: SimpleNamespace, name: str, percent: int) -> Work:
-    """As on a GPU: layers compiled, rows that many percent as long as GSM8K's."""
+    """As on a GPU: layers compiled."""
     sizes.micro_batch = sizes.large_micro_batch
-    rows = tuning_rows(sizes, count=sizes.large_rows, length=percent / 100)
-    return ours_tuning(sizes, name, rows, compiled=True)
+    return ours_tuning(sizes, name, large_rows(sizes, percent), compiled=True)
 
 
 def authors_tuning(sizes: SimpleNamespace, name: str) -> Work:

@@ -1,17 +1,21 @@
 """A tokenizer and a small model with random weights, and where third-party rows may be found."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tuned import TUNING, PowerCut, command_line, save_base, save_conversations
 from workflow import copy_project, snakemake
 
+import tune
 from implicit.oracle import Oracle, describe
 from implicit.pretrain import Architecture, build_model
 from implicit.render import Format
 from implicit.tokenizer import train_tokenizer
 from implicit.world.sets import World
+from stage.storage import read_json
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -97,3 +101,43 @@ def finished(tmp_path_factory):
 def project(finished):
     """The folder in which the test experiment has been run."""
     return finished[0]
+
+
+@pytest.fixture
+def run(tmp_path, world, tokenizer, model, monkeypatch):
+    """Runs the tuning script on a small model, in this process: 16 steps; gives its record and its weights' bytes."""
+    save_base(model, tokenizer, tmp_path / "base")
+    save_conversations(world.conversations("instructions", 12), tmp_path / "data.parquet")
+
+    def words(name, *more, **tuning):
+        options = {"epochs": 4, "checkpoint-steps": 3}
+        return [
+            *command_line(tmp_path / "base", tmp_path / "data.parquet", tmp_path / name, TUNING | tuning, **options),
+            *more,
+        ]
+
+    def start(name, *more, **tuning):
+        monkeypatch.setattr(sys, "argv", ["tune.py", *words(name, *more, **tuning)])
+        tune.main()
+        out = tmp_path / name
+        return read_json(out / "record.json"), (out / "model" / "model.safetensors").read_bytes()
+
+    start.command_line = words
+    return start
+
+
+@pytest.fixture
+def cut_at(monkeypatch):
+    """Lets the next run break off in the log of a step."""
+
+    def cut(step, end=None):
+        def say(line):
+            if str(line).startswith(f"step {step}/"):
+                if end:
+                    os.kill(os.getpid(), end)
+                else:
+                    raise PowerCut
+
+        monkeypatch.setattr(tune, "say", say)
+
+    return cut

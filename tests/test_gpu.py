@@ -1,14 +1,13 @@
 """What a GPU computes is what a CPU computes, and a whole workflow runs there: make test-gpu."""
 
 import copy
-import json
 import os
-import sys
 from contextlib import nullcontext
 
 import pytest
 import torch
 from torch._inductor.utils import fresh_cache
+from tuned import PowerCut
 from workflow import copy_project, snakemake
 
 import tune as script
@@ -19,9 +18,7 @@ from implicit.rules import RuleAdapter, RuleSettings
 from implicit.sharding import Processes
 from implicit.tune import CompilerMissing, Tuning, check_compiler, tune
 from stage.command import run_stage
-from stage.models import save_model
-from stage.record import fingerprint
-from stage.storage import read_json, write_json, write_table
+from stage.storage import read_json, write_json
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
 GPU = Processes(device="cuda")
@@ -109,76 +106,35 @@ def test_how_it_is_computed_does_not_matter(model, rows, tokenizer, how):
     torch.testing.assert_close(losses_of(model, rows, tokenizer, GPU, **how), plain, rtol=1e-3, atol=1e-4)
 
 
-@pytest.fixture
-def command(tmp_path, model, tokenizer, items, monkeypatch):
-    """Runs the tuning script in this process; gives its record."""
-    save_model(model, tokenizer, tmp_path / "base" / "model", card={})
-    write_json({"outputs": {"model": {"sha256": fingerprint(tmp_path / "base" / "model")}}}, tmp_path / "base.json")
-    said = [[{"role": "user", "content": i.instruction}, {"role": "assistant", "content": i.response}] for i in items]
-    rows = [{"id": str(i), "messages": messages, "source": "test"} for i, messages in enumerate(said)]
-    write_table("conversations", rows, tmp_path / "data.parquet")
-    tuning = {
-        "learning_rate": 5e-3, "batch_size": 3, "schedule": "cosine", "warmup": 0.1, "weight_decay": 0.01, "max_grad_norm": 1.0,
-        "normalise_by": "example", "max_length": 200, "precision": "bfloat16", "stored_as": "bfloat16", "train_eos": True,
-        "train_turn_newline": False, "too_long": "error", "method": "full", "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.2},
-    }  # fmt: skip
-
-    def run(name, *more, **changed):
-        settings = {
-            "mode": "test", "user_turn": "shown", "seed": 5, "tuning": tuning | changed,
-            "chat": {"user_tag": "<|user|>", "assistant_tag": "<|assistant|>", "add_bos": True},
-        }  # fmt: skip
-        options = {
-            "base": tmp_path / "base" / "model", "base-record": tmp_path / "base.json", "data": tmp_path / "data.parquet",
-            "model": tmp_path / name / "model", "record": tmp_path / name / "record.json", "device": "cuda",
-            "checkpoints": tmp_path / name / "checkpoints", "checkpoint-steps": 3,
-            "settings": json.dumps(settings), "epochs": 2, "batch": 400,
-        }  # fmt: skip
-        words = [str(part) for option, value in options.items() for part in (f"--{option}", value)]
-        monkeypatch.setattr(sys, "argv", ["tune.py", *words, *more])
-        script.main()
-        return read_json(tmp_path / name / "record.json")
-
-    return run
-
-
-class PowerCut(Exception):
-    pass
-
-
 @pytest.mark.parametrize(
     ("method", "more"), [("full", ()), ("full", ("--compile",)), ("lora", ()), ("lora", ("--compile",))]
 )
-def test_a_run_that_was_cut_goes_on_without_a_seam(command, monkeypatch, tmp_path, method, more):
+def test_a_run_that_was_cut_goes_on_without_a_seam(run, cut_at, monkeypatch, method, more):
     """To the last bit; but for rounding where layers are compiled, as kernels may be chosen otherwise then."""
     may_skip(compiled=bool(more), lora=method == "lora")
+    more = ("--device", "cuda", *more)
     torch.compiler.reset()
-    straight = command("straight", *more, method=method)
-
-    def cut(line):
-        if str(line).startswith("step 8/"):
-            raise PowerCut
-
-    with monkeypatch.context() as patched, pytest.raises(PowerCut):
-        patched.setattr(script, "say", cut)
-        command("cut", *more, method=method)
+    straight, weights = run("straight", *more, method=method)
+    cut_at(8)
+    with pytest.raises(PowerCut):
+        run("cut", *more, method=method)
+    monkeypatch.setattr(script, "say", print)
     torch.compiler.reset()
-    with fresh_cache() if more else nullcontext():  # as on another machine
-        resumed = command("cut", *more, method=method)
+    compiled = "--compile" in more
+    with fresh_cache() if compiled else nullcontext():  # as on another machine
+        resumed, again = run("cut", *more, method=method)
     assert resumed["resumed_at"] == [6]
-    assert resumed["losses"] == pytest.approx(straight["losses"], rel=5e-3 if more else 0, abs=0)
-    if not more:
-        weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("straight", "cut")]
-        assert weights[0] == weights[1]
+    assert resumed["losses"] == pytest.approx(straight["losses"], rel=5e-3 if compiled else 0, abs=0)
+    assert compiled or again == weights
     assert straight["execution"]["device"] == "cuda" and straight["gpu_seconds"] > 0
 
 
-def test_memory_that_is_too_small_is_said_with_what_to_do(command):
+def test_memory_that_is_too_small_is_said_with_what_to_do(run):
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(1e-6)
     try:
         with pytest.raises(SystemExit, match=r"the GPU's memory is too small.*Lower execution.micro_batch_tokens"):
-            run_stage(lambda: command("large"), if_gpu_is_full=script.IF_GPU_IS_FULL)
+            run_stage(lambda: run("large", "--device", "cuda"), if_gpu_is_full=script.IF_GPU_IS_FULL)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 

@@ -1,6 +1,5 @@
 """A tuning run that was interrupted goes on without a seam, and never from what is torn or of another run."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,87 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from tuned import PowerCut
 
 import tune as script
 from implicit.checkpoint import Checkpoints, Interrupted
 from implicit.optimise import StepLog
 from implicit.sharding import ALONE
 from stage.command import run_stage
-from stage.models import save_model
-from stage.record import fingerprint
-from stage.storage import read_json, write_json, write_table
 
 ROOT = Path(__file__).parents[1]
-TUNING = {
-    "learning_rate": 5e-3, "batch_size": 3, "schedule": "cosine", "warmup": 0.1, "weight_decay": 0.01, "max_grad_norm": 1.0,
-    "normalise_by": "example", "max_length": 200, "precision": "bfloat16", "stored_as": "float32",
-    "train_eos": True, "train_turn_newline": False, "too_long": "error", "method": "full", "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.2},
-}  # fmt: skip
 STEPS = 16
-
-
-@pytest.fixture
-def run(tmp_path, world, tokenizer, model, monkeypatch):
-    """Runs the script on a small model, in this process; gives its record and the bytes of its weights."""
-    save_model(model, tokenizer, tmp_path / "base" / "model", card={})
-    write_json(
-        {"outputs": {"model": {"sha256": fingerprint(tmp_path / "base" / "model")}}}, tmp_path / "base" / "record.json"
-    )
-    rows = [
-        {
-            "id": str(i),
-            "messages": [
-                {"role": "user", "content": item.instruction},
-                {"role": "assistant", "content": item.response},
-            ],
-            "source": "test",
-        }
-        for i, item in enumerate(world.conversations("instructions", 12))
-    ]
-    write_table("conversations", rows, tmp_path / "data.parquet")
-
-    def command_line(name, **tuning):
-        settings = {
-            "mode": "test", "user_turn": "shown", "seed": 5, "tuning": TUNING | tuning,
-            "chat": {"user_tag": "<|user|>", "assistant_tag": "<|assistant|>", "add_bos": True},
-        }  # fmt: skip
-        out, base = tmp_path / name, tmp_path / "base"
-        options = {
-            "base": base / "model", "base-record": base / "record.json", "data": tmp_path / "data.parquet",
-            "model": out / "model", "record": out / "record.json", "checkpoints": out / "checkpoints",
-            "settings": json.dumps(settings), "epochs": 4, "processes": 1, "checkpoint-steps": 3, "device": "cpu", "batch": 200,
-        }  # fmt: skip
-        return [str(part) for option, value in options.items() for part in (f"--{option}", value)]
-
-    def start(name, **tuning):
-        monkeypatch.setattr(sys, "argv", ["tune.py", *command_line(name, **tuning)])
-        script.main()
-        out = tmp_path / name
-        return read_json(out / "record.json"), (out / "model" / "model.safetensors").read_bytes()
-
-    start.command_line = command_line
-    return start
-
-
-class PowerCut(Exception):
-    pass
-
-
-@pytest.fixture
-def cut_at(monkeypatch):
-    """Lets the next run break off in the log of a step."""
-
-    def cut(step, end=None):
-        def say(line):
-            if str(line).startswith(f"step {step}/"):
-                if end:
-                    os.kill(os.getpid(), end)
-                else:
-                    raise PowerCut
-
-        monkeypatch.setattr(script, "say", say)
-
-    return cut
 
 
 @pytest.fixture

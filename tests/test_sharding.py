@@ -11,25 +11,22 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tuned import TUNING, command_line, save_base, save_conversations
 
 import tune as script
 from implicit.checkpoint import Interrupted
 from implicit.sharding import Processes, divide, total
 from implicit.tune import CompilerMissing, check_compiler, rounds
 from stage.command import InputError
-from stage.models import save_model
-from stage.record import fingerprint
-from stage.storage import read_json, write_json, write_table
+from stage.storage import read_json
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = (
     "accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no "
     "--gpu_ids all --main_process_port 0"
 ).split()
-TUNING = {
-    "learning_rate": 5e-3, "batch_size": 5, "schedule": "cosine", "warmup": 0.1, "weight_decay": 0.01, "max_grad_norm": 2.6,
-    "normalise_by": "example", "max_length": 200, "precision": "float32", "stored_as": "float32",
-    "train_eos": True, "train_turn_newline": False, "too_long": "error", "method": "full", "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.0},
+OWN = TUNING | {
+    "batch_size": 5, "max_grad_norm": 2.6, "precision": "float32", "lora": TUNING["lora"] | {"dropout": 0.0},
 }  # fmt: skip
 # Runs the script's main several times in the processes that the launcher has started. The first process is told to stop
 # at the step that STOP names, as by a cluster.
@@ -68,40 +65,14 @@ def base(tmp_path_factory, world, tokenizer):
             max_position_embeddings=256, tie_word_embeddings=tied, bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, initializer_range=0.1,
         )  # fmt: skip
-        path = folder / ("tied" if tied else "untied")
-        save_model(LlamaForCausalLM(config), tokenizer, path / "model", card={})
-        write_json({"outputs": {"model": {"sha256": fingerprint(path / "model")}}}, path / "record.json")
-    rows = [
-        {
-            "id": str(i),
-            "messages": [
-                {"role": "user", "content": item.instruction},
-                {"role": "assistant", "content": item.response},
-            ],
-            "source": "test",
-        }
-        for i, item in enumerate(world.conversations("instructions", 11))
-    ]
-    write_table("conversations", rows, folder / "data.parquet")
+        save_base(LlamaForCausalLM(config), tokenizer, folder / ("tied" if tied else "untied"))
+    save_conversations(world.conversations("instructions", 11), folder / "data.parquet")
     return folder
 
 
-def command_line(base, out, *, model="untied", more=(), batch=200, **tuning):
-    settings = {
-        "mode": "test", "user_turn": "shown", "seed": 5, "tuning": TUNING | tuning,
-        "chat": {"user_tag": "<|user|>", "assistant_tag": "<|assistant|>", "add_bos": True},
-    }  # fmt: skip
-    files = {"base": base / model / "model", "base-record": base / model / "record.json", "data": base / "data.parquet"}
-    files |= {"model": out / "model", "record": out / "record.json", "checkpoints": out / "checkpoints"}
-    options = {
-        "settings": json.dumps(settings),
-        "epochs": 2,
-        "processes": 1,
-        "checkpoint-steps": 100,
-        "device": "cpu",
-        "batch": batch,
-    }
-    return [str(part) for name, value in (files | options).items() for part in (f"--{name}", value)] + list(more)
+def words(base, out, *, model="untied", more=(), batch=200, **tuning):
+    options = {"epochs": 2, "checkpoint-steps": 100, "batch": batch}
+    return [*command_line(base / model, base / "data.parquet", out, OWN | tuning, **options), *more]
 
 
 def run_alone(argv):
@@ -136,15 +107,15 @@ def both(base, tmp_path_factory):
             variants["compiled"] = {"model": "untied", "more": ["--compile", "--gradient-checkpointing"]}
         jobs = []
         for name, variant in variants.items():
-            run_alone(command_line(base, folder / "one" / name, **variant))
-            jobs.append((None, command_line(base, folder / "two" / name, **variant)))
+            run_alone(words(base, folder / "one" / name, **variant))
+            jobs.append((None, words(base, folder / "two" / name, **variant)))
         # One that one process begins and two finish, and one the other way round.
         patch.setattr(script, "say", stop_at(2))
         with pytest.raises(Interrupted):
-            run_alone(command_line(base, folder / "two" / "begun_by_one"))
+            run_alone(words(base, folder / "two" / "begun_by_one"))
         patch.undo()
-        jobs.append((None, command_line(base, folder / "two" / "begun_by_one")))
-        jobs.append((2, command_line(base, folder / "two" / "begun_by_two")))
+        jobs.append((None, words(base, folder / "two" / "begun_by_one")))
+        jobs.append((2, words(base, folder / "two" / "begun_by_two")))
         (folder / "driver.py").write_text(DRIVER)
         (folder / "jobs.json").write_text(json.dumps(jobs))
         python_path = os.pathsep.join([str(ROOT / "scripts"), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -156,7 +127,7 @@ def both(base, tmp_path_factory):
         (folder / "said.txt").write_text(done.stdout + done.stderr)
         assert done.returncode == 0, f"the processes failed: see {folder / 'said.txt'}"
         patch.setattr(sys, "argv", ["tune.py"])
-        run_alone(command_line(base, folder / "two" / "begun_by_two"))
+        run_alone(words(base, folder / "two" / "begun_by_two"))
     return folder, done.stdout
 
 
@@ -274,7 +245,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 def test_the_script_starts_its_processes_itself(base, both, tmp_path):
     """As a rule does with execution.processes: the same model as from the launcher."""
     folder, _ = both
-    argv = command_line(base, tmp_path / "out")
+    argv = words(base, tmp_path / "out")
     argv[argv.index("--processes") + 1] = "2"
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "tune.py"), *argv],

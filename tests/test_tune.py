@@ -52,8 +52,8 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(model, rows, token
     tokens = sum(sum(row.trained[1:]) for row in rows)
     for part in parts:
         ids, labels = collate([rows[i] for i in part], pad=tokenizer.pad_token_id)
-        weights = loss_weights(labels[:, 1:], normalise_by=normalise_by, examples=len(rows), tokens=tokens)
         places, targets, mask = trained_places(labels)
+        weights = loss_weights(mask, normalise_by=normalise_by, examples=len(rows), tokens=tokens)
         WeightedLoss(model)(ids, places, targets, weights[mask]).backward()
     accumulated = torch.cat([p.grad.flatten() for p in model.parameters()])
     model.zero_grad()

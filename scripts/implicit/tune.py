@@ -82,14 +82,13 @@ def trained_places(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, to
     return rows * labels.shape[1] + columns, labels[:, 1:][mask], mask
 
 
-def loss_weights(labels: torch.Tensor, *, normalise_by: str, examples: int, tokens: int) -> torch.Tensor:
+def loss_weights(trained: torch.Tensor, *, normalise_by: str, examples: int, tokens: int) -> torch.Tensor:
     """The weight of each target token, so that the weighted sum of losses over a whole batch is its mean.
 
-    ``labels`` is [rows, length - 1], shifted. By example (the authors' scripts): every response counts the
-    same, whatever its length; by token: every trained token of the batch does. ``examples`` and
-    ``tokens`` are the whole batch's, so that accumulation equals one large batch.
+    ``trained`` is their mask, [rows, length - 1]. By example (the authors' scripts): every response counts the same,
+    whatever its length; by token: every trained token of the batch does. ``examples`` and ``tokens`` are the whole
+    batch's, so that accumulation equals one large batch.
     """
-    trained = labels != IGNORED
     if normalise_by == "token":
         return trained / tokens
     return trained / trained.sum(dim=1, keepdim=True).clamp(min=1) / examples
@@ -213,7 +212,7 @@ def tune(
                 ids, labels = collate([rows[i] for i in part], pad=pad)
                 places, targets, mask = trained_places(labels)
                 weights = counts * loss_weights(
-                    labels[:, 1:], normalise_by=settings.normalise_by, examples=len(batch), tokens=trained_tokens
+                    mask, normalise_by=settings.normalise_by, examples=len(batch), tokens=trained_tokens
                 )
                 parts = (ids, places, targets, weights[mask])
                 given = [tensor.to(processes.device, non_blocking=True) for tensor in parts]
