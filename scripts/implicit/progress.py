@@ -1,0 +1,39 @@
+"""How far a long loop is: how many items are done, of how many, at what rate, and the time left."""
+
+import time
+from collections.abc import Callable
+
+
+class Progress:
+    """Logs the progress of a loop: after its first batch, then at most every ``every`` seconds.
+
+    The last line of a finished loop is left to its caller, who knows what came of it. The line ends in ``N s left``,
+    which is what a run's display reads.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        unit: str,
+        *,
+        log: Callable[[str], None],
+        every: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``unit`` is the plural of what is counted, such as ``pairs``; ``clock`` gives seconds."""
+        self.total, self.unit, self.log, self.every, self.clock = total, unit, log, every, clock
+        self.done = 0
+        self.started = clock()
+        self.logged = float("-inf")
+
+    def advance(self, count: int = 1) -> None:
+        """Count ``count`` more items as done, and log a line if one is due."""
+        self.done += count
+        now = self.clock()
+        if self.done >= self.total or now - self.logged < self.every:
+            return
+        self.logged = now
+        seconds = now - self.started
+        rate = self.done / seconds if seconds > 0 else 0.0
+        left = f", {(self.total - self.done) / rate:.0f} s left" if rate else ""
+        self.log(f"{self.done:,}/{self.total:,} {self.unit}, {rate:.3g} {self.unit}/s{left}")
