@@ -15,7 +15,6 @@ import argparse
 import os
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from implicit.render import USER_TURNS, Format, Rendered, render
@@ -25,8 +24,8 @@ from stage.command import InputError, arguments, execution_of, run_stage, say
 from stage.costs import tuning_hours
 from stage.fit import check_responses
 from stage.models import context_length, load_model, load_tokenizer, pick_device, save_model
-from stage.record import Record, check_record, fingerprint, peak_memory
-from stage.sources import sources
+from stage.record import Record, check_record, peak_memory
+from stage.sources import code_of
 from stage.storage import read_table
 
 if TYPE_CHECKING:
@@ -185,7 +184,7 @@ def tune_model(args: argparse.Namespace, processes: "Processes") -> None:
         inputs = {name: given["sha256"] for name, given in record.content["inputs"].items()}
         checkpoints = Checkpoints(
             args.checkpoints,
-            {"settings": settings, "epochs": args.epochs, "inputs": inputs, "code": code()},
+            {"settings": settings, "epochs": args.epochs, "inputs": inputs, "code": code_of("tune")},
             every=args.checkpoint_steps,
             processes=processes,
             log=log,
@@ -229,13 +228,6 @@ def tune_model(args: argparse.Namespace, processes: "Processes") -> None:
     ledger.settle(gpu_hours=gpu_seconds / 3600)
     if checkpoints:
         checkpoints.clear()
-
-
-def code() -> dict[str, str]:
-    """The fingerprints of this script and of our modules that it needs: a run does not go on with other code."""
-    root = Path(__file__).parent
-    files = sources(Path(__file__).stem, root=str(root))
-    return {str(Path(file).relative_to(root)): fingerprint(file) for file in files}
 
 
 if __name__ == "__main__":
