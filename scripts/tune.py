@@ -34,11 +34,6 @@ if TYPE_CHECKING:
     from implicit.sharding import Processes
 
 
-IF_GPU_IS_FULL = (
-    "Lower execution.micro_batch_tokens, raise execution.processes, or set execution.gradient_checkpointing"
-)
-
-
 def start_processes(count: int) -> None:
     """Become ``accelerate launch`` of this same command with ``count`` processes, unless it has started this one."""
     from implicit.sharding import started_together
@@ -237,4 +232,9 @@ if __name__ == "__main__":
     from implicit.tune import CompilerMissing, NonFiniteGradient
 
     errors = (CeilingReached, NonFiniteLoss, NonFiniteGradient, Interrupted, MethodUnavailable, CompilerMissing)
-    run_stage(main, *errors, if_gpu_is_full=IF_GPU_IS_FULL)
+    run_stage(
+        main,
+        *errors,
+        if_gpu_is_full="Lower execution.micro_batch_tokens, raise execution.processes, or set "
+        "execution.gradient_checkpointing",
+    )

@@ -1,11 +1,13 @@
 """What of a module's text decides its results: its syntax tree, without what only people and tools read.
 
-Left out are comments, layout, docstrings, annotations of functions and variables, log lines, the texts of errors, and
-imports of plumbing and of names for annotations. Fields of classes keep their annotations, of which a dataclass or a
-pydantic model is made. Whatever is not known to have no effect counts: at worst, a job is done again for nothing.
+Left out are comments, layout, docstrings, annotations of functions and variables, log lines, the texts of errors and of
+functions that say what is wrong, and imports of plumbing and of names for annotations. Fields of classes keep their
+annotations, of which a dataclass or a pydantic model is made. Whatever is not known to have no effect counts: at
+worst, a job is done again for nothing.
 """
 
 import ast
+import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -15,8 +17,11 @@ LOGS = ("log", "self.log")  # so do a text's; of another value, the caller may m
 LOGGERS = ("logger", "logging", "warnings")
 LEVELS = ("debug", "info", "warn", "warning", "error", "exception", "critical", "log")
 PROGRESS = ("progress.advance", "self.progress.advance")
-SHOWN = ("Progress", "run_stage", "sys.exit")  # besides exceptions, what is called with texts for people
+SHOWN = ("Progress", "run_stage", "sys.exit", "this.finish")  # besides exceptions, what is called with texts for people
 SHOWN_KEYWORDS = ("help", "if_gpu_is_full")
+# Functions that say what is wrong, and those that only refuse: the latter where they return nothing.
+SAY_WHAT_IS_WRONG = re.compile(r"^_?explain$|(^|_)faults?(_|$)")
+REFUSE = ("check_", "_check_", "explained")
 
 # What may be called in a log line that is left out: it changes nothing.
 HARMLESS = frozenset(
@@ -39,7 +44,8 @@ def written(node: Any) -> str:
         return f"[{', '.join(map(written, node))}]"
     if not isinstance(node, ast.AST):
         return repr(node)
-    fields = [(name, value) for name, value in ast.iter_fields(node) if name not in ("ctx", "kind") and value != []]
+    unsaid = (None, [])  # by some versions, in fields that others do not have
+    fields = [(name, value) for name, value in ast.iter_fields(node) if value not in unsaid and name != "ctx"]
     return f"{type(node).__name__}({', '.join(f'{name}={written(value)}' for name, value in fields)})"
 
 
@@ -52,7 +58,11 @@ class _Counting(ast.NodeTransformer):
         self.in_exception = False
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        return None if isinstance(node.value, ast.Constant) or _only_logs(node.value) else self.generic_visit(node)
+        if isinstance(node.value, ast.Constant) or _only_logs(node.value):
+            return None
+        if isinstance(node.value, ast.Call) and _last_name(node.value.func).startswith(REFUSE):
+            _drop_texts(node.value, sentences=True)
+        return self.generic_visit(node)
 
     def visit_Pass(self, node: ast.Pass) -> None:
         return None
@@ -86,6 +96,8 @@ class _Counting(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         node.returns = None
+        if SAY_WHAT_IS_WRONG.search(node.name) or (node.name.startswith(REFUSE) and _returns_nothing(node)):
+            node.body = [_NoTexts(sentences=True).visit(statement) for statement in node.body]
         return self.generic_visit(node)
 
     def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
@@ -114,20 +126,31 @@ class _Counting(ast.NodeTransformer):
 
 
 class _NoTexts(ast.NodeTransformer):
-    """Empties texts, but not those that are passed by a keyword: they may be values."""
+    """Empties texts, but not those that are passed by a keyword: they may be values.
+
+    In code that also computes, only ``sentences`` are emptied: what has a blank in it, and is compared with nothing.
+    """
+
+    def __init__(self, *, sentences: bool) -> None:
+        self.sentences = sentences
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        return ast.Constant("") if isinstance(node.value, str) else node
+        shown = isinstance(node.value, str) and (" " in node.value or not self.sentences)
+        return ast.Constant("") if shown else node
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
-        return ast.Constant("")
+        texts = [part.value for part in node.values if isinstance(part, ast.Constant)]
+        return ast.Constant("") if any(" " in text for text in texts) or not self.sentences else node
 
     def visit_keyword(self, node: ast.keyword) -> ast.AST:
         return node
 
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        return node
 
-def _drop_texts(call: ast.Call) -> None:
-    call.args = [_NoTexts().visit(argument) for argument in call.args]
+
+def _drop_texts(call: ast.Call, *, sentences: bool = False) -> None:
+    call.args = [_NoTexts(sentences=sentences).visit(argument) for argument in call.args]
 
 
 def _dotted(node: ast.AST) -> str:
@@ -136,6 +159,14 @@ def _dotted(node: ast.AST) -> str:
         before = _dotted(node.value)
         return f"{before}.{node.attr}" if before else ""
     return node.id if isinstance(node, ast.Name) else ""
+
+
+def _returns_nothing(function: ast.FunctionDef) -> bool:
+    return not any(isinstance(node, ast.Return | ast.Yield) and node.value for node in ast.walk(function))
+
+
+def _last_name(node: ast.AST) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else _dotted(node)
 
 
 def _is_exception(node: ast.AST) -> bool:
@@ -169,7 +200,6 @@ def _harmless(expressions: Iterable[ast.AST]) -> bool:
             return False
         if isinstance(node, ast.Call):
             called = [node.func, *(node.args[:1] if _dotted(node.func) == "map" else [])]
-            names = [part.attr if isinstance(part, ast.Attribute) else _dotted(part) for part in called]
-            if not HARMLESS.issuperset(names):
+            if not HARMLESS.issuperset(map(_last_name, called)):
                 return False
     return True
