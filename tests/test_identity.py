@@ -313,29 +313,43 @@ def test_other_words_anywhere_rerun_nothing(project):
     assert planned(project) == {}
 
 
-LAST = {"make_tables": 1, "make_figures": 1, "make_events": 1, "make_report": 1}
-JUDGED = {
-    "judge_responses": 16,
-    "select_epochs": 3,
-    "tune_chosen": 6,
-    "generate_responses": 6,
-    "rank_responses": 4,
-    "measure_drift": 6,
+SHOWN = {"make_tables": 1, "make_figures": 1, "make_report": 1}
+LAST = SHOWN | {"make_events": 1}
+TUNED = {"tune_chosen": 6, "rank_responses": 4, "measure_drift": 6}
+JUDGED = {"judge_responses": 16, "select_epochs": 3, "generate_responses": 6} | TUNED | LAST
+ASKED = JUDGED | {
+    "tune_candidate": 6,
+    "generate_responses": 15,
+    "rank_responses": 5,
+    "take_base": 1,
+    "resolve_rules": 1,
 }
+DATA = {"make_corpus": 1, "make_dataset": 2, "make_evaluation_set": 2, "pretrain": 1}
 
 
 @pytest.mark.parametrize(
     ("module", "before", "after", "jobs"),
     [
-        ("implicit/tune.py", "return trained / tokens", "return trained / tokens / 2", {}),
-        ("implicit/rank.py", "", "", {}),
-        ("implicit/judge.py", "", "", {}),
-        ("implicit/world/kinds.py", "Please write me some verses", "Write me some verses", {}),
-        ("stage/table_forms.py", '" ± {fixed', '" +- {fixed', {}),
-        ("make_tables.py", "", "", {}),
-        ("make_figures.py", "", "", {}),
+        ("implicit/world/kinds.py", "Please write me some verses", "Write me some verses", DATA | ASKED),
+        ("implicit/render.py", "", "", ASKED),
+        (
+            "implicit/tune.py",
+            "trained / tokens",
+            "2 * trained / tokens",
+            JUDGED | {"tune_candidate": 6, "generate_responses": 12},
+        ),
+        ("implicit/judge.py", "", "", JUDGED),
+        ("implicit/rank.py", "", "", {"rank_responses": 5, "measure_drift": 6} | LAST),
+        (
+            "stage/storage.py",
+            '("tuned_logprob", pa.float64())',
+            '("tuned_logprob", pa.float32())',
+            {"measure_drift": 6} | SHOWN,
+        ),
+        ("stage/table_forms.py", '" ± {fixed', '" +- {fixed', SHOWN),
+        ("make_tables.py", "", "", SHOWN),
+        ("make_figures.py", "", "", {"make_figures": 1, "make_report": 1}),
         ("stage/command.py", "", "", {}),
-        ("stage/storage.py", '("tuned_logprob", pa.float64())', '("tuned_logprob", pa.float32())', {}),
     ],
 )
 def test_what_a_change_of_code_reruns(project, module, before, after, jobs):
