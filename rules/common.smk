@@ -17,7 +17,7 @@ from stage.check import ConfigError, check_config
 from stage.config import GPUS
 from stage.hub import is_hub_id
 from stage.local_files import is_url
-from stage.sources import sources
+from stage.sources import code_of
 
 try:
     CONFIG = check_config(config)

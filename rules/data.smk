@@ -9,8 +9,6 @@ rule data:
 
 rule make_corpus:
     """The documents that a base model is pre-trained on."""
-    input:
-        code=sources("make_corpus"),
     output:
         f"{BASES}/{{base}}/corpus.parquet",
     log:
@@ -21,6 +19,7 @@ rule make_corpus:
     resources:
         mem_mb=1000,
     params:
+        code=code_of("make_corpus"),
         settings=lambda wildcards: settings(
             world=PRETRAINED[wildcards.base].world,
             documents=PRETRAINED[wildcards.base].pretrain.documents,
@@ -29,7 +28,7 @@ rule make_corpus:
     message:
         "data: corpus of {wildcards.base}"
     shell:
-        "python {input.code[0]} --settings {params.settings:q} --output {output} > {log} 2>&1"
+        "python scripts/make_corpus.py --settings {params.settings:q} --output {output} > {log} 2>&1"
 
 
 def local(file):
@@ -44,8 +43,6 @@ def access(source):
 
 rule check_access:
     """Can everything that is taken from a hub be had, and which commit is it? Asked before anything else."""
-    input:
-        code=sources("check_access"),
     output:
         f"{RESULTS}/data/access.json",
     log:
@@ -57,17 +54,17 @@ rule check_access:
     resources:
         mem_mb=500,
     params:
+        code=code_of("check_access"),
         settings=settings(sources=on_hub()),
     message:
         "data: access to the hub"
     shell:
-        "python {input.code[0]} --settings {params.settings:q} --output {output} > {log} 2>&1"
+        "python scripts/check_access.py --settings {params.settings:q} --output {output} > {log} 2>&1"
 
 
 rule make_dataset:
     """Conversations to tune on, from the world, a file or a hub."""
     input:
-        code=sources("make_dataset"),
         file=lambda wildcards: local(CONFIG.datasets[wildcards.dataset].file),
         access=lambda wildcards: access(CONFIG.datasets[wildcards.dataset]),
     output:
@@ -82,6 +79,7 @@ rule make_dataset:
     resources:
         mem_mb=1000,
     params:
+        code=code_of("make_dataset"),
         settings=lambda wildcards: settings(
             name=wildcards.dataset,
             source=plain(CONFIG.datasets[wildcards.dataset]),
@@ -90,13 +88,12 @@ rule make_dataset:
     message:
         "data: dataset {wildcards.dataset} ({wildcards.source})"
     shell:
-        "python {input.code[0]} --settings {params.settings:q} --output {output} > {log} 2>&1"
+        "python scripts/make_dataset.py --settings {params.settings:q} --output {output} > {log} 2>&1"
 
 
 rule make_evaluation_set:
     """Instructions to respond to, from the world, a file or a hub."""
     input:
-        code=sources("make_evaluation_set"),
         file=lambda wildcards: local(CONFIG.evaluation_sets[wildcards.set].file),
         templates=lambda wildcards: local(CONFIG.evaluation_sets[wildcards.set].templates),
         access=lambda wildcards: access(CONFIG.evaluation_sets[wildcards.set]),
@@ -110,6 +107,7 @@ rule make_evaluation_set:
     resources:
         mem_mb=1000,
     params:
+        code=code_of("make_evaluation_set"),
         settings=lambda wildcards: settings(
             name=wildcards.set,
             source=plain(CONFIG.evaluation_sets[wildcards.set]),
@@ -118,13 +116,12 @@ rule make_evaluation_set:
     message:
         "data: evaluation set {wildcards.set} ({wildcards.source})"
     shell:
-        "python {input.code[0]} --settings {params.settings:q} --output {output} > {log} 2>&1"
+        "python scripts/make_evaluation_set.py --settings {params.settings:q} --output {output} > {log} 2>&1"
 
 
 rule rewrite_dataset:
     """The same conversations, their responses without a restatement of the instruction (paper, appendix C)."""
     input:
-        code=sources("rewrite_dataset"),
         data=lambda wildcards: f"{RESULTS}/data/{wildcards.source}/{CONFIG.datasets[wildcards.dataset].rewrite}.parquet",
     output:
         f"{RESULTS}/data/{{source}}/{{dataset}}.parquet",
@@ -138,13 +135,14 @@ rule rewrite_dataset:
     resources:
         mem_mb=1000,
     params:
+        code=code_of("rewrite_dataset"),
         # A function, as the templates' {instruction} would else be taken for a wildcard.
         settings=lambda wildcards: settings(**CONFIG.rewriting.model_dump()),
         answers=f"{RESULTS}/answers/rewriting/{{source}}/{{dataset}}.jsonl",  # not an output: it outlives a failure
     message:
         "data: rewriting {wildcards.dataset}"
     shell:
-        "python {input.code[0]} --data {input.data} --output {output} --answers {params.answers} "
+        "python scripts/rewrite_dataset.py --data {input.data} --output {output} --answers {params.answers} "
         "--settings {params.settings:q} {REQUESTS} --budget {BUDGET:q} > {log} 2>&1"
 
 
@@ -157,7 +155,6 @@ def part_path(key, wildcards):
 rule alter_dataset:
     """Another dataset without what one part of it teaches: a control."""
     input:
-        code=sources("alter_dataset"),
         data=lambda wildcards: part_path("alter", wildcards),
         responses_of=lambda wildcards: part_path("responses_of", wildcards),
     output:
@@ -172,6 +169,7 @@ rule alter_dataset:
     resources:
         mem_mb=1000,
     params:
+        code=code_of("alter_dataset"),
         lenders=lambda wildcards, input: f"--responses-of {input.responses_of}" if input.responses_of else "",
         settings=lambda wildcards: settings(
             name=wildcards.dataset,
@@ -184,5 +182,5 @@ rule alter_dataset:
     message:
         "data: dataset {wildcards.dataset} ({wildcards.source})"
     shell:
-        "python {input.code[0]} --data {input.data} {params.lenders} --output {output} --settings {params.settings:q} "
+        "python scripts/alter_dataset.py --data {input.data} {params.lenders} --output {output} --settings {params.settings:q} "
         "> {log} 2>&1"

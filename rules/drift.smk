@@ -30,7 +30,6 @@ rule drift:
 rule measure_drift:
     """Perplexity, KL and recall of facts of a tuned model, beside its base model's."""
     input:
-        code=sources("measure_drift"),
         base=f"{RESULTS}/{{model}}/base/model",
         base_record=f"{RESULTS}/{{model}}/base/record.json",
         model=f"{RESULTS}/{{model}}/{{system}}/model",
@@ -52,6 +51,7 @@ rule measure_drift:
         device=EXECUTION.device,
         batch=EXECUTION.ranking_batch_tokens,
     params:
+        code=code_of("measure_drift"),
         settings=lambda wildcards: settings(
             **CONFIG.drift.model_dump(exclude={"harness"}),
             world=CONFIG.models[wildcards.model].world,
@@ -65,7 +65,7 @@ rule measure_drift:
     message:
         "drift: {wildcards.model}, {wildcards.system}"
     shell:
-        "{WARM} {input.code[0]} --base {input.base} --base-record {input.base_record} --model {input.model} "
+        "{WARM} scripts/measure_drift.py --base {input.base} --base-record {input.base_record} --model {input.model} "
         "--model-record {input.record} --output {output.table} --recall {output.recall} --summary {output.summary} "
         "--settings {params.settings:q} --budget {BUDGET:q} "
         "--device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"
@@ -74,7 +74,6 @@ rule measure_drift:
 rule run_harness:
     """lm-evaluation-harness on one model."""
     input:
-        code=sources("run_harness"),
         model=f"{RESULTS}/{{model}}/{{system}}/model",
         record=f"{RESULTS}/{{model}}/{{system}}/record.json",
     output:
@@ -92,11 +91,12 @@ rule run_harness:
         device=EXECUTION.device,
         batch=EXECUTION.generation_batch_size,
     params:
+        code=code_of("run_harness"),
         # A function, as a task's options may have braces, which would be taken for wildcards.
         settings=lambda wildcards: settings(**CONFIG.drift.harness.model_dump(), precision=CONFIG.drift.precision),
     message:
         "harness: {wildcards.model}, {wildcards.system}"
     shell:
-        "{WARM} {input.code[0]} --model {input.model} --model-record {input.record} --output {output.results} "
+        "{WARM} scripts/run_harness.py --model {input.model} --model-record {input.record} --output {output.results} "
         "--summary {output.summary} --settings {params.settings:q} --budget {BUDGET:q} "
         "--device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"

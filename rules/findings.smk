@@ -9,7 +9,6 @@ TOLD = files_of(FINDINGS.read_text(encoding="utf-8"))
 rule findings:
     """Fill in what came out. The experiments have been run before, each with a config of its own: `make findings`."""
     input:
-        code=sources("make_findings"),
         template=FINDINGS,
         results=[f"results/{path}" for path in TOLD],
     output:
@@ -19,7 +18,9 @@ rule findings:
         "results/findings.log",
     localrule: True
     threads: 1
+    params:
+        code=code_of("make_findings"),
     message:
         "findings: {output.page}"
     shell:
-        "python {input.code[0]} --template {input.template} --results results --output {output.page} > {log} 2>&1"
+        "python scripts/make_findings.py --template {input.template} --results results --output {output.page} > {log} 2>&1"

@@ -29,7 +29,6 @@ rule generate:
 rule resolve_rules:
     """The ids of the rules' tokens in a model's vocabulary: a string that is no token stops the run before any tuning."""
     input:
-        code=sources("resolve_rules"),
         model=f"{RESULTS}/{{model}}/base/model",
     output:
         f"{RESULTS}/{{model}}/rules/tokens.json",
@@ -42,17 +41,17 @@ rule resolve_rules:
     resources:
         mem_mb=1000,
     params:
+        code=code_of("resolve_rules"),
         settings=settings(token_scores=CONFIG.rules.scores()) if CONFIG.rules else None,
     message:
         "rules: their tokens in the vocabulary of {wildcards.model}"
     shell:
-        "{WARM} {input.code[0]} --model {input.model} --output {output} --settings {params.settings:q} > {log} 2>&1"
+        "{WARM} scripts/resolve_rules.py --model {input.model} --output {output} --settings {params.settings:q} > {log} 2>&1"
 
 
 rule generate_responses:
     """Greedy responses to an evaluation set."""
     input:
-        code=sources("generate_responses"),
         model=lambda wildcards: f"{generating_model(wildcards)}/model",
         record=lambda wildcards: f"{generating_model(wildcards)}/record.json",
         set=lambda wildcards: set_path(wildcards.set, wildcards.model),
@@ -72,6 +71,7 @@ rule generate_responses:
         device=EXECUTION.device,
         batch=EXECUTION.generation_batch_size,
     params:
+        code=code_of("generate_responses"),
         settings=lambda wildcards: settings(
             generator=f"{wildcards.model}/{wildcards.system}",
             set=wildcards.set,
@@ -83,7 +83,7 @@ rule generate_responses:
     message:
         "generate: {wildcards.model}, {wildcards.system}, {wildcards.set}"
     shell:
-        "{WARM} {input.code[0]} --model {input.model} --model-record {input.record} --set {input.set} "
+        "{WARM} scripts/generate_responses.py --model {input.model} --model-record {input.record} --set {input.set} "
         "--output {output.table} --json {output.json} --record {output.record} --settings {params.settings:q} "
         "--backend {EXECUTION.backend} --budget {BUDGET:q} "
         "--device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"

@@ -20,7 +20,6 @@ def judge_settings(name):
 rule judge_responses:
     """One system against the reference mode's model of a seed, or against a set's own references."""
     input:
-        code=sources("judge_responses"),
         set=lambda wildcards: set_path(wildcards.set, wildcards.model),
         responses=f"{RESULTS}/{{model}}/{{system}}/{{set}}.parquet",
         opponent=lambda wildcards: (
@@ -46,6 +45,7 @@ rule judge_responses:
         device=EXECUTION.device,
         batch=EXECUTION.ranking_batch_tokens,
     params:
+        code=code_of("judge_responses"),
         settings=lambda wildcards: judge_settings(wildcards.set),
         opponent=lambda wildcards, input: f"--opponent {input.opponent}" if input.opponent else "",
         gamed=lambda wildcards, input: f"--gamed {input.gamed}" if input.gamed else "",
@@ -53,7 +53,7 @@ rule judge_responses:
     message:
         "judge: {wildcards.model}, {wildcards.system} against {wildcards.opponent}, {wildcards.set}"
     shell:
-        "{WARM} {input.code[0]} --set {input.set} --responses {input.responses} {params.opponent} {params.gamed} "
+        "{WARM} scripts/judge_responses.py --set {input.set} --responses {input.responses} {params.opponent} {params.gamed} "
         "--output {output.table} --summary {output.summary} --answers {params.answers} --settings {params.settings:q} "
         "{REQUESTS} --budget {BUDGET:q} "
         "--device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"
@@ -77,7 +77,6 @@ rule select:
 rule select_epochs:
     """The epoch count of a mode, by validation win rate."""
     input:
-        code=sources("select_epochs"),
         summaries=lambda wildcards: validations(wildcards.model, wildcards.mode),
     output:
         f"{RESULTS}/{{model}}/{{mode}}/selected.json",
@@ -90,8 +89,9 @@ rule select_epochs:
     resources:
         mem_mb=500,
     params:
+        code=code_of("select_epochs"),
         settings=lambda wildcards: settings(epochs=CONFIG.epoch_grid(wildcards.model, wildcards.mode)),
     message:
         "select: epochs of {wildcards.model}, {wildcards.mode}"
     shell:
-        "python {input.code[0]} --settings {params.settings:q} --output {output} {input.summaries} > {log} 2>&1"
+        "python scripts/select_epochs.py --settings {params.settings:q} --output {output} {input.summaries} > {log} 2>&1"

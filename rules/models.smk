@@ -11,7 +11,6 @@ rule model:
 rule pretrain:
     """A tokenizer and a small Llama from nothing. Rows from elsewhere must be sound first, as this is what costs."""
     input:
-        code=sources("pretrain"),
         corpus=f"{BASES}/{{base}}/corpus.parquet",
         conversations=ancient(OWN_DATASETS),
         sets=ancient(OWN_SETS),
@@ -29,6 +28,7 @@ rule pretrain:
         runtime=60,
         device=EXECUTION.device,
     params:
+        code=code_of("pretrain"),
         settings=lambda wildcards: settings(
             pretrain=plain(PRETRAINED[wildcards.base].pretrain),
             too_long=CONFIG.tuning.too_long if OWN_DATASETS else None,
@@ -36,7 +36,7 @@ rule pretrain:
     message:
         "model: pre-training {wildcards.base}, a line per step in {log}"
     shell:
-        "{WARM} {input.code[0]} --corpus {input.corpus} --model {output.model} --snapshots {output.snapshots} "
+        "{WARM} scripts/pretrain.py --corpus {input.corpus} --model {output.model} --snapshots {output.snapshots} "
         "--record {output.record} --conversations {input.conversations} --settings {params.settings:q} "
         "--device {resources.device} --threads {threads} > {log} 2>&1"
 
@@ -49,7 +49,6 @@ def kept(model):
 rule take_base:
     """A pre-trained model with this experiment's chat template. All data must be sound first."""
     input:
-        code=sources("take_base"),
         shared=lambda wildcards: kept(wildcards.model),
         record=lambda wildcards: f"{BASES}/{TAKEN[wildcards.model]}/record.json",
         conversations=lambda wildcards: ancient(all_datasets(wildcards.model)),
@@ -67,19 +66,19 @@ rule take_base:
     resources:
         mem_mb=1000,
     params:
+        code=code_of("take_base"),
         snapshot=lambda wildcards: CONFIG.models[wildcards.model].snapshot or ".",  # a folder inside, or the whole
         settings=lambda wildcards: settings(too_long=CONFIG.tuning.too_long, chat=chat(wildcards.model)),
     message:
         "model: {wildcards.model} from {input.shared}"
     shell:
-        "{WARM} {input.code[0]} --shared {input.shared}/{params.snapshot} --shared-record {input.record} --model {output.model} "
+        "{WARM} scripts/take_base.py --shared {input.shared}/{params.snapshot} --shared-record {input.record} --model {output.model} "
         "--record {output.record} --conversations {input.conversations} --settings {params.settings:q} > {log} 2>&1"
 
 
 rule import_model:
     """A model that exists already, with the pad token and the chat template that the other stages need."""
     input:
-        code=sources("import_model"),
         conversations=lambda wildcards: ancient(all_datasets(wildcards.model)),
         sets=lambda wildcards: ancient(all_sets(wildcards.model)),
         access=lambda wildcards: (
@@ -98,6 +97,7 @@ rule import_model:
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, attempt),
     params:
+        code=code_of("import_model"),
         settings=lambda wildcards: settings(
             path=CONFIG.models[wildcards.model].path,
             revision=CONFIG.models[wildcards.model].revision,
@@ -107,5 +107,5 @@ rule import_model:
     message:
         "model: importing {wildcards.model}"
     shell:
-        "{WARM} {input.code[0]} --model {output.model} --record {output.record} "
+        "{WARM} scripts/import_model.py --model {output.model} --record {output.record} "
         "--conversations {input.conversations} --settings {params.settings:q} > {log} 2>&1"

@@ -84,8 +84,6 @@ def planned_jobs():
 
 rule plan:
     """Print the plan. It makes nothing, so that it is always done anew."""
-    input:
-        code=sources("make_plan"),
     localrule: True
     threads: 1
     params:
@@ -105,4 +103,4 @@ rule plan:
     message:
         "plan: what {CONFIG.experiment} will cost"
     shell:
-        "printf %s {params.settings:q} | python {input.code[0]} --settings -"
+        "printf %s {params.settings:q} | python scripts/make_plan.py --settings -"

@@ -13,7 +13,6 @@ rule rank:
 rule rank_responses:
     """The scores of true and other responses under one model."""
     input:
-        code=sources("rank_responses"),
         model=f"{RESULTS}/{{model}}/{{system}}/model",
         record=f"{RESULTS}/{{model}}/{{system}}/record.json",
         set=lambda wildcards: set_path(CONFIG.ranking.evaluation_set, wildcards.model),
@@ -32,13 +31,14 @@ rule rank_responses:
         device=EXECUTION.device,
         batch=EXECUTION.ranking_batch_tokens,
     params:
+        code=code_of("rank_responses"),
         settings=lambda wildcards: settings(
             **CONFIG.ranking.model_dump(exclude={"evaluation_set", "modes"}), chat=chat(wildcards.model)
         ),
     message:
         "rank: {wildcards.model}, {wildcards.system}"
     shell:
-        "{WARM} {input.code[0]} --model {input.model} --model-record {input.record} --set {input.set} "
+        "{WARM} scripts/rank_responses.py --model {input.model} --model-record {input.record} --set {input.set} "
         "--output {output.table} --summary {output.summary} --settings {params.settings:q} "
         "--budget {BUDGET:q} --device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"
 
@@ -59,7 +59,6 @@ rule similarity:
 rule measure_similarity:
     """Where instructions resemble the tuning data, do responses do so too, and keep its style (paper, section 5.2)?"""
     input:
-        code=sources("measure_similarity"),
         set=lambda wildcards: set_path(CONFIG.generation.evaluation_set, wildcards.model),
         responses=lambda wildcards: responses_path(wildcards.model, f"{wildcards.mode}/chosen/seed{wildcards.seed}"),
         data=lambda wildcards: dataset_path(CONFIG.modes[wildcards.mode].dataset, wildcards.model),
@@ -82,6 +81,7 @@ rule measure_similarity:
         device=EXECUTION.device,
         batch=EXECUTION.generation_batch_size,
     params:
+        code=code_of("measure_similarity"),
         settings=(
             settings(encoder=CONFIG.similarity.encoder, revision=CONFIG.similarity.revision)
             if CONFIG.similarity
@@ -90,6 +90,6 @@ rule measure_similarity:
     message:
         "similarity: {wildcards.model}, {wildcards.mode}"
     shell:
-        "{WARM} {input.code[0]} --set {input.set} --responses {input.responses} --data {input.data} "
+        "{WARM} scripts/measure_similarity.py --set {input.set} --responses {input.responses} --data {input.data} "
         "--baseline {input.baseline} --output {output.table} --summary {output.summary} --settings {params.settings:q} "
         "--device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"

@@ -18,7 +18,6 @@ REPORT_SETTINGS = settings(
 rule make_events:
     """Losses, win rates, capabilities and validations as TensorBoard events."""
     input:
-        code=sources("make_events"),
         summaries=[entry["path"] for entry in [*FIGURES, *RANKINGS, *SELECTIONS, *TUNINGS]],
     output:
         directory(f"{RESULTS}/events"),
@@ -31,11 +30,12 @@ rule make_events:
     resources:
         mem_mb=500,
     params:
+        code=code_of("make_events"),
         settings=METRIC_SETTINGS,
     message:
         "events: {output}"
     shell:
-        "printf %s {params.settings:q} | python {input.code[0]} --output {output} --settings - > {log} 2>&1"
+        "printf %s {params.settings:q} | python scripts/make_events.py --output {output} --settings - > {log} 2>&1"
 
 
 if EXECUTION.tracking:
@@ -43,7 +43,6 @@ if EXECUTION.tracking:
     rule track_metrics:
         """The same figures, sent to where the config says."""
         input:
-            code=sources("track_metrics"),
             summaries=rules.make_events.input.summaries,
         output:
             f"{RESULTS}/tracked/{EXECUTION.tracking}.json",
@@ -56,11 +55,12 @@ if EXECUTION.tracking:
         resources:
             mem_mb=1000,
         params:
+            code=code_of("track_metrics"),
             settings=TRACKING_SETTINGS,
         message:
             "tracking: {output}"
         shell:
-            "printf %s {params.settings:q} | python {input.code[0]} --output {output} --settings - > {log} 2>&1"
+            "printf %s {params.settings:q} | python scripts/track_metrics.py --output {output} --settings - > {log} 2>&1"
 
 
 rule record_config:
@@ -85,7 +85,6 @@ rule record_config:
 rule make_report:
     """One HTML file with everything that came out, for any browser."""
     input:
-        code=sources("make_report"),
         page=[f"scripts/report/{name}" for name in ("page.html", "figure.html", "style.css", "page.js")],
         config=rules.record_config.output[0],
         tables=rules.make_tables.output,
@@ -106,10 +105,11 @@ rule make_report:
     resources:
         mem_mb=2000,
     params:
+        code=code_of("make_report"),
         folder=subpath(output[0], parent=True),
         settings=REPORT_SETTINGS,
     message:
         "report: {output}"
     shell:
-        "printf %s {params.settings:q} | python {input.code[0]} --results {params.folder} --config {input.config} "
+        "printf %s {params.settings:q} | python scripts/make_report.py --results {params.folder} --config {input.config} "
         "--output {output} --settings - > {log} 2>&1"

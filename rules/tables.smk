@@ -134,7 +134,6 @@ rule tables:
 rule make_tables:
     """The paper's tables, those of the controls, and those of epochs, tuning and responses."""
     input:
-        code=sources("make_tables"),
         summaries=SUMMARIES,
         responses=[entry["path"] for entry in RESPONSES],
         judgements=JUDGEMENTS,
@@ -156,18 +155,18 @@ rule make_tables:
     resources:
         mem_mb=500,
     params:
+        code=code_of("make_tables"),
         folder=subpath(output[0], parent=True),
         settings=TABLE_SETTINGS,
     message:
         "tables: {params.folder}"
     shell:
-        "printf %s {params.settings:q} | python {input.code[0]} --output {params.folder} --settings - > {log} 2>&1"
+        "printf %s {params.settings:q} | python scripts/make_tables.py --output {params.folder} --settings - > {log} 2>&1"
 
 
 rule make_figures:
     """Win rates, rules, ranking, choice of epochs, training, lengths and similarity: for papers, and for the report."""
     input:
-        code=sources("make_figures"),
         tables=expand(f"{RESULTS}/tables/{{table}}.csv", table=[*TABLES, "epochs"]),
         tunings=[entry["path"] for entry in TUNINGS],
         responses=[entry["path"] for entry in RESPONSES],
@@ -188,13 +187,14 @@ rule make_figures:
     resources:
         mem_mb=1000,
     params:
+        code=code_of("make_figures"),
         folder=subpath(output[0], parent=True),
         tables=lambda wildcards, input: os.path.dirname(input.tables[0]),
         settings=FIGURE_SETTINGS,
     message:
         "figures: {params.folder}"
     shell:
-        "printf %s {params.settings:q} | python {input.code[0]} --tables {params.tables} --output {params.folder} "
+        "printf %s {params.settings:q} | python scripts/make_figures.py --tables {params.tables} --output {params.folder} "
         "--settings - > {log} 2>&1"
 
 
@@ -214,7 +214,6 @@ rule conditions:
 rule make_conditions:
     """What models can do under each condition: a table and a figure, with the spread over worlds."""
     input:
-        code=sources("make_conditions"),
         summaries=[entry["path"] for entry in [*FIGURES, *RANKINGS, *RESPONSES, *DRIFTS]],
     output:
         expand(f"{RESULTS}/tables/conditions.{{ending}}", ending=["md", "tex"]),
@@ -231,20 +230,19 @@ rule make_conditions:
     resources:
         mem_mb=1000,
     params:
+        code=code_of("make_conditions"),
         tables=subpath(output.table, parent=True),
         figures=subpath(output.figure, parent=True),
         settings=CONDITION_SETTINGS,
     message:
         "conditions: {params.tables}/conditions.csv"
     shell:
-        "printf %s {params.settings:q} | python {input.code[0]} --tables {params.tables} --figures {params.figures} "
+        "printf %s {params.settings:q} | python scripts/make_conditions.py --tables {params.tables} --figures {params.figures} "
         "--settings - > {log} 2>&1"
 
 
 rule verify:
     """Compare all files with the records, and all tables with judgements and scores. It makes nothing, and needs no job."""
-    input:
-        code=sources("verify"),
     localrule: True
     threads: 1
     params:
@@ -254,4 +252,4 @@ rule verify:
     message:
         "verify: {params.folder}"
     shell:
-        "printf %s {params.settings:q} | python {input.code[0]} --results {params.folder} {params.gamed} {KEPT} --settings -"
+        "printf %s {params.settings:q} | python scripts/verify.py --results {params.folder} {params.gamed} {KEPT} --settings -"

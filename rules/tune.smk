@@ -30,7 +30,6 @@ rule tune:
 rule tune_candidate:
     """A model with one of the epoch counts that are to be chosen from."""
     input:
-        code=sources("tune"),
         base=f"{RESULTS}/{{model}}/base/model",
         base_record=f"{RESULTS}/{{model}}/base/record.json",
         data=lambda wildcards: dataset_path(CONFIG.modes[wildcards.mode].dataset, wildcards.model),
@@ -51,13 +50,14 @@ rule tune_candidate:
         device=EXECUTION.device,
         batch=EXECUTION.micro_batch_tokens,
     params:
+        code=code_of("tune"),
         epochs=lambda wildcards: int(wildcards.epochs),
         settings=lambda wildcards: tuning_settings(wildcards.model, wildcards.mode, wildcards.seed),
         checkpoints=f"{RESULTS}/checkpoints/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}",  # not an output: outlives a failure
     message:
         "tune: {wildcards.model}, {wildcards.mode}, {wildcards.epochs} epochs (validation), a line per step in {log}"
     shell:
-        "{WARM} {input.code[0]} --base {input.base} --base-record {input.base_record} --data {input.data} "
+        "{WARM} scripts/tune.py --base {input.base} --base-record {input.base_record} --data {input.data} "
         "--model {output.model} --record {output.record} --settings {params.settings:q} --epochs {params.epochs} "
         "--checkpoints {params.checkpoints} --processes {resources.processes} {TUNING_OPTIONS} --budget {BUDGET:q} "
         "--device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"
@@ -71,7 +71,6 @@ def chosen_epochs(file):
 use rule tune_candidate as tune_chosen with:
     """A model whose results are reported, with the chosen epoch count."""
     input:
-        code=sources("tune"),
         base=f"{RESULTS}/{{model}}/base/model",
         base_record=f"{RESULTS}/{{model}}/base/record.json",
         data=lambda wildcards: dataset_path(CONFIG.modes[wildcards.mode].dataset, wildcards.model),
@@ -85,6 +84,7 @@ use rule tune_candidate as tune_chosen with:
     benchmark:
         f"{BENCHMARKS}/tune/{{model}}/{{mode}}/chosen/seed{{seed}}.tsv"
     params:
+        code=code_of("tune"),
         epochs=parse_input(input.selected, parser=chosen_epochs),
         settings=lambda wildcards: tuning_settings(wildcards.model, wildcards.mode, wildcards.seed),
         checkpoints=f"{RESULTS}/checkpoints/{{model}}/{{mode}}/chosen/seed{{seed}}",

@@ -105,10 +105,11 @@ def main() -> None:
     args = arguments(__doc__, paths=["template", "results", "output"])
     template, folder = args.template.read_text(encoding="utf-8"), args.output.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    for source, copy in files_of(template).items():
+    copies = files_of(template)
+    for source, copy in copies.items():
         shutil.copyfile(args.results / source, folder / copy)
     write_text(fill(template, folder), args.output)
-    say(f"{args.output}, from {len(files_of(template))} tables and drawings")
+    say(f"{args.output}, from {len(copies)} tables and drawings")
 
 
 if __name__ == "__main__":

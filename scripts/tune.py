@@ -15,7 +15,6 @@ import argparse
 import os
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from implicit.render import USER_TURNS, Format, Rendered, render
@@ -25,19 +24,14 @@ from stage.command import InputError, arguments, execution_of, run_stage, say
 from stage.costs import tuning_hours
 from stage.fit import check_responses
 from stage.models import context_length, load_model, load_tokenizer, pick_device, save_model
-from stage.record import Record, check_record, fingerprint, peak_memory
-from stage.sources import sources
+from stage.record import Record, check_record, peak_memory
+from stage.sources import code_of
 from stage.storage import read_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from implicit.sharding import Processes
-
-
-IF_GPU_IS_FULL = (
-    "Lower execution.micro_batch_tokens, raise execution.processes, or set execution.gradient_checkpointing"
-)
 
 
 def start_processes(count: int) -> None:
@@ -185,7 +179,7 @@ def tune_model(args: argparse.Namespace, processes: "Processes") -> None:
         inputs = {name: given["sha256"] for name, given in record.content["inputs"].items()}
         checkpoints = Checkpoints(
             args.checkpoints,
-            {"settings": settings, "epochs": args.epochs, "inputs": inputs, "code": code()},
+            {"settings": settings, "epochs": args.epochs, "inputs": inputs, "code": code_of("tune")},
             every=args.checkpoint_steps,
             processes=processes,
             log=log,
@@ -231,13 +225,6 @@ def tune_model(args: argparse.Namespace, processes: "Processes") -> None:
         checkpoints.clear()
 
 
-def code() -> dict[str, str]:
-    """The fingerprints of this script and of our modules that it needs: a run does not go on with other code."""
-    root = Path(__file__).parent
-    files = sources(Path(__file__).stem, root=str(root))
-    return {str(Path(file).relative_to(root)): fingerprint(file) for file in files}
-
-
 if __name__ == "__main__":
     from implicit.checkpoint import Interrupted
     from implicit.lora import MethodUnavailable
@@ -245,4 +232,9 @@ if __name__ == "__main__":
     from implicit.tune import CompilerMissing, NonFiniteGradient
 
     errors = (CeilingReached, NonFiniteLoss, NonFiniteGradient, Interrupted, MethodUnavailable, CompilerMissing)
-    run_stage(main, *errors, if_gpu_is_full=IF_GPU_IS_FULL)
+    run_stage(
+        main,
+        *errors,
+        if_gpu_is_full="Lower execution.micro_batch_tokens, raise execution.processes, or set "
+        "execution.gradient_checkpointing",
+    )

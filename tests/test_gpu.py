@@ -134,7 +134,7 @@ def test_memory_that_is_too_small_is_said_with_what_to_do(run):
     torch.cuda.set_per_process_memory_fraction(1e-6)
     try:
         with pytest.raises(SystemExit, match=r"the GPU's memory is too small.*Lower execution.micro_batch_tokens"):
-            run_stage(lambda: run("large", "--device", "cuda"), if_gpu_is_full=script.IF_GPU_IS_FULL)
+            run_stage(lambda: run("large", "--device", "cuda"), if_gpu_is_full="Lower execution.micro_batch_tokens")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 

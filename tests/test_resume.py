@@ -185,11 +185,10 @@ def test_too_small_a_gpu_is_said_with_what_helps(run, monkeypatch, tmp_path, err
 
     monkeypatch.setattr(script, "say", full)
     with pytest.raises(SystemExit) as caught:
-        run_stage(lambda: run("full"), if_gpu_is_full=script.IF_GPU_IS_FULL)
+        run_stage(lambda: run("full"), if_gpu_is_full="Lower the batch size")
     told = str(error).splitlines()[0].rstrip(".")
     assert caught.value.code == (
-        f"error: the GPU's memory is too small, or others hold it (see nvidia-smi): {told}. Lower "
-        "execution.micro_batch_tokens, raise execution.processes, or set execution.gradient_checkpointing"
+        f"error: the GPU's memory is too small, or others hold it (see nvidia-smi): {told}. Lower the batch size"
     )
     assert not (tmp_path / "full" / "record.json").exists()
 
@@ -200,7 +199,7 @@ def test_what_else_a_gpu_says_is_not_taken_for_that(run, monkeypatch):
 
     monkeypatch.setattr(script, "say", broken)
     with pytest.raises(torch.AcceleratorError):
-        run_stage(lambda: run("broken"), if_gpu_is_full=script.IF_GPU_IS_FULL)
+        run_stage(lambda: run("broken"), if_gpu_is_full="Lower the batch size")
 
 
 def test_the_last_two_checkpoints_are_kept(model, tmp_path):

@@ -9,7 +9,6 @@ import pytest
 
 from stage.claim import claimed
 from stage.command import InputError
-from stage.sources import sources
 from stage.storage import read_table, write_table, write_text, written_whole
 
 
@@ -133,20 +132,3 @@ def test_tables_keep_to_their_schema(tmp_path):
     with pytest.raises(TypeError):
         write_table("corpus", [{"text": 3}], path)
     assert read_table("corpus", path) == [{"text": "a\x00🙂"}]
-
-
-def test_sources_are_the_script_and_what_it_imports_however_deep(tmp_path):
-    root = tmp_path / "scripts"
-    (root / "pack").mkdir(parents=True)
-    files = {
-        "main.py": "import os\nfrom pack.one import f\n",
-        "pack/__init__.py": "",
-        "pack/one.py": "def f():\n    from pack import two\n",
-        "pack/two.py": "import pack.one\n",
-        "pack/unused.py": "",
-    }
-    for name, text in files.items():
-        (root / name).write_text(text)
-    found = sources("main", root=str(root))
-    assert found[0] == str(root / "main.py")
-    assert sorted(found[1:]) == [str(root / "pack" / name) for name in ("__init__.py", "one.py", "two.py")]

@@ -265,28 +265,6 @@ def test_how_it_is_computed_reruns_nothing(project):
     assert planned(project, configs=overlay(project, "changed.yaml", changed)) == {}
 
 
-@pytest.mark.parametrize(
-    ("module", "jobs"),
-    [
-        ("implicit/rank.py", {
-            "rank_responses": 5, "measure_drift": 6, "make_tables": 1, "make_figures": 1, "make_events": 1, "make_report": 1,
-        }),
-        ("make_figures.py", {"make_figures": 1, "make_report": 1}),
-        ("implicit/judge.py", {
-            "judge_responses": 16, "select_epochs": 3, "tune_chosen": 6, "generate_responses": 6, "rank_responses": 4,
-            "measure_drift": 6, "make_tables": 1, "make_figures": 1, "make_events": 1, "make_report": 1,
-        }),
-    ],
-)  # fmt: skip
-def test_an_edit_of_a_stages_code_reruns_that_stage_and_what_depends_on_it(project, module, jobs):
-    path = project / "scripts" / module
-    before = path.read_text()
-    path.write_text(before + "\n# An edit.\n")
-    assert planned(project) == jobs
-    path.write_text(before)
-    assert planned(project) == {}
-
-
 def test_a_wrong_config_is_one_message_before_any_job(project):
     configs = overlay(project, "wrong.yaml", {"experiment": "wrong", "tuning": {"learning_rat": 1.0}})
     done = snakemake(project, configs=configs)

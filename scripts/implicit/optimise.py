@@ -1,8 +1,10 @@
 """What pre-training and tuning share: the learning rate's schedule, the log of a step, the check of a loss."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
+
+from implicit.progress import step_line
 
 Schedule = Literal["cosine", "linear", "constant"]
 
@@ -43,9 +45,4 @@ class StepLog:
     seconds: float
 
     def __str__(self) -> str:
-        rate = self.tokens / self.seconds if self.seconds else 0.0
-        left = self.seconds / self.step * (self.steps - self.step)
-        return (
-            f"step {self.step}/{self.steps}  loss {self.loss:.4f}  lr {self.learning_rate:.2e}  "
-            f"{rate:,.0f} tokens/s  {left:.0f} s left"
-        )
+        return step_line(**asdict(self))

@@ -37,3 +37,10 @@ class Progress:
         rate = self.done / seconds if seconds > 0 else 0.0
         left = f", {(self.total - self.done) / rate:.0f} s left" if rate else ""
         self.log(f"{self.done:,}/{self.total:,} {self.unit}, {rate:.3g} {self.unit}/s{left}")
+
+
+def step_line(*, step: int, steps: int, loss: float, learning_rate: float, tokens: int, seconds: float) -> str:
+    """The log line of an optimizer step, the ``step``-th of ``steps``; tokens and seconds count from the start."""
+    rate = tokens / seconds if seconds else 0.0
+    left = seconds / step * (steps - step)
+    return f"step {step}/{steps}  loss {loss:.4f}  lr {learning_rate:.2e}  {rate:,.0f} tokens/s  {left:.0f} s left"

@@ -72,12 +72,12 @@ def resolve_tokens(scores: Mapping[str, float], tokenizer: PreTrainedTokenizerBa
         ids.setdefault(text, i)
     wrong = [text for text in scores if text not in ids]
     if wrong:
-        listed = "; ".join(f"{text!r}: {_near(text, ids, tokenizer)}" for text in wrong)
+        listed = "; ".join(f"{text!r}: {_explain(text, ids, tokenizer)}" for text in wrong)
         raise UnresolvedToken(f"rules.token_scores: no single token of this model's tokenizer says {listed}")
     return {ids[text]: score for text, score in scores.items()}
 
 
-def _near(text: str, ids: Mapping[str, int], tokenizer: PreTrainedTokenizerBase) -> str:
+def _explain(text: str, ids: Mapping[str, int], tokenizer: PreTrainedTokenizerBase) -> str:
     """The tokens that differ by blanks or case only, or else the pieces that a text is made of."""
     wanted = text.strip().lower()
     near = [other for other in ids if other.strip().lower() == wanted and (wanted or other.isspace())]

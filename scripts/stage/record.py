@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from stage.sources import running_code
 from stage.storage import read_json, write_json
 
 PACKAGES = ("torch", "transformers", "tokenizers", "pyarrow", "alpaca_eval", "scikit-learn", "numpy", "snakemake")
@@ -30,6 +31,7 @@ class Record:
             "inputs": fingerprints(inputs),
             "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
             "commit": commit(),
+            "code": running_code(),
             "command": " ".join(sys.argv[:1]),
             "machine": f"{platform.system()} {platform.machine()}" + (instructions() if execution else ""),
         }
