@@ -42,8 +42,6 @@ rule measure_drift:
         summary=f"{RESULTS}/{{model}}/{{system}}/drift.json",
     log:
         f"{LOGS}/drift/{{model}}/{{system}}.log",
-    benchmark:
-        f"{BENCHMARKS}/drift/{{model}}/{{system}}.tsv"
     threads: EXECUTION.threads
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, attempt, 2),
@@ -82,8 +80,6 @@ rule run_harness:
         summary=f"{RESULTS}/{{model}}/{{system}}/harness.record.json",
     log:
         f"{LOGS}/harness/{{model}}/{{system}}.log",
-    benchmark:
-        f"{BENCHMARKS}/harness/{{model}}/{{system}}.tsv"
     threads: EXECUTION.threads
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, attempt),
