@@ -14,10 +14,14 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from stage.bases import SHARED, base_name
 from stage.check import ConfigError, check_config
+from stage.command import WITHOUT_BARS, print_in_any_encoding
 from stage.config import GPUS
 from stage.hub import is_hub_id
 from stage.local_files import is_url
 from stage.sources import code_of
+
+print_in_any_encoding()
+os.environ |= WITHOUT_BARS  # of every job: a log is read by people, and by the run's display
 
 try:
     CONFIG = check_config(config)

@@ -124,7 +124,8 @@ rule rewrite_dataset:
     input:
         data=lambda wildcards: f"{RESULTS}/data/{wildcards.source}/{CONFIG.datasets[wildcards.dataset].rewrite}.parquet",
     output:
-        f"{RESULTS}/data/{{source}}/{{dataset}}.parquet",
+        table=f"{RESULTS}/data/{{source}}/{{dataset}}.parquet",
+        record=f"{RESULTS}/data/{{source}}/{{dataset}}.record.json",
     log:
         f"{LOGS}/rewrite_dataset/{{source}}/{{dataset}}.log",
     benchmark:
@@ -142,8 +143,8 @@ rule rewrite_dataset:
     message:
         "data: rewriting {wildcards.dataset}"
     shell:
-        "python scripts/rewrite_dataset.py --data {input.data} --output {output} --answers {params.answers} "
-        "--settings {params.settings:q} {REQUESTS} --budget {BUDGET:q} > {log} 2>&1"
+        "python scripts/rewrite_dataset.py --data {input.data} --output {output.table} --record {output.record} "
+        "--answers {params.answers} --settings {params.settings:q} {REQUESTS} --budget {BUDGET:q} > {log} 2>&1"
 
 
 def part_path(key, wildcards):

@@ -41,8 +41,6 @@ rule measure_drift:
         summary=f"{RESULTS}/{{model}}/{{system}}/drift.json",
     log:
         f"{LOGS}/drift/{{model}}/{{system}}.log",
-    benchmark:
-        f"{BENCHMARKS}/drift/{{model}}/{{system}}.tsv"
     threads: EXECUTION.threads
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, attempt, 2),
@@ -81,8 +79,6 @@ rule run_harness:
         summary=f"{RESULTS}/{{model}}/{{system}}/harness.record.json",
     log:
         f"{LOGS}/harness/{{model}}/{{system}}.log",
-    benchmark:
-        f"{BENCHMARKS}/harness/{{model}}/{{system}}.tsv"
     threads: EXECUTION.threads
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, attempt),

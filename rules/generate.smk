@@ -34,8 +34,6 @@ rule resolve_rules:
         f"{RESULTS}/{{model}}/rules/tokens.json",
     log:
         f"{LOGS}/resolve_rules/{{model}}.log",
-    benchmark:
-        f"{BENCHMARKS}/resolve_rules/{{model}}.tsv"
     localrule: True
     threads: 1
     resources:
@@ -61,8 +59,6 @@ rule generate_responses:
         record=f"{RESULTS}/{{model}}/{{system}}/{{set}}.record.json",
     log:
         f"{LOGS}/generate/{{model}}/{{system}}/{{set}}.log",
-    benchmark:
-        f"{BENCHMARKS}/generate/{{model}}/{{system}}/{{set}}.tsv"
     threads: EXECUTION.threads
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, attempt),

@@ -34,8 +34,6 @@ rule judge_responses:
         summary=f"{RESULTS}/{{model}}/{{system}}/{{set}}.against-{{opponent}}.json",
     log:
         f"{LOGS}/judge/{{model}}/{{system}}/{{set}}.against-{{opponent}}.log",
-    benchmark:
-        f"{BENCHMARKS}/judge/{{model}}/{{system}}/{{set}}.against-{{opponent}}.tsv"
     wildcard_constraints:
         opponent=r"references|seed-?\d+",
     threads: EXECUTION.threads if CONFIG.judge and CONFIG.judge.kind == "local" else 1

@@ -20,8 +20,6 @@ rule pretrain:
         record=f"{BASES}/{{base}}/record.json",
     log:
         f"{BASES}/{{base}}/pretrain.log",
-    benchmark:
-        f"{BASES}/{{base}}/pretrain.tsv"
     threads: EXECUTION.pretrain_threads
     resources:
         mem_mb=3000,
@@ -38,7 +36,7 @@ rule pretrain:
     shell:
         "{WARM} scripts/pretrain.py --corpus {input.corpus} --model {output.model} --snapshots {output.snapshots} "
         "--record {output.record} --conversations {input.conversations} --settings {params.settings:q} "
-        "--device {resources.device} --threads {threads} > {log} 2>&1"
+        "--budget {BUDGET:q} --device {resources.device} --threads {threads} > {log} 2>&1"
 
 
 def kept(model):
@@ -58,8 +56,6 @@ rule take_base:
         record=f"{RESULTS}/{{model}}/base/record.json",
     log:
         f"{LOGS}/take_base/{{model}}.log",
-    benchmark:
-        f"{BENCHMARKS}/take_base/{{model}}.tsv"
     wildcard_constraints:
         model="|".join(TAKEN) or "none",
     threads: 1
@@ -89,8 +85,6 @@ rule import_model:
         record=f"{RESULTS}/{{model}}/base/record.json",
     log:
         f"{LOGS}/import_model/{{model}}.log",
-    benchmark:
-        f"{BENCHMARKS}/import_model/{{model}}.tsv"
     wildcard_constraints:
         model="|".join(IMPORTED) or "none",
     threads: 1

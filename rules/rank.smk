@@ -21,8 +21,6 @@ rule rank_responses:
         summary=f"{RESULTS}/{{model}}/{{system}}/ranking.json",
     log:
         f"{LOGS}/rank/{{model}}/{{system}}.log",
-    benchmark:
-        f"{BENCHMARKS}/rank/{{model}}/{{system}}.tsv"
     threads: EXECUTION.threads
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, attempt),
@@ -71,8 +69,6 @@ rule measure_similarity:
         summary=f"{RESULTS}/{{model}}/{{mode}}/chosen/seed{{seed}}/similarity.json",
     log:
         f"{LOGS}/similarity/{{model}}/{{mode}}/seed{{seed}}.log",
-    benchmark:
-        f"{BENCHMARKS}/similarity/{{model}}/{{mode}}/seed{{seed}}.tsv"
     threads: EXECUTION.threads
     resources:
         mem_mb=4000,
@@ -92,4 +88,4 @@ rule measure_similarity:
     shell:
         "{WARM} scripts/measure_similarity.py --set {input.set} --responses {input.responses} --data {input.data} "
         "--baseline {input.baseline} --output {output.table} --summary {output.summary} --settings {params.settings:q} "
-        "--device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"
+        "--budget {BUDGET:q} --device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"

@@ -39,8 +39,6 @@ rule tune_candidate:
         record=f"{RESULTS}/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}/record.json",
     log:
         f"{LOGS}/tune/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}.log",
-    benchmark:
-        f"{BENCHMARKS}/tune/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}.tsv"
     threads: EXECUTION.threads
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, attempt, EXECUTION.processes),
@@ -81,8 +79,6 @@ use rule tune_candidate as tune_chosen with:
         record=f"{RESULTS}/{{model}}/{{mode}}/chosen/seed{{seed}}/record.json",
     log:
         f"{LOGS}/tune/{{model}}/{{mode}}/chosen/seed{{seed}}.log",
-    benchmark:
-        f"{BENCHMARKS}/tune/{{model}}/{{mode}}/chosen/seed{{seed}}.tsv"
     params:
         code=code_of("tune"),
         epochs=parse_input(input.selected, parser=chosen_epochs),

@@ -12,19 +12,10 @@ import argparse
 from typing import Any
 
 from implicit.render import Format, encode, render_prompt
-from stage.budget import CeilingReached, Ledger
-from stage.claim import claimed
-from stage.command import InputError, arguments, execution_of, run_stage, say
+from stage.command import InputError, arguments, run_stage, say
 from stage.costs import generation_hours
-from stage.models import (
-    context_length,
-    load_model,
-    load_tokenizer,
-    pick_device,
-    stored_parameters,
-    vocabulary_size,
-)
-from stage.record import Record, check_record
+from stage.job import Job, execution_of, job
+from stage.models import context_length, load_model, load_tokenizer, stored_parameters, vocabulary_size
 from stage.storage import read_table, write_json, write_table
 
 EXPECTED_TOKENS = 300  # of a response, for the estimate that is set aside beforehand
@@ -60,7 +51,7 @@ def rule_settings(settings: dict[str, Any]) -> Any:
 
 
 def respond(
-    args: Any, prompts: list[list[int]], adapter_prompts: list[list[int]], tokenizer: Any, context: int
+    args: Any, prompts: list[list[int]], adapter_prompts: list[list[int]], tokenizer: Any, *, context: int, device: str
 ) -> list:
     """Responses to prompts (token ids) by the backend that was asked for."""
     settings, weights = args.settings, rule_settings(args.settings)
@@ -75,12 +66,13 @@ def respond(
             adapter_settings=weights,
             rules=settings["rules"]["use"] if weights else (),
             adapter_prompts=adapter_prompts,
+            log=say,
             **limits,
         )
     from implicit.generate import generate
     from implicit.rules import RuleAdapter
 
-    model = load_model(args.model, device=pick_device(args.device), precision=settings["precision"])
+    model = load_model(args.model, device=device, precision=settings["precision"])
     adapter = None
     if weights:
         adapter = RuleAdapter(weights, settings["rules"]["use"], tokenizer, vocab_size=vocabulary_size(model))
@@ -100,38 +92,37 @@ def respond(
 def main() -> None:
     paths = ["model", "model-record", "set", "output", "json", "record"]
     args = arguments(__doc__, paths=paths, choices={"backend": ["transformers", "vllm"]}, computes=True)
-    with claimed(args.output, log=say):
-        generate_responses(args)
-
-
-def generate_responses(args: argparse.Namespace) -> None:
-    """Respond to the instructions of a set, and write responses and their record."""
-    import torch
-    from transformers import AutoConfig
-
-    settings, device = args.settings, pick_device(args.device)
+    execution, inputs = execution_of(args, backend=args.backend), {"model": args.model, "set": args.set}
     if args.backend == "vllm":
         from implicit.vllm_backend import check_vllm
 
         check_vllm()
-    ledger = Ledger(args.budget, str(args.output))
-    check_record(args.model_record, args.model)
-    inputs, execution = {"model": args.model, "set": args.set}, execution_of(args, device) | {"backend": args.backend}
-    record = Record("generate", settings=settings, inputs=inputs, execution=execution)
-    torch.set_num_threads(args.threads)
+    with job("generate", args, makes=args.output, record=args.record, inputs=inputs, execution=execution) as this:
+        generate_responses(args, this)
+
+
+def generate_responses(args: argparse.Namespace, this: Job) -> None:
+    """Respond to the instructions of a set, and write responses and their record."""
+    from transformers import AutoConfig
+
+    settings = args.settings
     tokenizer, chat = load_tokenizer(args.model), Format(**settings["chat"])
     rows = read_table("evaluation_set", args.set)
     context = context_length(AutoConfig.from_pretrained(args.model))
     room = context - min(settings["max_new_tokens"], context // 2)  # for the prompt: responses have at least half
     fitted = [fit_prompt(row["instruction"], tokenizer, chat, room=room) for row in rows]
     prompts = [prompt for prompt, _ in fitted]
-    if ledger.machine:
-        expected = min(settings["max_new_tokens"], EXPECTED_TOKENS)
-        size = {"parameters": stored_parameters(args.model) / 1e9, "prompts": len(prompts), "batch": args.batch}
-        ledger.reserve(gpu_hours=generation_hours(ledger.machine, response_tokens=expected, **size))
-    # The wide diversity scope begins behind the user tag, as in the authors' code.
+    this.reserve(
+        generation_hours,
+        parameters=stored_parameters(args.model) / 1e9,
+        prompts=len(prompts),
+        response_tokens=min(settings["max_new_tokens"], EXPECTED_TOKENS),
+        batch=args.batch,
+    )
+    # The wide diversity scope begins after the user tag, as in the authors' code.
     tag = len(encode(tokenizer, f"{chat.user_tag}\n")) + chat.add_bos
-    responses = respond(args, prompts, [prompt[tag:] for prompt in prompts], tokenizer, context)
+    counted = [prompt[tag:] for prompt in prompts]
+    responses = respond(args, prompts, counted, tokenizer, context=context, device=this.device)
     table = [
         {
             "id": row["id"],
@@ -150,10 +141,8 @@ def generate_responses(args: argparse.Namespace) -> None:
     write_json([{key: row[key] for key in keys} | {"dataset": settings["set"]} for row in table], args.json)
     stopped, tokens = sum(row["stopped"] for row in table), sum(row["tokens"] for row in table)
     shortened = sum(1 for row in table if row["cut"])
-    say(f"{len(table)} responses, {stopped} stopped by themselves, {tokens:,} tokens, {shortened} prompts shortened")
-    ledger.settle(gpu_hours=record.hours() if device == "cuda" else 0.0)
-    record.write(
-        args.record,
+    this.finish(
+        f"{len(table)} responses, {stopped} stopped by themselves, {tokens:,} tokens, {shortened} prompts shortened",
         outputs={"table": args.output, "json": args.json},
         responses=len(table),
         stopped=stopped,
@@ -166,6 +155,4 @@ if __name__ == "__main__":
     from implicit.rules import UnresolvedToken
     from implicit.vllm_backend import VllmUnavailable
 
-    run_stage(
-        main, UnresolvedToken, VllmUnavailable, CeilingReached, if_gpu_is_full="Lower execution.generation_batch_size"
-    )
+    run_stage(main, UnresolvedToken, VllmUnavailable, if_gpu_is_full="Lower execution.generation_batch_size")

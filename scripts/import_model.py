@@ -7,14 +7,15 @@ A tokenizer without a pad token of its own gets one, and the embeddings a row fo
 as in the authors' script: with EOS as the pad token, a trained EOS could be masked by mistake.
 """
 
+import argparse
 from typing import TYPE_CHECKING, Any
 
 from implicit.render import Format, chat_template
 from stage.command import InputError, arguments, run_stage, say
 from stage.fit import check_datasets
 from stage.hub import explained, find_commit, is_hub_id
+from stage.job import Job, job
 from stage.models import context_length, load_model, save_model
-from stage.record import Record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -76,8 +77,13 @@ def check_head(model: "PreTrainedModel") -> None:
 
 def main() -> None:
     args = arguments(__doc__, paths=["model", "record"], lists=["conversations"])
+    with job("import_model", args, makes=args.model, record=args.record, inputs={}) as this:
+        import_model(args, this)
+
+
+def import_model(args: argparse.Namespace, this: Job) -> None:
+    """Load a model, check it, complete its tokens, and write it with its record."""
     settings: dict[str, Any] = args.settings
-    record = Record("import_model", settings=settings, inputs={})
     path, revision = settings["path"], settings["revision"]
     commit = find_commit("model", path, revision) if is_hub_id(path) else None
     model, tokenizer = load(path, commit)
@@ -91,8 +97,8 @@ def main() -> None:
     tokenizer.chat_template = chat_template(Format(**settings["chat"]))
     base = path + (f" at {commit}" if commit else "")
     save_model(model, tokenizer, args.model, card={"base": base, "data": "none", "mode": "none", "seed": "none"})
-    record.write(
-        args.record,
+    this.finish(
+        f"{type(model).__name__} of {model.num_parameters():,} parameters, from {base}",
         outputs={"model": args.model},
         architecture=type(model).__name__,
         parameters=model.num_parameters(),

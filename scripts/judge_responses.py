@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from implicit.oracle import Oracle
-from stage.budget import CeilingReached, Ledger
-from stage.claim import check_wanted
-from stage.command import InputError, arguments, execution_of, run_stage, say
-from stage.models import load_model, pick_device
-from stage.record import Record, fingerprint
+from stage.budget import Ledger
+from stage.command import InputError, arguments, hide_progress_bars, run_stage, say
+from stage.costs import CHARACTERS_PER_TOKEN, scoring_hours
+from stage.job import Job, execution_of, job
+from stage.models import load_model
+from stage.record import fingerprint
 from stage.storage import read_table, write_table
 
 if TYPE_CHECKING:
     from implicit.answers import Answers
     from implicit.judge import Judge
+
+TEMPLATE_TOKENS = 400  # of AlpacaEval 2's prompt around the texts: for the estimate that is set aside beforehand
 
 Side = dict[str, tuple[str, bool]]  # by id: the output, and whether the model stopped by itself
 
@@ -60,16 +63,15 @@ def add_quality(side: list[dict[str, Any]], rows: list[dict[str, Any]], outputs:
 
 
 def make_judge(
-    sides: list[list[dict[str, Any]]], answers: "Answers", ledger: Ledger, args: argparse.Namespace
+    sides: list[list[dict[str, Any]]], answers: "Answers", purse: Ledger | None, this: Job, args: argparse.Namespace
 ) -> "Judge":
-    """The judge that the settings describe; requests that are paid for count in the ledger."""
+    """The judge that the settings describe; requests that are paid for count in the purse."""
     from implicit.chat_client import ChatServer
     from implicit.judge_kinds import evaluator_judge, local_judge, oracle_judge, server_judge
 
     settings, name = args.settings, args.settings["name"]
     asking = {"requests": args.requests, "timeout": args.timeout, "attempts": args.attempts}
     keeping = {"answers": answers, "log": say}
-    purse = None if ledger.ceilings["price"] is None else ledger
     template = read_template(settings.get("template"))
     if settings["kind"] == "oracle":
         return oracle_judge(*sides, name=name)
@@ -81,10 +83,14 @@ def make_judge(
         server = ChatServer(**given, input_price=price["input"], output_price=price["output"], **asking)
         answer = settings.get("answer", "logprobs")
         return server_judge(name=name, server=server, template=template, answer=answer, purse=purse, **keeping)
-    model, tokenizer, identity = load_local(settings, args)
+    model, tokenizer, identity = load_local(settings)
+    shown = 2 if settings.get("both_orders") else 1
+    characters = sum(len(row["instruction"]) + len(row["output"]) for side in sides for row in side)
+    tokens = shown * (characters / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS * len(sides[0]))
+    this.reserve(scoring_hours, parameters=model.num_parameters() / 1e9, tokens=tokens)
     return local_judge(
         name=name,
-        model=model,
+        model=model.to(this.device),
         tokenizer=tokenizer,
         identity=identity,
         template=template,
@@ -101,17 +107,15 @@ def read_template(path: str | None) -> str | None:
         raise InputError(f"judge.template: {path} is no UTF-8 text: {error}") from None
 
 
-def load_local(settings: dict[str, Any], args: argparse.Namespace) -> tuple[Any, Any, str]:
-    """A local judge's model and tokenizer, and what identifies them: a directory's sha256, or a hub's commit."""
-    import torch
+def load_local(settings: dict[str, Any]) -> tuple[Any, Any, str]:
+    """A local judge's model, tokenizer, and what identifies them: a directory's sha256, or a hub's commit."""
     from transformers import AutoTokenizer
 
-    torch.set_num_threads(args.threads)
     path, revision = settings["path"], settings.get("revision")
     precision = settings.get("precision") or "float32"
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
-        model = load_model(path, device=pick_device(args.device), precision=precision, revision=revision)
+        model = load_model(path, device="cpu", precision=precision, revision=revision)
     except Exception as error:  # what is no tokenizer or no weights leads to errors of any kind
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise InputError(f"judge.path: {path} cannot be loaded: {reason}") from None
@@ -148,10 +152,21 @@ def main() -> None:
         computes=True,
         asks=True,
     )
+    with job(
+        "judge",
+        args,
+        makes=args.output,
+        record=args.summary,
+        inputs={name: getattr(args, name) for name in ("set", "responses", "opponent")},
+        execution=execution_of(args) if args.settings["kind"] == "local" else None,
+        keeps_answers=True,
+    ) as this:
+        judge_responses(args, this)
+
+
+def judge_responses(args: argparse.Namespace, this: Job) -> None:
+    """Judge the responses of both sides, and write judgements and win rates."""
     settings = args.settings
-    inputs = {"set": args.set, "responses": args.responses} | ({"opponent": args.opponent} if args.opponent else {})
-    execution = execution_of(args, pick_device(args.device)) if settings["kind"] == "local" else None
-    record = Record("judge", settings=settings, inputs=inputs, execution=execution)
     rows = read_table("evaluation_set", args.set)
     name_1, outputs_1 = read_side(args.opponent, rows)
     name_2, outputs_2 = read_side(args.responses, rows)
@@ -170,13 +185,11 @@ def main() -> None:
         for side, outputs in zip(sides, (outputs_1, outputs_2), strict=True):
             add_quality(side, rows, outputs)
     kept = None if settings["kind"] == "oracle" else args.answers or args.output.with_suffix(".answers.jsonl")
-    ledger = Ledger(args.budget, str(args.output))
-    with Answers(kept, log=say) as answers:  # until all is written: of two processes, one judges at a time
-        check_wanted()
-        paid_before = answers.paid()
-        ledger.spend(paid_before)  # by a run that was stopped
-        judge = make_judge(sides, answers, ledger, args)
+    # Until all is written: of two processes, one judges at a time.
+    with Answers(kept, log=say) as answers, this.paying(answers) as purse:
+        judge = make_judge(sides, answers, purse, this, args)
         judged = judge_pairs(*sides, judge, seed=settings["seed"], both_orders=settings.get("both_orders", False))
+        this.paid_now = judge.asked.spent
         orders = [judged.opponent_first or [None] * len(rows), judged.model_first or [None] * len(rows)]
         table = [
             {
@@ -201,10 +214,9 @@ def main() -> None:
         rates = win_rates(
             table, bootstrap=settings["bootstrap"], seed=settings["seed"], metric=settings["metric"], gamed=gamed
         )
-        say(f"win rate {rates['win_rate']:.1f} ± {rates['win_rate_error']:.1f} of {rates['n']}")
         write_table("judgements", table, args.output)
-        record.write(
-            args.summary,
+        this.finish(
+            f"win rate {rates['win_rate']:.1f} ± {rates['win_rate_error']:.1f} of {rates['n']}",
             outputs={"table": args.output},
             **judge.summary(),
             **rates,
@@ -215,16 +227,16 @@ def main() -> None:
             consistent=judged.consistent,
             first_shown=judged.first_shown,
         )
-        hours = record.hours() if settings["kind"] == "local" else 0.0
-        ledger.settle(price=paid_before + (judge.asked.spent or 0.0), gpu_hours=hours)
 
 
 if __name__ == "__main__":
+    hide_progress_bars()  # before alpaca_eval is imported
+
     from implicit.answers import AnswersError
     from implicit.chat_client import ServerError
     from implicit.judge import IncompleteJudging, JudgeError
     from implicit.local_judge import LocalJudgeError
     from implicit.win_rates import MetricError
 
-    errors = (AnswersError, CeilingReached, IncompleteJudging, JudgeError, LocalJudgeError, MetricError, ServerError)
+    errors = (AnswersError, IncompleteJudging, JudgeError, LocalJudgeError, MetricError, ServerError)
     run_stage(main, *errors, if_gpu_is_full="Lower execution.ranking_batch_tokens")

@@ -268,8 +268,9 @@ def main() -> None:
         provenance_note="Every row of a table names its records: follow them to files, commit, config and versions.",
         records=traced["records"],
         costs=costs(results),
-        costs_note="Seconds of jobs, one by one; at work: without the start of Python. Tokens trained on once an epoch "
-        "set, generated, or read and written by a judge. Calls include answers that an earlier run had paid for.",
+        costs_note="Seconds of jobs, one by one; at work: without the start of Python, of stages that keep records. "
+        "Tokens trained on once an epoch set, generated, or read and written by a server. Calls include answers that "
+        "an earlier run had paid for.",
         data={
             "texts": as_json(texts),
             "charts": as_json({"config": CONFIG, "panels": specs}),

@@ -9,6 +9,7 @@ world), and as JSON perplexities, KL(base || tuned) per token, and the shares of
 drawn from the world, or the first rows of a ``file`` that hold a text, in a column ``text``.
 """
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,11 @@ from implicit.render import encode, encode_after
 from implicit.world.corpus import Controls
 from implicit.world.recall import FactQuestion, fact_questions
 from implicit.world.sets import World
-from stage.budget import CeilingReached, Ledger
-from stage.command import InputError, arguments, execution_of, run_stage, say
+from stage.command import InputError, arguments, run_stage, say
 from stage.costs import scoring_hours
+from stage.job import Job, execution_of, job
 from stage.local_files import check_text, is_url, read_rows, take_first
-from stage.models import context_length, load_model, load_tokenizer, pick_device
-from stage.record import Record, check_record
+from stage.models import context_length, load_model, load_tokenizer, stored_parameters
 from stage.storage import write_table
 
 if TYPE_CHECKING:
@@ -60,31 +60,30 @@ def encoded(
 
 
 def main() -> None:
-    import torch
-
     paths = ["base", "base-record", "model", "model-record", "output", "recall", "summary"]
     args = arguments(__doc__, paths=paths, computes=True)
+    file = args.settings["file"]
+    inputs = {"base": args.base, "model": args.model, "file": Path(file) if file and not is_url(file) else None}
+    execution = execution_of(args)
+    with job("drift", args, makes=args.output, record=args.summary, inputs=inputs, execution=execution) as this:
+        compare_models(args, this)
+
+
+def compare_models(args: argparse.Namespace, this: Job) -> None:
+    """Measure drift on documents and recall of facts, and write both tables and their summary."""
+    from transformers import AutoConfig
+
     settings = args.settings
-    ledger = Ledger(args.budget, str(args.output))
-    for record_path, model_path in ((args.base_record, args.base), (args.model_record, args.model)):
-        check_record(record_path, model_path)
-    inputs = {"base": args.base, "model": args.model}
-    if settings["file"] is not None and not is_url(settings["file"]):
-        inputs["file"] = Path(settings["file"])
-    execution = execution_of(args, pick_device(args.device))
-    record = Record("drift", settings=settings, inputs=inputs, execution=execution)
-    torch.set_num_threads(args.threads)
     tokenizer = load_tokenizer(args.model)
-    loading = {"device": execution["device"], "precision": settings["precision"]}
-    base, tuned = load_model(args.base, **loading), load_model(args.model, **loading)
     first = [tokenizer.bos_token_id] if settings["chat"]["add_bos"] else []
-    context = context_length(tuned.config)
+    context = context_length(AutoConfig.from_pretrained(args.model))
     documents = [first + encode(tokenizer, text) for text in read_documents(settings)]
-    if ledger.machine:
-        tokens = 2 * sum(min(len(ids), context) for ids in documents)
-        hours = scoring_hours(ledger.machine, parameters=tuned.num_parameters() / 1e9, tokens=tokens)
-        ledger.reserve(gpu_hours=hours)
-    computing = {"pad": tokenizer.pad_token_id, "batch_tokens": args.batch, "device": execution["device"]}
+    tokens = 2 * sum(min(len(ids), context) for ids in documents)
+    this.reserve(scoring_hours, parameters=stored_parameters(args.model) / 1e9, tokens=tokens)
+    base, tuned = (
+        load_model(path, device=this.device, precision=settings["precision"]) for path in (args.base, args.model)
+    )
+    computing = {"pad": tokenizer.pad_token_id, "batch_tokens": args.batch, "device": this.device, "log": say}
     found = measure_drift(base, tuned, [ids[:context] for ids in documents], **computing)
     rows = [
         {"id": str(i), "cut": max(0, len(ids) - context), **vars(drift)}
@@ -104,10 +103,12 @@ def main() -> None:
     say(f"{summary['tokens']:,} tokens of {len(rows)} documents, {summary['cut']:,} cut off at the context")
     for form, told in summary["recall"].items():
         say(f"{form}: {told['base']:.3f} of {told['facts']} facts, tuned {told['tuned']:.3f}")
-    say(f"perplexity {summary['base_perplexity']:.3f}, tuned {summary['tuned_perplexity']:.3f}; KL {summary['kl']:.4f}")
-    ledger.settle(gpu_hours=record.hours() if execution["device"] == "cuda" else 0.0)
-    record.write(args.summary, outputs={"table": args.output, "recall": args.recall}, summary=summary)
+    this.finish(
+        f"perplexity {summary['base_perplexity']:.3f}, tuned {summary['tuned_perplexity']:.3f}; KL {summary['kl']:.4f}",
+        outputs={"table": args.output, "recall": args.recall},
+        summary=summary,
+    )
 
 
 if __name__ == "__main__":
-    run_stage(main, CeilingReached, if_gpu_is_full="Lower execution.ranking_batch_tokens")
+    run_stage(main, if_gpu_is_full="Lower execution.ranking_batch_tokens")

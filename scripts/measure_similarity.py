@@ -8,20 +8,22 @@ Writes Parquet of kind ``similarity`` and its summary as JSON. ``encoder`` is a 
 sentence-embedding model that transformers knows; code that comes with a model is never run. ``--batch`` counts texts.
 """
 
+import argparse
 from typing import TYPE_CHECKING, Any
 
+from implicit.progress import Progress
 from implicit.similarity import STYLES, Encoder, first_turn, similarities, summarise
-from stage.command import InputError, arguments, execution_of, run_stage, say
+from stage.command import InputError, arguments, run_stage, say
+from stage.costs import CHARACTERS_PER_TOKEN, scoring_hours
 from stage.hub import explained
-from stage.models import pick_device
-from stage.record import Record
+from stage.job import Job, execution_of, job
 from stage.storage import read_table, write_table
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def load_encoder(path: str, revision: str | None, *, device: str) -> Encoder:
+def load_encoder(path: str, revision: str | None) -> Encoder:
     """Load a sentence-embedding model in float32. Raises InputError for one that does not fit its weights."""
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -35,7 +37,7 @@ def load_encoder(path: str, revision: str | None, *, device: str) -> Encoder:
     missing = [key for key in found["missing_keys"] if "pooler" not in key]
     if missing:
         raise InputError(f"similarity.encoder: {path} lacks weights of a {type(model).__name__}: {sorted(missing)[:3]}")
-    return Encoder(model.to(device).eval(), tokenizer)
+    return Encoder(model.eval(), tokenizer)
 
 
 def read_turns(path: "Path") -> tuple[list[str], list[str]]:
@@ -57,14 +59,16 @@ def check_same(asked: list[dict[str, Any]], responses: list[dict[str, Any]]) -> 
 
 
 def main() -> None:
-    import torch
-
     args = arguments(__doc__, paths=["set", "responses", "data", "baseline", "output", "summary"], computes=True)
-    settings = args.settings
     inputs = {name: getattr(args, name) for name in ("set", "responses", "data", "baseline")}
-    execution = execution_of(args, pick_device(args.device))
-    record = Record("similarity", settings=settings, inputs=inputs, execution=execution)
-    torch.set_num_threads(args.threads)
+    execution = execution_of(args)
+    with job("similarity", args, makes=args.output, record=args.summary, inputs=inputs, execution=execution) as this:
+        compare_texts(args, this)
+
+
+def compare_texts(args: argparse.Namespace, this: Job) -> None:
+    """Embed the texts, and write their similarities and a summary."""
+    settings = args.settings
     responses = read_table("responses", args.responses)
     check_same(read_table("evaluation_set", args.set), responses)
     tuning_instructions, tuning_responses = read_turns(args.data)
@@ -75,8 +79,15 @@ def main() -> None:
         "tuning_responses": tuning_responses,
         "baseline_responses": read_turns(args.baseline)[1],
     }
-    encoder = load_encoder(settings["encoder"], settings["revision"], device=execution["device"])
-    found = {name: encoder.embed(own, batch_size=args.batch) for name, own in texts.items()}
+    encoder = load_encoder(settings["encoder"], settings["revision"])
+    this.reserve(
+        scoring_hours,
+        parameters=encoder.model.num_parameters() / 1e9,
+        tokens=sum(min(len(text) / CHARACTERS_PER_TOKEN, encoder.max_tokens) for own in texts.values() for text in own),
+    )
+    encoder.model.to(this.device)
+    progress = Progress(sum(map(len, texts.values())), "texts", log=say)
+    found = {name: encoder.embed(own, batch_size=args.batch, done=progress.advance) for name, own in texts.items()}
     x, y = similarities(**{name: embeddings.vectors for name, embeddings in found.items()})
     rows = [
         {"id": row["id"], "index": row["index"], "x": float(x[i]), "y": float(y[i])}
@@ -87,8 +98,13 @@ def main() -> None:
     summary = summarise(rows) | {"cut": {name: embeddings.cut for name, embeddings in found.items()}}
     for name, embeddings in found.items():
         say(f"{name}: {len(embeddings.vectors):,} texts, {embeddings.cut:,} cut at {encoder.max_tokens} tokens")
-    say(f"rank correlation of x and y: {summary['spearman']}")
-    record.write(args.summary, outputs={"table": args.output}, summary=summary)
+    spearman = summary["spearman"]
+    finding = "not defined, as one of them is constant" if spearman is None else f"{spearman:.3f}"
+    this.finish(
+        f"{len(rows)} responses, rank correlation of x and y {finding}",
+        outputs={"table": args.output},
+        summary=summary,
+    )
 
 
 if __name__ == "__main__":

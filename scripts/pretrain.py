@@ -12,31 +12,29 @@ model.
 import argparse
 from pathlib import Path
 
-import torch
-
 from implicit.optimise import NonFiniteLoss, StepLog
 from implicit.pretrain import Architecture, Pretraining, build_model, pack, pretrain
 from implicit.tokenizer import train_tokenizer
-from stage.claim import claimed
 from stage.command import InputError, arguments, run_stage, say
+from stage.costs import tuning_hours
 from stage.fit import check_datasets
-from stage.models import pick_device, save_model
-from stage.record import Record
+from stage.job import Job, execution_of, job
+from stage.models import save_model
 from stage.storage import read_table, written_whole
 
 
 def main() -> None:
     args = arguments(__doc__, paths=["corpus", "model", "snapshots", "record"], lists=["conversations"], computes=True)
-    with claimed(args.model, log=say):
-        pretrain_model(args)
+    # Threads are those of one part of a batch: one each, as their number changes the last bits of a result.
+    execution = {"device": execution_of(args)["device"], "threads": 1}
+    inputs = {"corpus": args.corpus}
+    with job("pretrain", args, makes=args.model, record=args.record, inputs=inputs, execution=execution) as this:
+        pretrain_model(args, this)
 
 
-def pretrain_model(args: argparse.Namespace) -> None:
+def pretrain_model(args: argparse.Namespace, this: Job) -> None:
     """Train a tokenizer and a model, and write both, the snapshots, and the record."""
-    settings = args.settings["pretrain"]
-    device = pick_device(args.device)
-    record = Record("pretrain", settings=args.settings, inputs={"corpus": args.corpus}, execution={"device": device})
-    torch.set_num_threads(1)  # of one part of a batch; their number changes the last bits of a result
+    settings, device = args.settings["pretrain"], this.device
     documents = [row["text"] for row in read_table("corpus", args.corpus)]
     architecture = Architecture(**settings["architecture"])
     tokenizer = train_tokenizer(documents, vocab_size=settings["vocab_size"], context=architecture.context)
@@ -48,7 +46,9 @@ def pretrain_model(args: argparse.Namespace) -> None:
     except ValueError as error:
         raise InputError(f"pretrain.documents: {error}") from None
     model = build_model(architecture, tokenizer, seed=plan.seed)
-    say(f"{sum(p.numel() for p in model.parameters()):,} parameters, {rows.numel():,} tokens, on {device}")
+    parameters = sum(p.numel() for p in model.parameters())
+    this.reserve(tuning_hours, parameters=parameters / 1e9, tokens=rows.numel(), checkpointing=False)
+    say(f"{parameters:,} parameters, {rows.numel():,} tokens, on {device}")
     last: list[StepLog] = []
 
     def log(step: StepLog) -> None:
@@ -64,8 +64,8 @@ def pretrain_model(args: argparse.Namespace) -> None:
         pretrain(model, rows, plan, device=device, threads=args.threads, log=log, keep=lambda i: save(folder / str(i)))
     save(args.model)
     snapshots = {str(i): args.snapshots / str(i) for i in range(1, plan.snapshots + 1)}
-    record.write(
-        args.record,
+    this.finish(
+        f"loss {last[-1].loss:.4f} after {last[-1].step} steps",
         outputs={"model": args.model} | snapshots,
         tokens=rows.numel(),
         loss=last[-1].loss,

@@ -18,19 +18,18 @@ from implicit.oracle import Oracle
 from implicit.rank import Score, draw_among, draw_others, ranking_capability, score_responses
 from implicit.render import Format, encode_response, render_prompt
 from implicit.world.kinds import FORMATS
-from stage.budget import CeilingReached, Ledger
-from stage.claim import claimed
-from stage.command import InputError, arguments, execution_of, run_stage, say
+from stage.command import InputError, arguments, run_stage, say
 from stage.costs import scoring_hours
-from stage.models import context_length, load_model, load_tokenizer, pick_device
-from stage.record import Record, check_record
+from stage.job import Job, execution_of, job
+from stage.models import context_length, load_model, load_tokenizer, stored_parameters
 from stage.storage import read_table, write_table
 
 
 def main() -> None:
     args = arguments(__doc__, paths=["model", "model-record", "set", "output", "summary"], computes=True)
-    with claimed(args.output, log=say):
-        rank_responses(args)
+    inputs, execution = {"model": args.model, "set": args.set}, execution_of(args)
+    with job("rank", args, makes=args.output, record=args.summary, inputs=inputs, execution=execution) as this:
+        rank_responses(args, this)
 
 
 def pools(rows: list[dict[str, Any]], negatives: str, oracle: Oracle) -> list[list[int]]:
@@ -95,16 +94,11 @@ def told(side: str, score: Score) -> dict[str, float]:
     return {f"{side}_logprob": score.logprob, f"{side}_eos_logprob": score.eos, f"{side}_tokens": score.tokens}
 
 
-def rank_responses(args: argparse.Namespace) -> None:
+def rank_responses(args: argparse.Namespace, this: Job) -> None:
     """Score the true responses and the others, and write the scores and their summary."""
-    import torch
+    from transformers import AutoConfig
 
     settings = args.settings
-    ledger = Ledger(args.budget, str(args.output))
-    check_record(args.model_record, args.model)
-    inputs, execution = {"model": args.model, "set": args.set}, execution_of(args, pick_device(args.device))
-    record = Record("rank", settings=settings, inputs=inputs, execution=execution)
-    torch.set_num_threads(args.threads)
     rows = read_table("evaluation_set", args.set)
     if len(rows) < settings["instructions"]:
         raise InputError(f"ranking.instructions: {settings['instructions']}, but the set holds {len(rows)}")
@@ -113,10 +107,9 @@ def rank_responses(args: argparse.Namespace) -> None:
     if without:
         raise InputError(f"ranking.evaluation_set: rows without a reference response: {without[:5]}; map 'reference'")
     tokenizer, chat = load_tokenizer(args.model), Format(**settings["chat"])
-    model = load_model(args.model, device=execution["device"], precision=settings["precision"])
     prompts = [render_prompt(row["instruction"], tokenizer, chat) for row in rows]
     responses = [encode_response(tokenizer, row["reference"].strip()) + [tokenizer.eos_token_id] for row in rows]
-    context = context_length(model.config)
+    context = context_length(AutoConfig.from_pretrained(args.model))
     drawn = draws(rows, settings)
     pairs = list(dict.fromkeys((i, j) for others in drawn.values() for i, row in enumerate(others) for j in [i, *row]))
     too_long = sorted({rows[j]["id"] for i, j in pairs if len(prompts[i]) + len(responses[j]) > context})
@@ -124,16 +117,16 @@ def rank_responses(args: argparse.Namespace) -> None:
         raise InputError(
             f"responses that are longer than the context of {context} tokens: {too_long[:5]}; leave them out"
         )
-    if ledger.machine:
-        tokens = sum(len(prompts[i]) + len(responses[j]) for i, j in pairs)
-        hours = scoring_hours(ledger.machine, parameters=model.num_parameters() / 1e9, tokens=tokens)
-        ledger.reserve(gpu_hours=hours)
+    tokens = sum(len(prompts[i]) + len(responses[j]) for i, j in pairs)
+    this.reserve(scoring_hours, parameters=stored_parameters(args.model) / 1e9, tokens=tokens)
+    model = load_model(args.model, device=this.device, precision=settings["precision"])
     scores = score_responses(
         model,
         [(prompts[i], responses[j]) for i, j in pairs],
         pad=tokenizer.pad_token_id,
         batch_tokens=args.batch,
         device=str(model.device),
+        log=say,
     )
     score = dict(zip(pairs, scores, strict=True))
     table = [
@@ -146,10 +139,12 @@ def rank_responses(args: argparse.Namespace) -> None:
     ]
     write_table("ranking", table, args.output)
     summary = summarise(table, settings)
-    say(f"capability {summary['sequence']['capability']:.3f}, per token {summary['token']['capability']:.3f}")
-    ledger.settle(gpu_hours=record.hours() if model.device.type == "cuda" else 0.0)
-    record.write(args.summary, outputs={"table": args.output}, summary=summary)
+    this.finish(
+        f"capability {summary['sequence']['capability']:.3f}, per token {summary['token']['capability']:.3f}",
+        outputs={"table": args.output},
+        summary=summary,
+    )
 
 
 if __name__ == "__main__":
-    run_stage(main, CeilingReached, if_gpu_is_full="Lower execution.ranking_batch_tokens")
+    run_stage(main, if_gpu_is_full="Lower execution.ranking_batch_tokens")

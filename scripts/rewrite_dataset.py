@@ -7,22 +7,29 @@
             "detect": "... {instruction} ... {response} ...", "rewrite": "... {instruction} ... {response} ..."}'
 
 Every answer is kept in ``--answers`` as it comes, which may lie anywhere but among a rule's outputs: a run that was
-stopped asks only for the rest. ``--record`` may be left out.
+stopped asks only for the rest.
 """
+
+import argparse
 
 from implicit.answers import Answers, AnswersError
 from implicit.chat_client import Asked, ChatServer, ServerError
 from implicit.rewriting import IncompleteRewriting, RewritingError, rewrite
-from stage.budget import CeilingReached, Ledger
 from stage.command import arguments, run_stage, say
-from stage.record import Record
+from stage.job import Job, job
 from stage.storage import read_table, write_table
 
 
 def main() -> None:
-    args = arguments(__doc__, paths=["data", "output", "answers"], optional=["record"], asks=True)
+    args = arguments(__doc__, paths=["data", "output", "answers", "record"], asks=True)
+    inputs = {"data": args.data}
+    with job("rewrite_dataset", args, makes=args.output, record=args.record, inputs=inputs, keeps_answers=True) as this:
+        rewrite_dataset(args, this)
+
+
+def rewrite_dataset(args: argparse.Namespace, this: Job) -> None:
+    """Ask the server, and write the rewritten conversations and their record."""
     settings = args.settings
-    record = Record("rewrite_dataset", settings=settings, inputs={"data": args.data})
     rows = read_table("conversations", args.data)
     given = dict(settings["server"])
     price = given.pop("price")
@@ -34,10 +41,7 @@ def main() -> None:
         timeout=args.timeout,
         attempts=args.attempts,
     )
-    ledger = Ledger(args.budget, str(args.output))
-    with Answers(args.answers, log=say) as answers:
-        paid_before = answers.paid()
-        ledger.spend(paid_before)  # by a run that was stopped
+    with Answers(args.answers, log=say) as answers, this.paying(answers) as purse:
         done = rewrite(
             rows,
             detect=settings["detect"],
@@ -45,24 +49,29 @@ def main() -> None:
             server=server,
             answers=answers,
             log=say,
-            purse=None if ledger.ceilings["price"] is None else ledger,
+            purse=purse,
         )
-    asked = Asked()
-    asked.add(done.detected)
-    asked.add(done.rewritten)
+        asked = Asked()
+        asked.add(done.detected)
+        asked.add(done.rewritten)
+        this.paid_now = asked.spent
     told = asked.summary()
     kept = "" if done.kept_characters is None else f", to {100 * done.kept_characters:.0f} % of their characters"
-    say(
+    price = "not known" if told["price"] is None else f"{told['price']:.4f}"
+    write_table("conversations", done.rows, args.output)
+    this.finish(
         f"{done.flagged} of {done.turns} responses in {len(rows)} conversations rewritten{kept}; {told['calls']} calls "
         f"now, {told['cached']} answers of before, {told['prompt_tokens']} + {told['completion_tokens']} tokens, "
-        f"price {told['price']:.4f}"
+        f"price {price}",
+        outputs={"table": args.output},
+        rows=len(rows),
+        model=server.model,
+        turns=done.turns,
+        flagged=done.flagged,
+        kept_characters=done.kept_characters,
+        **told,
     )
-    write_table("conversations", done.rows, args.output)
-    if args.record:
-        counts = {"turns": done.turns, "flagged": done.flagged, "kept_characters": done.kept_characters}
-        record.write(args.record, outputs={"table": args.output}, rows=len(rows), model=server.model, **counts, **told)
-    ledger.settle(price=paid_before + asked.spent)
 
 
 if __name__ == "__main__":
-    run_stage(main, AnswersError, CeilingReached, IncompleteRewriting, RewritingError, ServerError)
+    run_stage(main, AnswersError, IncompleteRewriting, RewritingError, ServerError)

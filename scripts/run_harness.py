@@ -5,21 +5,28 @@
                                                    "precision": "float32"}'
 
 The harness is a program of its own, in whatever environment: ``command`` is its name on the PATH, or its path. What
-it prints goes to the log.
+it prints goes to the log, its progress bars as lines.
 """
 
-import json
+import os
+import re
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from stage.budget import CeilingReached, Ledger
-from stage.command import InputError, arguments, execution_of, run_stage, say
-from stage.models import pick_device
-from stage.record import Record, check_record
+from implicit.progress import Progress
+from stage.command import WITHOUT_BARS, InputError, arguments, run_stage, say
+from stage.costs import scoring_hours
+from stage.job import execution_of, job
+from stage.models import stored_parameters
 from stage.storage import read_json, write_json
+
+# For the estimate that is set aside beforehand, as the tasks' sizes are not known here.
+TASK_REQUESTS = 10_000  # choices of all questions of a task
+REQUEST_TOKENS = 200
+BAR = re.compile(r"(?:(?P<name>[^%|]*): +)?\d+%\|.*\| *(?P<done>\d+)/(?P<total>\d+) \[")
 
 
 def harness_command(settings: dict[str, Any], *, model: Path, output: Path, device: str, batch: int) -> list[str]:
@@ -52,7 +59,15 @@ def run_harness(command: list[str], folder: Path) -> dict[str, Any]:
             "or give the path of its lm_eval"
         )
     say(" ".join(command))
-    status = subprocess.run(command, check=False).returncode
+    # Its bars are the only sign of its progress, so they are not disabled but read.
+    environment = {name: value for name, value in os.environ.items() if name not in WITHOUT_BARS}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process:
+        try:
+            log_output(process.stdout)
+        except BaseException:
+            process.terminate()
+            raise
+    status = process.returncode
     found = sorted(folder.rglob("results_*.json"))
     if status != 0 or len(found) != 1:
         raise InputError(
@@ -62,24 +77,58 @@ def run_harness(command: list[str], folder: Path) -> dict[str, Any]:
     return read_json(found[0])
 
 
+def log_output(stream: IO[bytes]) -> None:
+    """Log what a program prints, line by line; of its progress bars, how far they are, now and then."""
+    bars: dict[str, Progress] = {}
+    rest = b""
+    while chunk := stream.read1():
+        *lines, rest = re.split(rb"[\r\n]+", rest + chunk)
+        for line in lines:
+            log_line(line.decode(errors="replace").rstrip(), bars)
+    log_line(rest.decode(errors="replace").rstrip(), bars)
+
+
+def log_line(line: str, bars: dict[str, Progress]) -> None:
+    """Log a line; where it is the state of one of the progress ``bars``, by name, count it there instead."""
+    bar = BAR.match(line)
+    if bar:
+        name = bar["name"] or ""
+        progress = bars.get(name)
+        if progress is None or progress.total != int(bar["total"]):
+            prefix = f"{name}: " if name else ""
+            progress = bars[name] = Progress(int(bar["total"]), "items", log=lambda text: say(prefix + text))
+        if int(bar["done"]) > progress.done:
+            progress.advance(int(bar["done"]) - progress.done)
+    elif line:
+        say(line)
+
+
 def main() -> None:
     args = arguments(__doc__, paths=["model", "model-record", "output", "summary"], computes=True)
-    ledger = Ledger(args.budget, str(args.output))
-    check_record(args.model_record, args.model)
-    device = pick_device(args.device)
-    execution = execution_of(args, device)
-    record = Record("harness", settings=args.settings, inputs={"model": args.model}, execution=execution)
-    with tempfile.TemporaryDirectory() as folder:
-        command = harness_command(args.settings, model=args.model, output=Path(folder), device=device, batch=args.batch)
-        results = run_harness(command, Path(folder))
-    summary = figures(results)
-    if not summary:
-        raise InputError(f"drift.harness.tasks: {args.settings['tasks']} gave no figure")
-    write_json(results, args.output)
-    say(json.dumps(summary))
-    ledger.settle(gpu_hours=record.hours() if device == "cuda" else 0.0)
-    record.write(args.summary, outputs={"results": args.output}, summary=summary)
+    inputs, execution = {"model": args.model}, execution_of(args)
+    with job("harness", args, makes=args.output, record=args.summary, inputs=inputs, execution=execution) as this:
+        tokens = len(args.settings["tasks"]) * TASK_REQUESTS * REQUEST_TOKENS
+        this.reserve(scoring_hours, parameters=stored_parameters(args.model) / 1e9, tokens=tokens)
+        with tempfile.TemporaryDirectory() as folder:
+            command = harness_command(
+                args.settings, model=args.model, output=Path(folder), device=this.device, batch=args.batch
+            )
+            results = run_harness(command, Path(folder))
+        summary = figures(results)
+        if not summary:
+            raise InputError(f"drift.harness.tasks: {args.settings['tasks']} gave no figure")
+        write_json(results, args.output)
+        this.finish(
+            "; ".join(f"{task}: {values(metrics)}" for task, metrics in summary.items()),
+            outputs={"results": args.output},
+            summary=summary,
+        )
+
+
+def values(metrics: dict[str, float]) -> str:
+    """Metrics of a task in words, such as ``acc 0.312, acc_norm 0.35``; the harness's names end with a filter's."""
+    return ", ".join(f"{metric.removesuffix(',none')} {value:.3g}" for metric, value in metrics.items())
 
 
 if __name__ == "__main__":
-    run_stage(main, CeilingReached)
+    run_stage(main, if_gpu_is_full="Lower execution.generation_batch_size")

@@ -14,10 +14,10 @@ import shutil
 from pathlib import Path
 
 from implicit.render import Format, chat_template
-from stage.command import arguments, run_stage, say
+from stage.command import arguments, run_stage
 from stage.fit import check_datasets
+from stage.job import job
 from stage.models import context_length, load_tokenizer
-from stage.record import Record, check_record
 from stage.storage import written_whole
 
 
@@ -36,17 +36,17 @@ def main() -> None:
     from transformers import AutoConfig
 
     args = arguments(__doc__, paths=["shared", "shared-record", "model", "record"], lists=["conversations"])
-    check_record(args.shared_record, args.shared, output=args.shared.name)
-    record = Record("take_base", settings=args.settings, inputs={"shared": args.shared})
-    tokenizer = load_tokenizer(args.shared)
-    tokenizer.chat_template = chat_template(Format(**args.settings["chat"]))
-    if args.settings["too_long"] == "error":
-        check_datasets(args.conversations, tokenizer, context=context_length(AutoConfig.from_pretrained(args.shared)))
-    with written_whole(args.model) as temporary:
-        tokenizer.save_pretrained(temporary)  # first: over a link, it would write into the shared model
-        link_files(args.shared, temporary)
-    record.write(args.record, outputs={"model": args.model})
-    say(f"{args.model}: {args.shared}")
+    inputs = {"shared": args.shared}
+    with job("take_base", args, makes=args.model, record=args.record, inputs=inputs) as this:
+        tokenizer = load_tokenizer(args.shared)
+        tokenizer.chat_template = chat_template(Format(**args.settings["chat"]))
+        if args.settings["too_long"] == "error":
+            context = context_length(AutoConfig.from_pretrained(args.shared))
+            check_datasets(args.conversations, tokenizer, context=context)
+        with written_whole(args.model) as temporary:
+            tokenizer.save_pretrained(temporary)  # first: over a link, it would write into the shared model
+            link_files(args.shared, temporary)
+        this.finish(f"the base model is that of {args.shared}", outputs={"model": args.model})
 
 
 if __name__ == "__main__":

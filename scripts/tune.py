@@ -14,17 +14,15 @@ The record holds the loss of every step, and how many rows were cut at the maxim
 import argparse
 import os
 import sys
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from implicit.render import USER_TURNS, Format, Rendered, render
-from stage.budget import CeilingReached, Ledger
-from stage.claim import claimed
-from stage.command import InputError, arguments, execution_of, run_stage, say
+from stage.command import InputError, arguments, run_stage, say
 from stage.costs import tuning_hours
 from stage.fit import check_responses
-from stage.models import context_length, load_model, load_tokenizer, pick_device, save_model
-from stage.record import Record, check_record, peak_memory
+from stage.job import Job, execution_of, job
+from stage.models import context_length, load_model, load_tokenizer, save_model
+from stage.record import used, used_by_all
 from stage.sources import code_of
 from stage.storage import read_table
 
@@ -129,7 +127,8 @@ def main() -> None:
     paths = ["base", "base-record", "data", "model", "record"]
     numbers, flags = {"epochs": None, "processes": 1, "checkpoint-steps": 1000}, ["gradient-checkpointing", "compile"]
     args = arguments(__doc__, paths=paths, optional=["checkpoints"], numbers=numbers, flags=flags, computes=True)
-    device = pick_device(args.device)
+    execution = execution_of(args, gradient_checkpointing=args.gradient_checkpointing, compile=args.compile)
+    device = execution["device"]
     if args.compile:
         from implicit.tune import check_compiler
 
@@ -137,12 +136,21 @@ def main() -> None:
     start_processes(args.processes)
     check_method(args.settings["tuning"]["method"], device=device, processes=started_together())
     processes = join(device)
-    alone = args.checkpoints and processes.first  # with the checkpoints, which no two runs may write
-    with claimed(args.checkpoints, log=say) if alone else nullcontext():
-        tune_model(args, processes)
+    with job(
+        "tune",
+        args,
+        makes=args.record,
+        record=args.record,
+        inputs={"base": args.base, "data": args.data},
+        settings=args.settings | {"epochs": args.epochs},
+        execution=execution | {"device": processes.device, "processes": processes.count},
+        claim=args.checkpoints,  # which no two runs may write
+        processes=processes,
+    ) as this:
+        tune_model(args, this, processes)
 
 
-def tune_model(args: argparse.Namespace, processes: "Processes") -> None:
+def tune_model(args: argparse.Namespace, this: Job, processes: "Processes") -> None:
     """Tune, and write the model and its record; the first process alone writes."""
     import torch
 
@@ -152,13 +160,6 @@ def tune_model(args: argparse.Namespace, processes: "Processes") -> None:
 
     settings = args.settings
     log = say if processes.first else (lambda line: None)
-    ledger = Ledger(args.budget, str(args.record))
-    check_record(args.base_record, args.base)
-    execution = execution_of(args, processes.device) | {"processes": processes.count}
-    execution |= {"gradient_checkpointing": args.gradient_checkpointing, "compile": args.compile}
-    inputs = {"base": args.base, "data": args.data}
-    record = Record("tune", settings=settings | {"epochs": args.epochs}, inputs=inputs, execution=execution)
-    torch.set_num_threads(args.threads)
     torch.manual_seed(settings["seed"])
     tokenizer = load_tokenizer(args.base)
     model = prepare(args, processes)
@@ -168,15 +169,11 @@ def tune_model(args: argparse.Namespace, processes: "Processes") -> None:
     cut = [row for row in rows if row.cut]
     trained = sum(sum(row.trained) for row in rows)
     log(f"{len(rows):,} rows, {trained:,} trained tokens, {len(cut)} rows cut by {sum(r.cut for r in cut):,} tokens")
-    if ledger.machine and processes.first:
-        parameters, tokens = model.num_parameters() / 1e9, args.epochs * sum(len(row.ids) for row in rows)
-        recomputed = args.gradient_checkpointing
-        ledger.reserve(
-            gpu_hours=tuning_hours(ledger.machine, parameters=parameters, tokens=tokens, checkpointing=recomputed)
-        )
+    size = {"parameters": model.num_parameters() / 1e9, "tokens": args.epochs * sum(len(row.ids) for row in rows)}
+    this.reserve(tuning_hours, checkpointing=args.gradient_checkpointing, **size)
     checkpoints = None
     if args.checkpoints:
-        inputs = {name: given["sha256"] for name, given in record.content["inputs"].items()}
+        inputs, *_ = from_all(this.hashes, processes)  # those of the first process, which alone has them
         checkpoints = Checkpoints(
             args.checkpoints,
             {"settings": settings, "epochs": args.epochs, "inputs": inputs, "code": code_of("tune")},
@@ -198,17 +195,17 @@ def tune_model(args: argparse.Namespace, processes: "Processes") -> None:
         checkpoints=checkpoints,
         log=log,
     )
-    memory = max(from_all(peak_memory(), processes))
+    if checkpoints:
+        this.earlier_hours = checkpoints.earlier_seconds / 3600 * processes.count if this.on_gpu else 0.0
+    resources = used_by_all(from_all(used(), processes))
     tuned = finish(model, args, processes)
     if tuned is None:
         return
     card = {key: settings[key] for key in ("mode", "seed")}
     card |= {"base": args.base, "data": args.data, "epochs": args.epochs}
     save_model(tuned, tokenizer, args.model, card=card)
-    seconds = record.hours() * 3600 + (checkpoints.earlier_seconds if checkpoints else 0.0)
-    gpu_seconds = 0.0 if processes.device == "cpu" else seconds * processes.count
-    record.write(
-        args.record,
+    this.finish(
+        f"loss {steps[-1].loss:.4f} after {steps[-1].step} steps",
         outputs={"model": args.model},
         rows=len(rows),
         rows_cut=len(cut),
@@ -217,10 +214,9 @@ def tune_model(args: argparse.Namespace, processes: "Processes") -> None:
         tokens=steps[-1].tokens,
         losses=[step.loss for step in steps],
         resumed_at=checkpoints.resumed_at if checkpoints else [],
-        gpu_seconds=round(gpu_seconds, 2),
-        peak_memory_mib=memory,
+        gpu_seconds=round(this.gpu_seconds() + 3600 * this.earlier_hours, 2),
+        **resources,
     )
-    ledger.settle(gpu_hours=gpu_seconds / 3600)
     if checkpoints:
         checkpoints.clear()
 
@@ -231,7 +227,7 @@ if __name__ == "__main__":
     from implicit.optimise import NonFiniteLoss
     from implicit.tune import CompilerMissing, NonFiniteGradient
 
-    errors = (CeilingReached, NonFiniteLoss, NonFiniteGradient, Interrupted, MethodUnavailable, CompilerMissing)
+    errors = (NonFiniteLoss, NonFiniteGradient, Interrupted, MethodUnavailable, CompilerMissing)
     run_stage(
         main,
         *errors,

@@ -1,10 +1,6 @@
 """Ceilings hold for jobs one after the other, at the same moment, and again; the plan adds up."""
 
-import json
 import multiprocessing
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +9,6 @@ from stage.budget import CeilingReached, Ledger, spent
 from stage.costs import Machine, generation_hours, scoring_hours, tuning_hours
 from stage.storage import write_table
 
-ROOT = Path(__file__).parents[1]
 MACHINE = {"tflops": 312.0, "bandwidth": 2.0, "utilisation": 0.4}
 
 
@@ -128,23 +123,3 @@ def test_what_is_not_known_is_said_to_be_unknown(tmp_path):
     ]
     text = "\n".join(lines(summed(jobs, plan_settings(tmp_path, jobs)), plan_settings(tmp_path, jobs)))
     assert "?" in text.splitlines()[1] and "give `parameters`" in text
-
-
-def test_a_script_stops_at_a_ceiling_before_it_computes(tmp_path, model, tokenizer):
-    from stage.record import fingerprint
-    from stage.storage import write_json
-
-    tokenizer.save_pretrained(tmp_path / "model")
-    model.save_pretrained(tmp_path / "model")
-    write_json({"outputs": {"model": {"sha256": fingerprint(tmp_path / "model")}}}, tmp_path / "record.json")
-    row = {"id": "a", "index": 0, "instruction": "Hi", "reference": None, "request": None, "source": "here"}
-    write_table("evaluation_set", [row], tmp_path / "set.parquet")
-    chat = {"user_tag": "<|user|>", "assistant_tag": "<|assistant|>", "add_bos": True}
-    settings = {"generator": "g", "set": "s", "rules": None, "max_new_tokens": 8, "precision": "float32", "chat": chat}
-    command = [sys.executable, str(ROOT / "scripts" / "generate_responses.py"), "--settings", json.dumps(settings)]
-    for option, file in (("model", "model"), ("model-record", "record.json"), ("set", "set.parquet"), ("output", "out.parquet"), ("json", "out.json"), ("record", "out.record.json")):  # fmt: skip
-        command += [f"--{option}", str(tmp_path / file)]
-    command += ["--budget", json.dumps(budget(tmp_path / "ledger", gpu_hours=0.0))]
-    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    assert done.returncode == 1 and "error: ceilings.gpu_hours: " in done.stdout and "Traceback" not in done.stdout
-    assert not (tmp_path / "out.parquet").exists()

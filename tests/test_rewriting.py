@@ -178,14 +178,14 @@ def test_the_script_rewrites_a_dataset_and_says_what_it_took(rows, tmp_path, mon
         line = [str(ROOT / "scripts" / "rewrite_dataset.py"), "--data", str(tmp_path / "lima.parquet")]
         line += ["--output", str(tmp_path / "new.parquet"), "--answers", str(tmp_path / "deep" / "a.jsonl")]
         line += ["--settings", json.dumps({"server": server, "detect": DETECT, "rewrite": REWRITE}), "--requests", "2"]
-        line += ["--timeout", "20", "--attempts", "1"]
+        line += ["--timeout", "20", "--attempts", "1", "--record", str(tmp_path / "record.json")]
         done = subprocess.run(
             [sys.executable, *line], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
         )
         assert done.returncode == 0, done.stdout
         assert "3 of 7 responses in 5 conversations rewritten, to 13 % of their characters; 10 calls now" in done.stdout
         assert "560 + 19 tokens, price 0.0062" in done.stdout and KEY not in done.stdout
-        monkeypatch.setattr(sys, "argv", [*line, "--record", str(tmp_path / "record.json")])
+        monkeypatch.setattr(sys, "argv", line)
         rewrite_dataset.main()
     assert len(service.bodies) == 10 and "0 calls now, 10 answers of before" in capsys.readouterr().out
     assert read_table("conversations", tmp_path / "new.parquet") == run(service, rows).rows

@@ -9,7 +9,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # What a record tells of how a job went, and what no two runs have in common.
-HOW_IT_WENT = ("seconds", "resumed_at", "peak_memory_mib", "calls", "cached", "retries", "price_now")
+HOW_IT_WENT = (
+    "seconds",
+    "resumed_at",
+    "peak_memory_mib",
+    "cpu_seconds",
+    "read_mib",
+    "written_mib",
+    "calls",
+    "cached",
+    "retries",
+    "price_now",
+)
 PARTS = ("Snakefile", "config.yaml", "rules", "scripts", "experiments", "profiles")
 
 

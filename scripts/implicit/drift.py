@@ -1,11 +1,12 @@
 """What tuning costs: how far a tuned model has gone from its base model on text that neither was tuned on."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from implicit.batching import token_batches
+from implicit.progress import Progress
 from implicit.rank import score_responses
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def measure_drift(
     pad: int,
     batch_tokens: int,
     device: str = "cpu",
+    log: Callable[[str], None] = lambda line: None,
 ) -> list[Drift]:
     """Score the token ids of documents by both models, in the given order; the first token of each is only read.
 
@@ -43,12 +45,14 @@ def measure_drift(
 
     order = sorted(range(len(documents)), key=lambda i: len(documents[i]), reverse=True)
     found: dict[int, Drift] = {}
+    progress = Progress(len(documents), "documents", log=log)
     with torch.inference_mode():
         for batch in token_batches([len(documents[i]) for i in order], tokens=batch_tokens):
             chosen = [documents[order[i]] for i in batch]
             width = len(chosen[0])
             if width < 2:  # nothing has a token before it
                 found.update({order[i]: Drift(0, 0.0, 0.0, 0.0) for i in batch})
+                progress.advance(len(batch))
                 continue
             ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in chosen], device=device)
             mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in chosen], device=device)
@@ -58,6 +62,7 @@ def measure_drift(
             parts = sums.split([max(0, len(row) - 1) for row in chosen])
             for i, part in zip(batch, parts, strict=True):
                 found[order[i]] = Drift(len(part), *part.double().sum(dim=0).tolist())
+            progress.advance(len(batch))
     return [found[i] for i in range(len(documents))]
 
 
@@ -84,11 +89,17 @@ def _compared(
 
 
 def recalled(
-    model: "PreTrainedModel", questions: Sequence[Question], *, pad: int, batch_tokens: int, device: str = "cpu"
+    model: "PreTrainedModel",
+    questions: Sequence[Question],
+    *,
+    pad: int,
+    batch_tokens: int,
+    device: str = "cpu",
+    log: Callable[[str], None] = lambda line: None,
 ) -> list[int]:
     """For each question the place of the value that the model finds most likely, as a whole; of equals the first."""
     pairs = [(prompt, value) for prompt, values in questions for value in values]
-    scores = iter(score_responses(model, pairs, pad=pad, batch_tokens=batch_tokens, device=device))
+    scores = iter(score_responses(model, pairs, pad=pad, batch_tokens=batch_tokens, device=device, log=log))
     found = []
     for _, values in questions:
         own = [next(scores).logprob for _ in values]

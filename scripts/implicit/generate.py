@@ -1,6 +1,5 @@
 """Greedy generation, batched, with a key-value cache and, if wanted, the rule adapter."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from implicit.cache import growing_cache
+from implicit.progress import Progress
 from implicit.rules import RuleAdapter
 
 
@@ -40,7 +40,7 @@ def generate(
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     responses: dict[int, Response] = {}
-    started = time.monotonic()
+    progress = Progress(len(prompts), "responses", log=log)
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
         if adapter is not None:
@@ -56,9 +56,7 @@ def generate(
             device=device,
         )
         responses.update(zip(chunk, batch, strict=True))
-        seconds = time.monotonic() - started
-        tokens = sum(len(response.ids) for response in responses.values())
-        log(f"{len(responses)}/{len(prompts)} responses  {tokens / max(seconds, 1e-9):,.0f} tokens/s")
+        progress.advance(len(batch))
     return [responses[i] for i in range(len(prompts))]
 
 

@@ -1,7 +1,7 @@
 """Response ranking: is the true response to an instruction more likely than another one's (equation 3)?"""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from implicit.batching import token_batches
 from implicit.intervals import mean_interval
+from implicit.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -55,6 +56,7 @@ def score_responses(
     pad: int,
     batch_tokens: int,
     device: str = "cpu",
+    log: Callable[[str], None] = lambda line: None,
 ) -> list[Score]:
     """Score (prompt ids, response ids) pairs, in the given order. Every response ends with a token that is not read on.
 
@@ -68,13 +70,20 @@ def score_responses(
     for i, (prompt, _) in enumerate(pairs):
         by_prompt.setdefault(tuple(prompt), []).append(i)
     scores: dict[int, Score] = {}
+    progress = Progress(len(pairs), "responses", log=log)
     prompts = sorted(by_prompt, key=len, reverse=True)
     with torch.inference_mode():
         for batch in token_batches([len(prompt) for prompt in prompts], tokens=batch_tokens):
             read = [prompts[i] for i in batch]
             owner = {pair: row for row, prompt in enumerate(read) for pair in by_prompt[prompt]}
             scored = _score_batch(
-                model, read, [(owner[i], pairs[i][1]) for i in owner], pad=pad, batch_tokens=batch_tokens, device=device
+                model,
+                read,
+                [(owner[i], pairs[i][1]) for i in owner],
+                pad=pad,
+                batch_tokens=batch_tokens,
+                device=device,
+                done=progress.advance,
             )
             scores.update(zip(owner, scored, strict=True))
     return [scores[i] for i in range(len(pairs))]
@@ -88,8 +97,12 @@ def _score_batch(
     pad: int,
     batch_tokens: int,
     device: str,
+    done: Callable[[int], None],
 ) -> list[Score]:
-    """Score (row of the prompt, response ids), in the given order. Prompts are left-padded, responses right-padded."""
+    """Score (row of the prompt, response ids), in the given order. Prompts are left-padded, responses right-padded.
+
+    ``done`` gets the number of responses of each batch.
+    """
     import torch
 
     from implicit.cache import growing_cache, taken
@@ -131,6 +144,7 @@ def _score_batch(
         parts = log_likelihoods(head, hidden[real], targets[real]).split([len(r) for _, r in chosen])
         for i, part in zip(batch, parts, strict=True):
             scores[order[i]] = Score(part.double().sum().item(), len(part), part[-1].item())
+        done(len(batch))
     return [scores[i] for i in range(len(responses))]
 
 

@@ -45,8 +45,13 @@ class Encoder:
         known = (self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", None))
         return min(MAX_TOKENS, *(length for length in known if length))
 
-    def embed(self, texts: Sequence[str], *, batch_size: int) -> Embeddings:
-        """Embed texts, in the given order, ``batch_size`` texts of about the same length at a time."""
+    def embed(
+        self, texts: Sequence[str], *, batch_size: int, done: Callable[[int], None] = lambda count: None
+    ) -> Embeddings:
+        """Embed texts, in the given order, ``batch_size`` texts of about the same length at a time.
+
+        ``done`` gets the number of texts of each batch.
+        """
         import torch
 
         lengths = [len(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]]
@@ -66,6 +71,7 @@ class Encoder:
             mask = encoded["attention_mask"][:, :, None].float()
             means = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
             vectors[batch] = torch.nn.functional.normalize(means, dim=1).cpu().numpy()
+            done(len(batch))
         if not np.isfinite(vectors).all():
             raise RuntimeError("the encoder gives embeddings that are no numbers")
         return Embeddings(vectors, cut=sum(length > self.max_tokens for length in lengths))

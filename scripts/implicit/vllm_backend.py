@@ -6,8 +6,9 @@ scores of a row are ``RuleAdapter``'s own, computed anew at each step from the r
 reorders, preempts and resumes requests. In bfloat16, what is batched together may change a choice.
 """
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from implicit.generate import Response
+from implicit.progress import Progress
 from implicit.rules import RuleAdapter, RuleSettings
 
 
@@ -57,6 +59,7 @@ def generate_with_vllm(
     adapter_settings: RuleSettings | None = None,
     rules: Sequence[str] = (),
     adapter_prompts: Sequence[Sequence[int]] | None = None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> list[Response]:
     """Respond to every prompt with the model in a directory, in the given order, as ``implicit.generate`` does.
 
@@ -95,8 +98,27 @@ def generate_with_vllm(
         )
         for prompt, counted in zip(prompts, adapter_prompts or prompts, strict=True)
     ]
-    outputs = engine.generate([{"prompt_token_ids": list(prompt)} for prompt in prompts], sampling)
+    given = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+    outputs = engine.generate(given, sampling, use_tqdm=logging_bar(log))
     return _responses(outputs, prompts, eos=eos)
+
+
+def logging_bar(log: Callable[[str], None]) -> type:
+    """A progress bar of tqdm's kind that draws nothing, and logs how many responses are done."""
+    from tqdm import tqdm
+
+    class LoggingBar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            # Not disabled, whatever the environment says: vLLM divides by the time that the bar has measured.
+            super().__init__(*args, **options | {"disable": False, "file": io.StringIO()})
+            self.progress = Progress(int(self.total or 0), "responses", log=log)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            if self.iterable is None:  # a bar around an iterable counts requests as they are handed over
+                self.progress.advance(int(n or 0))
+            return super().update(n)
+
+    return LoggingBar
 
 
 def _responses(outputs: Sequence[Any], prompts: Sequence[Sequence[int]], *, eos: int) -> list[Response]:

@@ -1,7 +1,8 @@
 """The ledger of an experiment: what its jobs have cost and are about to, against the ceilings of the config.
 
-Each job has one entry, a small file, which it replaces when it runs again. Entries are read and written under a
-lock, so that jobs that start at the same moment cannot pass a ceiling together.
+Each job has one entry, a small file. GPU hours that a job has used count for good, also when it failed and runs again;
+what it had set aside is replaced. Entries are read and written under a lock, so that jobs that start at the same moment
+cannot pass a ceiling together.
 """
 
 import fcntl
@@ -12,13 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stage.command import InputError
 from stage.costs import Machine
 from stage.storage import read_json, write_json
 
 UNITS = {"gpu_hours": "GPU hours", "price": "of price"}
 
 
-class CeilingReached(RuntimeError):
+class CeilingReached(InputError):
     """A job would pass a ceiling: it must not start."""
 
 
@@ -30,7 +32,8 @@ class Ledger:
         self.folder = Path(settings["folder"]) if settings else None
         self.machine = Machine(**settings["machine"]) if settings else None  # the GPU that hours are estimated for
         self.job = job
-        self.reserved = dict.fromkeys(UNITS, 0.0)
+        self.used_before = self._used_before()  # GPU hours
+        self.reserved = dict.fromkeys(UNITS, 0.0) | {"gpu_hours": self.used_before}
         self.spent = dict.fromkeys(UNITS, 0.0)
 
     def reserve(self, **amounts: float) -> None:
@@ -39,6 +42,8 @@ class Ledger:
             return
         with self._locked():
             others = self._sum_of_others()
+            if "gpu_hours" in amounts:
+                amounts |= {"gpu_hours": self.used_before + amounts["gpu_hours"]}
             wanted = self.reserved | amounts
             for unit, ceiling in self.ceilings.items():
                 if ceiling is not None and unit in amounts and others[unit] + wanted[unit] > ceiling:
@@ -63,17 +68,25 @@ class Ledger:
         """Count what an answer cost beyond its estimate, or less. Raises CeilingReached: then no more is sent."""
         self.spend(difference)
 
-    def settle(self, **amounts: float) -> None:
-        """Replace what was set aside by what it came to."""
+    def settle(self, *, price: float = 0.0, gpu_hours: float = 0.0) -> None:
+        """Replace what was set aside by what it came to: the price of all runs, and the GPU hours of this one."""
         if self.folder is not None:
+            hours = self.used_before + gpu_hours
             with self._locked():
-                self._write(dict.fromkeys(UNITS, 0.0) | amounts)
+                self._write({"gpu_hours": hours, "price": price}, used=hours)
 
     def _path(self) -> Path:
         return self.folder / f"{hashlib.sha256(self.job.encode()).hexdigest()[:16]}.json"
 
-    def _write(self, amounts: dict[str, float]) -> None:
-        write_json({"job": self.job} | amounts, self._path())
+    def _used_before(self) -> float:
+        """GPU hours that earlier runs of this job have used."""
+        if self.folder is None or not self._path().is_file():
+            return 0.0
+        return read_json(self._path()).get("gpu_hours_used", 0.0)
+
+    def _write(self, amounts: dict[str, float], *, used: float | None = None) -> None:
+        used = self.used_before if used is None else used
+        write_json({"job": self.job} | amounts | {"gpu_hours_used": used}, self._path())
 
     def _sum_of_others(self) -> dict[str, float]:
         entries = [read_json(path) for path in self.folder.glob("*.json") if path != self._path()]

@@ -1,13 +1,18 @@
 """What the command lines of the stages' scripts have in common."""
 
 import argparse
+import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from stage.storage import disk_is_full
+
+# What keeps the progress bars of libraries and of other programs out of logs: set before they are imported or started.
+WITHOUT_BARS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
 
 
 class InputError(ValueError):
@@ -62,14 +67,9 @@ def arguments(
     return parser.parse_args()
 
 
-def execution_of(args: argparse.Namespace, device: str) -> dict[str, Any]:
-    """How a stage computes, for its record: what may change the last bits of what it computes."""
-    return {"device": device, "threads": args.threads, "batch": args.batch}
-
-
 def read_settings(text: str) -> Any:
     """JSON as it is, or from standard input where ``-`` stands: a large grid's is longer than an argument may be."""
-    return json.loads(sys.stdin.read() if text == "-" else text)
+    return json.loads(sys.stdin.buffer.read() if text == "-" else text)  # bytes: JSON is UTF-8, whatever stdin is
 
 
 def gpu_is_full(error: Exception) -> bool:
@@ -83,6 +83,8 @@ def run_stage(main: Callable[[], Any], *errors: type[Exception], if_gpu_is_full:
 
     ``if_gpu_is_full`` is what helps then, such as a key of the config to lower.
     """
+    print_in_any_encoding()
+    hide_progress_bars()
     try:
         main()
     except (InputError, *errors) as error:
@@ -97,6 +99,22 @@ def run_stage(main: Callable[[], Any], *errors: type[Exception], if_gpu_is_full:
             raise
         where = "".join(f": {note}, and is as it was before" for note in getattr(error, "__notes__", [])[:1])
         sys.exit(f"error: the disk is full{where}. Make room, and run the same command again")
+
+
+def print_in_any_encoding() -> None:
+    """Print characters that the terminal's encoding lacks as escapes, such as ``\\xb1``, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def hide_progress_bars() -> None:
+    """Keep the progress bars of libraries out of the log, of those that are imported already, too."""
+    os.environ |= WITHOUT_BARS
+    if "transformers" in sys.modules:
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
+    if "huggingface_hub" in sys.modules:
+        sys.modules["huggingface_hub"].utils.disable_progress_bars()
 
 
 def say(line: object) -> None:

@@ -19,6 +19,8 @@ REFRESH = 2.0  # seconds between two looks at the clock, on a terminal
 TAIL = 4096  # bytes of a log that are read
 # Of Snakemake's messages, those that a line here replaces, or that say once more what `explain_failures` says.
 REPLACED = {"job_info", "job_started", "job_finished", "job_error", "progress", "shellcmd", "group_info", "group_error"}
+BAR = re.compile(r"\d+%\|.*\d+/\d+ \[|\b\d+it \[\d+:\d+")  # a library's, with a known end or without
+STEP = re.compile(r" \d+ s left$")  # how far a long loop is: nothing that was found
 REPEATED = re.compile(
     r"Select jobs to execute|Execute \d+ jobs|RuleException:|WorkflowError:\s+At least one job|Exiting because a job"
     r"|Removing output files of failed job"
@@ -43,14 +45,22 @@ def last_lines(log: Path | None, count: int) -> list[str]:
         file.seek(max(0, log.stat().st_size - TAIL))
         text = file.read().decode(errors="replace")
     lines = [line.rstrip() for line in re.split(r"[\r\n]+", text)]
-    return [line for line in lines if line and not re.search(r"\d+%\|.*\d+/\d+ \[", line)][-count:]
+    return [line for line in lines if line and not BAR.search(line)][-count:]
 
 
 def finding(log: Path | None) -> str:
-    """What a job has found: the last line of its log; of one that took steps, its loss."""
-    line = (last_lines(log, 1) or [""])[0]
-    step = re.match(r"step (\d+)/\d+ +loss ([\d.]+)", line)
-    return f"loss {step[2]} after {step[1]} steps" if step else line[:100]
+    """What a job has found: the last line of its log that is not about its progress. Nothing where there is no log."""
+    lines = [line for line in last_lines(log, TAIL) if not STEP.search(line)]
+    if log is None or lines:
+        return lines[-1][:100] if lines else ""
+    return f"{log} does not say what came out"
+
+
+def failure(log: Path | None) -> str:
+    """Why a job has failed: the beginning of its message, or else what its log says last."""
+    lines = last_lines(log, TAIL)
+    messages = [line for line in lines if line.startswith("error: ")]
+    return (messages or lines or [""])[-1][:200]
 
 
 def seconds_left(log: Path | None) -> float | None:
@@ -123,7 +133,9 @@ class Progress(logging.Handler):
     def _fail(self, record: Any) -> None:
         job = self.running.pop(record.jobid, None)
         logs = ", ".join(map(str, record.log))
-        self._print(f"{self._count()} FAILED {record.rule_name}: {job.what if job else ''} (log: {logs or 'none'})")
+        why = failure(Path(record.log[0])) if record.log else ""
+        what = f"{job.what if job else ''}{f': {why}' if why else ''}"
+        self._print(f"{self._count()} FAILED {record.rule_name}: {what} (log: {logs or 'none'})")
         if record.rule_msg:  # a cluster's, on what became of its job
             self._print(f"  {record.rule_msg}")
 

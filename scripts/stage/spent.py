@@ -12,7 +12,7 @@ from stage.storage import read_json
 
 @dataclass
 class Spent:
-    """A stage: its jobs, their seconds, of which ``work`` in the scripts, MiB, tokens, calls of a judge, and price."""
+    """A stage: its jobs, their seconds, of which ``work`` in the scripts, MiB, tokens, calls of a server, and price."""
 
     stage: str
     jobs: int = 0
@@ -33,8 +33,8 @@ def all_records(results: Path) -> dict[str, dict[str, Any]]:
 
 
 def tokens(record: dict[str, Any]) -> int:
-    """Tokens that a job has trained on, generated, or had read and written by a judge."""
-    if record["stage"] == "judge":
+    """Tokens that a job has trained on, generated, or had read and written by a server."""
+    if "prompt_tokens" in record:
         return (record["prompt_tokens"] or 0) + (record["completion_tokens"] or 0)
     return record.get("trained_tokens") or record.get("tokens") or 0
 
@@ -42,9 +42,10 @@ def tokens(record: dict[str, Any]) -> int:
 def spent_by_stage(results: Path) -> list[Spent]:
     """What each stage has cost, the longest first.
 
-    Work is what lies between a record's beginning and end: not the start of Python and its imports. A stage without
-    records is as light as its jobs are short: all of its time counts as start. Calls of a judge are those of all runs.
-    Pre-training that is shared with other experiments counts in each.
+    Work is the time between a record's beginning and end: not the start of Python and its imports. Jobs that may be
+    forked from the warm process have no benchmark, as Snakemake would measure only the process that asked for it: their
+    seconds are those at work. A stage without records is as light as its jobs are short: all of its time counts as
+    start. Calls of a server are those of all runs. Pre-training that is shared with other experiments counts in each.
     """
     stages: dict[str, Spent] = defaultdict(lambda: Spent(""))
     benchmarks = sorted((results / "benchmarks").rglob("*.tsv"))
@@ -66,5 +67,7 @@ def spent_by_stage(results: Path) -> list[Spent]:
         own.price += record.get("price") or 0.0
         own.unpriced += "price" in record and record["price"] is None
     for stage, own in stages.items():
-        own.stage, own.jobs = stage, max(own.jobs, counted[stage])
-    return sorted(stages.values(), key=lambda own: -max(own.seconds, own.work))
+        if counted[stage]:
+            own.jobs, own.seconds = counted[stage], own.work
+        own.stage = stage
+    return sorted(stages.values(), key=lambda own: -own.seconds)
