@@ -48,12 +48,12 @@ rule judge_responses:
     params:
         settings=lambda wildcards: judge_settings(wildcards.set),
         opponent=lambda wildcards, input: f"--opponent {input.opponent}" if input.opponent else "",
-        gamed=lambda wildcards, input: f"--gamed {input.gamed}" if input.gamed else "",
+        gamed=lambda wildcards, input: f"--gamed={input.gamed}" if input.gamed else "",
         answers=f"{RESULTS}/answers/{{model}}/{{system}}/{{set}}.against-{{opponent}}.jsonl",  # not an output: outlives a failure
     message:
         "judge: {wildcards.model}, {wildcards.system} against {wildcards.opponent}, {wildcards.set}"
     shell:
-        "{WARM} {input.code[0]} --set {input.set} --responses {input.responses} {params.opponent} {params.gamed} "
+        "{WARM} {input.code[0]} --set {input.set} --responses {input.responses} {params.opponent} {params.gamed:q} "
         "--output {output.table} --summary {output.summary} --answers {params.answers} --settings {params.settings:q} "
         "{REQUESTS} --budget {BUDGET:q} "
         "--device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"
