@@ -1,9 +1,20 @@
 # "Instruction Following without Instruction Tuning" as a DAG: data, models, tuning, generation, ranking, judging, tables.
 # Each stage can be asked for by its name: snakemake --cores all tune
 
+import shlex
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 min_version("9.20")
+
+if Path(workflow.basedir).resolve() != Path.cwd():
+    project = shlex.quote(str(workflow.basedir))
+    raise WorkflowError(
+        f"the working directory is {Path.cwd()}, but config, scripts and results are relative to the project's: "
+        f"run `cd {project}` first, or add --directory {project}"
+    )
 
 
 configfile: "config.yaml"

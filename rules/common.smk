@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -15,7 +16,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 from stage.bases import SHARED, base_name
 from stage.check import ConfigError, check_config
 from stage.command import WITHOUT_BARS, print_in_any_encoding
-from stage.config import GPUS
+from stage.config import BASE_LABEL, GPUS
 from stage.hub import is_hub_id
 from stage.local_files import is_url
 from stage.sources import code_of
@@ -24,7 +25,7 @@ print_in_any_encoding()
 os.environ |= WITHOUT_BARS  # of every job: a log is read by people, and by the run's display
 
 try:
-    CONFIG = check_config(config)
+    CONFIG = check_config(config, files=workflow.configfiles)
 except ConfigError as error:
     raise WorkflowError(f"the config is wrong:\n{error}")
 
@@ -35,7 +36,7 @@ BENCHMARKS = f"{RESULTS}/benchmarks"
 
 EXECUTION = CONFIG.execution
 REFERENCE = CONFIG.judge.reference_mode if CONFIG.judge else None
-RULE_VARIANTS = {name: used for name, used in CONFIG.rules.variants.items() if used is not None} if CONFIG.rules else {}
+RULE_VARIANTS = CONFIG.rules.used() if CONFIG.rules else {}
 REWRITTEN = [name for name, dataset in CONFIG.datasets.items() if dataset.origin == "rewrite"]
 ALTERED = [name for name, dataset in CONFIG.datasets.items() if dataset.origin == "alter"]
 
@@ -59,8 +60,11 @@ def keep_warm():
 
 
 def settings(**content):
-    """A rule's slice of the config, as the JSON that its script takes: a change of it reruns the rule."""
-    return json.dumps(content, sort_keys=True, ensure_ascii=False)
+    """A rule's slice of the config, as the JSON that its script takes: a change of it reruns the rule.
+
+    Snakemake takes {name} in a parameter for a wildcard: braces of a text are written as JSON's escapes.
+    """
+    return re.sub(r'\{(?![}"])', r"\\u007b", json.dumps(content, sort_keys=True, ensure_ascii=False))
 
 
 def plain(section):
@@ -110,14 +114,9 @@ def all_sets(model):
     return [set_path(name, model) for name in used_sets()]
 
 
-def elsewhere(names, sections):
-    """Of datasets or evaluation sets, the names of those that are not drawn from a world."""
-    return [name for name in names if origin(sections[name], CONFIG.run.models[0]) == "files"]
-
-
 # What must be sound before the hours of pre-training, besides what is drawn from a world.
-OWN_DATASETS = [dataset_path(name, CONFIG.run.models[0]) for name in elsewhere(used_datasets(), CONFIG.datasets)]
-OWN_SETS = [set_path(name, CONFIG.run.models[0]) for name in elsewhere(used_sets(), CONFIG.evaluation_sets)]
+OWN_DATASETS = [path for path in all_datasets(CONFIG.run.models[0]) if path.startswith(f"{RESULTS}/data/files/")]
+OWN_SETS = [path for path in all_sets(CONFIG.run.models[0]) if path.startswith(f"{RESULTS}/data/files/")]
 # The base model that each model is taken from. Snakemake does a job anew when its inputs are other files than before:
 # where pre-training waits for an experiment's own, it is not for others.
 TAKEN = {
@@ -148,14 +147,14 @@ wildcard_constraints:
 
 def on_hub():
     """Everything that is taken from a hub, for the question whether it can be had."""
-    own = {name: CONFIG.datasets[name] for used in [*used_datasets(), *REWRITTEN] for name in CONFIG.ancestry(used)}
-    own |= {name: CONFIG.evaluation_sets[name] for name in used_sets()}
+    own = {f"datasets.{name}": CONFIG.datasets[name] for used in used_datasets() for name in CONFIG.ancestry(used)}
+    own |= {f"evaluation_sets.{name}": CONFIG.evaluation_sets[name] for name in used_sets()}
     found = [
         {"name": name, "type": "dataset", "id": s.hub.id, "revision": s.hub.revision, "gated": s.hub.gated}
         for name, s in own.items()
         if s.origin == "hub"
     ]
-    models = {name: CONFIG.models[name] for name in CONFIG.run.models}
+    models = {f"models.{name}.path": CONFIG.models[name] for name in CONFIG.run.models}
     found += [
         {"name": name, "type": "model", "id": m.path, "revision": m.revision, "gated": m.gated}
         for name, m in models.items()
@@ -164,7 +163,13 @@ def on_hub():
     if CONFIG.similarity and is_hub_id(CONFIG.similarity.encoder):
         encoder = CONFIG.similarity
         found.append(
-            {"name": "encoder", "type": "model", "id": encoder.encoder, "revision": encoder.revision, "gated": False}
+            {
+                "name": "similarity.encoder",
+                "type": "model",
+                "id": encoder.encoder,
+                "revision": encoder.revision,
+                "gated": False,
+            }
         )
     return found
 
@@ -219,10 +224,8 @@ def comparisons(model):
 def system_label(system):
     """What a system is called in tables and figures."""
     if system.startswith("rules/"):
-        used = RULE_VARIANTS[system.removeprefix("rules/")].use
-        left_out = [rule for rule in ("eos", "uniform", "diversity") if rule not in used]
-        return "base + rules" + (f" without {' and '.join(left_out)}" if left_out else "")
-    return "base" if system == "base" else CONFIG.modes[system.split("/")[0]].label
+        return RULE_VARIANTS[system.removeprefix("rules/")].label
+    return BASE_LABEL if system == "base" else CONFIG.modes[system.split("/")[0]].label
 
 
 def responses_path(model, system, name=None):

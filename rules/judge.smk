@@ -46,12 +46,12 @@ rule judge_responses:
         code=code_of("judge_responses"),
         settings=lambda wildcards: judge_settings(wildcards.set),
         opponent=lambda wildcards, input: f"--opponent {input.opponent}" if input.opponent else "",
-        gamed=lambda wildcards, input: f"--gamed {input.gamed}" if input.gamed else "",
+        gamed=lambda wildcards, input: f"--gamed={input.gamed}" if input.gamed else "",
         answers=f"{RESULTS}/answers/{{model}}/{{system}}/{{set}}.against-{{opponent}}.jsonl",  # not an output: outlives a failure
     message:
         "judge: {wildcards.model}, {wildcards.system} against {wildcards.opponent}, {wildcards.set}"
     shell:
-        "{WARM} scripts/judge_responses.py --set {input.set} --responses {input.responses} {params.opponent} {params.gamed} "
+        "{WARM} scripts/judge_responses.py --set {input.set} --responses {input.responses} {params.opponent} {params.gamed:q} "
         "--output {output.table} --summary {output.summary} --answers {params.answers} --settings {params.settings:q} "
         "{REQUESTS} --budget {BUDGET:q} "
         "--device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"

@@ -8,12 +8,19 @@ rule model:
         [f"{RESULTS}/{model}/base/record.json" for model in CONFIG.run.models],
 
 
+def whole(models):
+    """The datasets whose responses must fit in the context of the models, as they are tuned: these are checked first."""
+    return list(dict.fromkeys(dataset_path(name, m) for m in models for name in CONFIG.whole_datasets(m)))
+
+
 rule pretrain:
     """A tokenizer and a small Llama from nothing. Rows from elsewhere must be sound first, as this is what costs."""
     input:
         corpus=f"{BASES}/{{base}}/corpus.parquet",
-        conversations=ancient(OWN_DATASETS),
-        sets=ancient(OWN_SETS),
+        conversations=lambda wildcards: ancient(
+            [path for path in OWN_DATASETS if path in whole([m for m in TAKEN if TAKEN[m] == wildcards.base])]
+        ),
+        data=ancient(OWN_DATASETS + OWN_SETS),
     output:
         model=directory(f"{BASES}/{{base}}/model"),
         snapshots=directory(f"{BASES}/{{base}}/snapshots"),
@@ -27,10 +34,7 @@ rule pretrain:
         device=EXECUTION.device,
     params:
         code=code_of("pretrain"),
-        settings=lambda wildcards: settings(
-            pretrain=plain(PRETRAINED[wildcards.base].pretrain),
-            too_long=CONFIG.tuning.too_long if OWN_DATASETS else None,
-        ),
+        settings=lambda wildcards: settings(pretrain=plain(PRETRAINED[wildcards.base].pretrain)),
     message:
         "model: pre-training {wildcards.base}, a line per step in {log}"
     shell:
@@ -49,8 +53,8 @@ rule take_base:
     input:
         shared=lambda wildcards: kept(wildcards.model),
         record=lambda wildcards: f"{BASES}/{TAKEN[wildcards.model]}/record.json",
-        conversations=lambda wildcards: ancient(all_datasets(wildcards.model)),
-        sets=lambda wildcards: ancient(all_sets(wildcards.model)),
+        conversations=lambda wildcards: ancient(whole([wildcards.model])),
+        data=lambda wildcards: ancient(all_datasets(wildcards.model) + all_sets(wildcards.model)),
     output:
         model=directory(f"{RESULTS}/{{model}}/base/model"),
         record=f"{RESULTS}/{{model}}/base/record.json",
@@ -64,7 +68,7 @@ rule take_base:
     params:
         code=code_of("take_base"),
         snapshot=lambda wildcards: CONFIG.models[wildcards.model].snapshot or ".",  # a folder inside, or the whole
-        settings=lambda wildcards: settings(too_long=CONFIG.tuning.too_long, chat=chat(wildcards.model)),
+        settings=lambda wildcards: settings(chat=chat(wildcards.model)),
     message:
         "model: {wildcards.model} from {input.shared}"
     shell:
@@ -75,8 +79,8 @@ rule take_base:
 rule import_model:
     """A model that exists already, with the pad token and the chat template that the other stages need."""
     input:
-        conversations=lambda wildcards: ancient(all_datasets(wildcards.model)),
-        sets=lambda wildcards: ancient(all_sets(wildcards.model)),
+        conversations=lambda wildcards: ancient(whole([wildcards.model])),
+        data=lambda wildcards: ancient(all_datasets(wildcards.model) + all_sets(wildcards.model)),
         access=lambda wildcards: (
             ancient(f"{RESULTS}/data/access.json") if is_hub_id(CONFIG.models[wildcards.model].path) else []
         ),
@@ -95,7 +99,6 @@ rule import_model:
         settings=lambda wildcards: settings(
             path=CONFIG.models[wildcards.model].path,
             revision=CONFIG.models[wildcards.model].revision,
-            too_long=CONFIG.tuning.too_long,
             chat=chat(wildcards.model),
         ),
     message:

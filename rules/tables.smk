@@ -248,8 +248,8 @@ rule verify:
     params:
         settings=CONDITION_SETTINGS,
         folder=RESULTS,
-        gamed=f"--gamed {CONFIG.judge.gamed_table}" if CONFIG.judge and CONFIG.judge.gamed_table else "",
+        gamed=f"--gamed={CONFIG.judge.gamed_table}" if CONFIG.judge and CONFIG.judge.gamed_table else "",
     message:
         "verify: {params.folder}"
     shell:
-        "printf %s {params.settings:q} | python scripts/verify.py --results {params.folder} {params.gamed} {KEPT} --settings -"
+        "printf %s {params.settings:q} | python scripts/verify.py --results {params.folder} {params.gamed:q} {KEPT} --settings -"

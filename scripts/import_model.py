@@ -1,8 +1,9 @@
 """Take an existing model as a base model, by local directory or hub id: checked, and given what the DAG needs.
 
     python scripts/import_model.py --model base/model --record base/record.json \\
-        --settings '{"path": "models/llama", "revision": null, "too_long": "error", "chat": {...}}'
+        --settings '{"path": "models/llama", "revision": null, "chat": {...}}'
 
+``--conversations`` are datasets whose responses must fit in the model's context.
 A tokenizer without a pad token of its own gets one, and the embeddings a row for it where they have none to spare,
 as in the authors' script: with EOS as the pad token, a trained EOS could be masked by mistake.
 """
@@ -92,8 +93,7 @@ def import_model(args: argparse.Namespace, this: Job) -> None:
     check_head(model)
     for line in prepare_tokens(model, tokenizer):
         say(line)
-    if settings["too_long"] == "error":
-        check_datasets(args.conversations, tokenizer, context=context_length(model.config))
+    check_datasets(args.conversations, tokenizer, context=context_length(model.config))
     tokenizer.chat_template = chat_template(Format(**settings["chat"]))
     base = path + (f" at {commit}" if commit else "")
     save_model(model, tokenizer, args.model, card={"base": base, "data": "none", "mode": "none", "seed": "none"})

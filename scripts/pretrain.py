@@ -4,9 +4,8 @@
         --record base/record.json --settings "$(python -c 'import json, yaml; print(json.dumps({"pretrain": ...}))')"
 
 ``settings``: ``pretrain``, as in the config. Of its ``snapshots``, the first is ``base/snapshots/1``.
-``--conversations`` are datasets that the model is to be tuned on: with ``too_long: error``, they are checked with the
-new tokenizer before the hours of training, not after. The chat template is not given here, but by whoever takes the
-model.
+``--conversations`` are datasets whose responses must fit in the model's context: they are checked with the new
+tokenizer before the hours of training, not after. The chat template is not given here, but by whoever takes the model.
 """
 
 import argparse
@@ -38,8 +37,7 @@ def pretrain_model(args: argparse.Namespace, this: Job) -> None:
     documents = [row["text"] for row in read_table("corpus", args.corpus)]
     architecture = Architecture(**settings["architecture"])
     tokenizer = train_tokenizer(documents, vocab_size=settings["vocab_size"], context=architecture.context)
-    if args.settings["too_long"] == "error":
-        check_datasets(args.conversations, tokenizer, context=architecture.context)
+    check_datasets(args.conversations, tokenizer, context=architecture.context)
     plan = Pretraining(**{key: settings[key] for key in Pretraining.__dataclass_fields__})
     try:
         rows = pack(documents, tokenizer, length=plan.sequence_length, tokens=plan.tokens, seed=plan.seed)

@@ -3,10 +3,10 @@
     python scripts/take_base.py --shared bases/world1-0123abcd/model \\
         --shared-record bases/world1-0123abcd/record.json --model base/model --record base/record.json \\
         --conversations poem.parquet \\
-        --settings '{"too_long": "error", "chat": {"user_tag": "<|user|>", ...}}'
+        --settings '{"chat": {"user_tag": "<|user|>", ...}}'
 
 ``--shared`` is the model at the end of pre-training, or one of its snapshots. Weights are linked, not copied, where the
-file system can do that. ``--conversations`` are the datasets that the model is to be tuned on.
+file system can do that. ``--conversations`` are datasets whose responses must fit in the model's context.
 """
 
 import os
@@ -40,9 +40,8 @@ def main() -> None:
     with job("take_base", args, makes=args.model, record=args.record, inputs=inputs) as this:
         tokenizer = load_tokenizer(args.shared)
         tokenizer.chat_template = chat_template(Format(**args.settings["chat"]))
-        if args.settings["too_long"] == "error":
-            context = context_length(AutoConfig.from_pretrained(args.shared))
-            check_datasets(args.conversations, tokenizer, context=context)
+        context = context_length(AutoConfig.from_pretrained(args.shared))
+        check_datasets(args.conversations, tokenizer, context=context)
         with written_whole(args.model) as temporary:
             tokenizer.save_pretrained(temporary)  # first: over a link, it would write into the shared model
             link_files(args.shared, temporary)

@@ -11,16 +11,29 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 from implicit.chat_client import OURS
+from stage.config_types import (
+    Count,
+    Distinct,
+    Draws,
+    Flag,
+    JsonObject,
+    Line,
+    LocalFile,
+    LocalPath,
+    Name,
+    NotNegative,
+    Number,
+    OneOrMore,
+    Positive,
+    Seed,
+    Share,
+    no_boolean,
+)
 from stage.hub import ORIGINS
 
-Integer = Annotated[int, Strict()]
-Count = Annotated[int, Strict(), Field(ge=1)]
-Draws = Annotated[int, Strict(), Field(ge=2)]  # of a bootstrap: one has no standard deviation
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Flag = Annotated[bool, Strict()]
 Precision = Literal["float32", "bfloat16", "float16"]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+RULES = ("eos", "uniform", "diversity")  # of the rule adapter, in the paper's order
+BASE_LABEL = "base"  # the base model, as tables and figures name it
 
 # Peak bfloat16 matrix TFLOP/s (dense) and memory bandwidth in TB/s, from the makers' data sheets: for the plan.
 GPUS = {
@@ -47,11 +60,11 @@ class Section(BaseModel):
 
 
 class Run(Section):
-    models: Annotated[list[Name], Field(min_length=1)]
+    models: OneOrMore[Name]
     """By their names in `models`."""
-    modes: Annotated[list[Name], Field(min_length=1)]
+    modes: OneOrMore[Name]
     """By their names in `modes`, in the order of the tables."""
-    test_seeds: Annotated[list[Integer], Field(min_length=1)]
+    test_seeds: OneOrMore[Seed]
 
 
 class Architecture(Section):
@@ -77,11 +90,11 @@ class Corpus(Section):
     intact_pairs: Share = 1.0
     markup: Literal["many", "one"] = "many"
     after_answer: Literal["go_on", "end"] = "go_on"
-    chat_tags: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    chat_tags: Annotated[float, Field(ge=0, le=0.5), no_boolean] = 0.0
 
 
 class Pretrain(Section):
-    seed: Integer
+    seed: Seed
     documents: Count
     tokens: Count
     vocab_size: Annotated[int, Strict(), Field(ge=300)]
@@ -104,21 +117,21 @@ class Pretrain(Section):
 
 
 class Model(Section):
-    world: Integer | None = None
+    world: Seed | None = None
     pretrain: Pretrain | None = None
     snapshot: Count | None = None
     """Of `pretrain.snapshots`, the one that is taken, from 1; `null`: the model at the end."""
-    path: str | None = None
+    path: LocalPath | None = None
     """A directory, or a hub id: an existing model, in place of `pretrain`."""
-    revision: str | None = None
+    revision: Line | None = None
     """The commit, tag or branch of the hub."""
     gated: Flag = False
     """The hub wants a token; it is asked for before anything runs."""
     parameters: Positive | None = None
     """In billions: for the plan, and for the memory that is asked of a cluster."""
-    test_seeds: Annotated[list[Integer], Field(min_length=1)] | None = None
+    test_seeds: OneOrMore[Seed] | None = None
     """In place of the run's."""
-    validation_seed: Integer | None = None
+    validation_seed: Seed | None = None
     """In place of the selection's."""
     tuning: dict[str, Any] = {}
     """Laid over the common `tuning`."""
@@ -146,13 +159,13 @@ class Hub(Section):
 
     id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
     """Such as `openai/gsm8k`."""
-    revision: str | None = None
+    revision: Line | None = None
     """The commit, tag or branch."""
-    config: str | None = None
+    config: Line | None = None
     """Of several configurations, the one that is read."""
-    split: str = "train"
+    split: Line = "train"
     """Of the rows."""
-    file: str | None = None
+    file: Line | None = None
     """A single file of the repository, read as a local one would be."""
     gated: Flag = False
     """The hub wants a token; it is asked for before anything runs."""
@@ -161,13 +174,13 @@ class Hub(Section):
 class Source(Section):
     """Where rows come from: a part of the model's world, a hub, or a file. A later one stands in for an earlier."""
 
-    file: str | None = None
+    file: LocalFile | None = None
     """A local file, or the URL of one: .json, .jsonl, .csv, .txt or .parquet, also with .gz."""
     hub: Hub | None = None
     """A dataset on a hub."""
     rows: Annotated[list[Annotated[int, Strict(), Field(ge=0)]], Field(min_length=2, max_length=2)] | None = None
     """From the first of these rows, counted from 0, to before the second."""
-    templates: str | None = None
+    templates: LocalFile | None = None
     """With the recipe `alpaca`: a file of prompt templates, which are read and never executed."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """What the rows that come out must have; each run prints it."""
@@ -267,7 +280,7 @@ class Lora(Section):
     """Of the two matrices that each layer gets."""
     alpha: Positive
     """Their product is scaled by alpha / rank."""
-    dropout: Annotated[float, Field(ge=0, lt=1)]
+    dropout: Annotated[float, Field(ge=0, lt=1), no_boolean]
     """Of what goes into them, while tuning."""
 
 
@@ -276,7 +289,7 @@ class Tuning(Section):
     batch_size: Count
     schedule: Literal["cosine", "linear", "constant"]
     warmup: Share
-    weight_decay: Annotated[float, Field(ge=0)]
+    weight_decay: NotNegative
     """AdamW's; the paper does not say, the scripts: 0."""
     max_grad_norm: Positive
     """Gradients beyond it are scaled down to it; scripts: 1."""
@@ -296,9 +309,9 @@ class Mode(Section):
     """What is tuned on, by its name in `datasets`."""
     user_turn: Literal["shown", "empty", "removed"] = "shown"
     """`empty`: without its text, which is response tuning (equation 2); `removed`: without its tag, too."""
-    label: str
+    label: Line
     """The name in tables and figures."""
-    published: str | None = None
+    published: Line | None = None
     """The paper's row that stands beside it."""
     tuning: dict[str, Any] = {}
     """Laid over the common `tuning`, and over the model's own."""
@@ -319,8 +332,8 @@ class Chat(Section):
 
 
 class Selection(Section):
-    epochs: Annotated[list[Count], Field(min_length=1)]
-    seed: Integer
+    epochs: OneOrMore[Count]
+    seed: Seed
     evaluation_set: str
     """A set with references, by its name in `evaluation_sets`."""
 
@@ -333,20 +346,30 @@ class Generation(Section):
 
 
 class Variant(Section):
-    use: list[Literal["eos", "uniform", "diversity"]]
+    use: OneOrMore[Literal["eos", "uniform", "diversity"]]
     """The rules that are used."""
     max_new_tokens: Count | None = None
     """In place of the generation's."""
 
+    @property
+    def label(self) -> str:
+        """The base model under these rules, as tables and figures name it."""
+        left_out = [rule for rule in RULES if rule not in self.use]
+        return BASE_LABEL + " + rules" + (f" without {' and '.join(left_out)}" if left_out else "")
+
 
 class Rules(Section):
-    eos_bonus: float
+    eos_bonus: Number
     eos_ramp: Count
     after_ramp: Literal["hold", "none"]
-    token_scores: dict[str, float | None]
-    diversity_penalty: float
+    token_scores: dict[str, Number | None]
+    diversity_penalty: Number
     diversity_scope: Literal["response", "prompt_and_response"]
     variants: dict[Name, Variant | None]
+
+    def used(self) -> dict[str, Variant]:
+        """The variants that are not taken out with null."""
+        return {name: variant for name, variant in self.variants.items() if variant is not None}
 
     def scores(self) -> dict[str, float]:
         """The scores of the tokens that are not taken out with null."""
@@ -358,27 +381,27 @@ class Ranking(Section):
     evaluation_set: str
     instructions: Count
     others: Count
-    negatives: Annotated[list[Literal["any", "same_kind", "same_format"]], Field(min_length=1)]
-    seed: Integer
+    negatives: OneOrMore[Literal["any", "same_kind", "same_format"]]
+    seed: Seed
     """Of the draw of other responses, and of the bootstrap."""
-    modes: list[str]
+    modes: Distinct[str]
     bootstrap: Draws
 
     @model_validator(mode="after")
     def enough_others(self) -> Self:
         if self.others >= self.instructions:
             raise ValueError(f"'others' is {self.others}: it must be smaller than 'instructions', {self.instructions}")
-        if "any" not in self.negatives or len(set(self.negatives)) < len(self.negatives):
-            raise ValueError(f"'negatives' is {self.negatives}: each once, and 'any', which table 2 is of, among them")
+        if "any" not in self.negatives:
+            raise ValueError(f"'negatives' is {self.negatives}: it must contain 'any', which table 2 is of")
         return self
 
 
 class Price(Section):
     """Of a million tokens, in whatever currency the ceilings are in."""
 
-    input: Annotated[float, Field(ge=0)]
+    input: NotNegative
     """Of a million tokens that are sent."""
-    output: Annotated[float, Field(ge=0)]
+    output: NotNegative
     """Of a million tokens that come back."""
 
 
@@ -387,11 +410,11 @@ class Server(Section):
 
     base_url: Annotated[str, Field(pattern=r"^https?://")]
     """Such as `http://localhost:8000/v1`, without user, password or query."""
-    model: Annotated[str, Field(min_length=1)]
+    model: Line
     """The name that the server knows it by."""
     key_variable: str = "OPENAI_API_KEY"
     """The environment variable that holds the key, never the key itself."""
-    request: dict[str, Any] = {}
+    request: JsonObject = {}
     """Goes into every request as it is: temperature, max_tokens, logprobs."""
     price: Price
     """In the currency of `ceilings.price`."""
@@ -414,25 +437,25 @@ class Judge(Section):
     name: Name
     kind: Literal["oracle", "evaluator", "server", "local"]
     """One of the four above; docs/judges.md tells more of them."""
-    evaluator: str | None = None
+    evaluator: LocalPath | None = None
     """For the kind `evaluator`: a name of alpaca-eval's, or the path of a folder or YAML file."""
     server: Server | None = None
     """For the kind `server`."""
-    path: str | None = None
+    path: LocalPath | None = None
     """For the kind `local`: a directory or a hub id."""
-    revision: str | None = None
+    revision: Line | None = None
     """For the kind `local`: the commit, tag or branch."""
     precision: Precision = "float32"
     """For the kind `local`: of weights and arithmetic."""
-    template: str | None = None
+    template: LocalFile | None = None
     """A file with `{instruction}`, `{output_1}` and `{output_2}`; `null` is that of AlpacaEval 2."""
     answer: Literal["logprobs", "text"] = "logprobs"
     """`logprobs`: the weighted preference of AlpacaEval 2; `text`: the label itself."""
     reference_mode: str
-    seed: Integer
+    seed: Seed
     bootstrap: Draws
     metric: Literal["length_controlled_minimal", "length_controlled_v1"]
-    gamed_table: str | None = None
+    gamed_table: LocalFile | None = None
     both_orders: Flag
 
     @model_validator(mode="after")
@@ -459,24 +482,24 @@ class Rewriting(Section):
 
 
 class Similarity(Section):
-    encoder: str
+    encoder: LocalPath
     """A sentence encoder: a hub id or a directory. The paper's is `nomic-ai/nomic-embed-text-v1`."""
-    revision: str | None = None
+    revision: Line | None = None
     """The commit, tag or branch."""
-    modes: list[str]
+    modes: OneOrMore[str]
     """The modes whose responses are compared with their own data."""
     baseline: str
     """The dataset that stands for no particular style, LIMA in the paper."""
-    seed: Integer
-    """Of the models; one of `run.test_seeds`."""
+    seed: Seed
+    """Of the models; a test seed of each model that is run."""
 
 
 class Conditions(Section):
     model: str
     """The model that is varied, by its name in `models`; it needs a `pretrain`."""
-    worlds: Annotated[list[Integer], Field(min_length=1)]
+    worlds: OneOrMore[Seed]
     """Each is the seed of a world, its corpus and the weights. Means and intervals are over them."""
-    axis: Annotated[str, Field(min_length=1)]
+    axis: Line
     """What the conditions are, with a unit: the title of the figure's axis."""
     values: Annotated[dict[Name, dict[str, Any] | None], Field(min_length=1)]
     """What is laid over the model, by the condition's name, in order; `null` takes out one of another file's."""
@@ -490,9 +513,9 @@ class Conditions(Section):
 class Harness(Section):
     """lm-evaluation-harness, run as a program on the base model and every tuned one."""
 
-    command: str = "lm_eval"
+    command: LocalPath = "lm_eval"
     """Its name on the PATH, or its path: it may have an environment of its own."""
-    tasks: Annotated[list[str], Field(min_length=1)]
+    tasks: OneOrMore[Line]
     """Tasks that it knows, such as `arc_easy`."""
     options: list[str] = []
     """Further words of its command, such as `["--limit", "100"]`."""
@@ -501,7 +524,7 @@ class Harness(Section):
 class Drift(Section):
     documents: Count
     """How many texts are read by the base model and by each tuned one."""
-    file: str | None = None
+    file: LocalFile | None = None
     """Texts, in a column `text`: .json, .jsonl, .csv, .txt (one a line) or .parquet; `null`: of the model's world."""
     precision: Precision = "float32"
     """Of the models' weights and arithmetic."""
@@ -516,15 +539,15 @@ class Drift(Section):
 
 
 class Ceilings(Section):
-    gpu_hours: Annotated[float, Field(ge=0)] | None = None
+    gpu_hours: NotNegative | None = None
     """Of all jobs together, those before included."""
-    price: Annotated[float, Field(ge=0)] | None = None
+    price: NotNegative | None = None
     """Of all questions together, in the currency of the server's price."""
 
 
 class Plan(Section):
     gpu: str
-    utilisation: Annotated[float, Field(gt=0, le=1)]
+    utilisation: Annotated[float, Field(gt=0, le=1), no_boolean]
     tokens: dict[str, Count] = {}
     response_tokens: Count
 
@@ -590,6 +613,11 @@ class Config(Section):
     def model_chat(self, model: str) -> Chat:
         """The chat format of a model: the common values, with the model's own laid over them."""
         return Chat.model_validate(merged(self.chat.model_dump(), self.models[model].chat))
+
+    def whole_datasets(self, model: str) -> list[str]:
+        """The datasets whose responses must fit in a model's context: those of its modes with ``too_long: error``."""
+        strict = [mode for mode in self.run.modes if self.mode_tuning(model, mode).too_long == "error"]
+        return list(dict.fromkeys(self.modes[mode].dataset for mode in strict))
 
     def epoch_grid(self, model: str, mode: str) -> list[int]:
         """The epoch counts that are chosen from: a single one where the model gives it."""

@@ -1,5 +1,6 @@
 """Rows and commits from a dataset or model hub: through its cache where there is no network, every fault explained."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,12 @@ ORIGINS = ("alter", "rewrite", "file", "hub", "world")  # the first that is give
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a model's path is an id on the hub, such as org/name, and no directory."""
-    return not Path(path).exists() and not path.startswith((".", "/")) and path.count("/") <= 1
+    """Whether a model's path is an id on the hub, NAME or ORGANISATION/NAME: a directory of that name comes first.
+
+    What cannot be an id is a directory, there or not: it begins with ``.``, ``/`` or ``~``, or has a second slash.
+    """
+    part = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+    return not Path(path).exists() and re.fullmatch(f"{part}(/{part})?", path) is not None
 
 
 def origin_of(source: dict[str, Any]) -> str:
@@ -124,6 +129,8 @@ def explained(kind: str, id_: str, revision: str | None, *also: type[Exception])
     what = f"{kind} {id_}" + (f", revision {revision}" if revision else "")
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{id_}"
     stand_in = f"a local {'file' if kind == 'dataset' else 'path'!r} can stand in for it"
+    if kind == "model" and not Path(id_).exists():
+        stand_in = f"there is no directory {id_} here, either; {stand_in}"
     if Path(id_).is_dir():
         stand_in = "give a whole directory, with weights as safetensors, as `save_pretrained` writes it"
     try:
