@@ -11,6 +11,7 @@ import pytest
 from workflow import ROOT, planned
 
 from stage.sources import PLUMBING, SCRIPTS, code_of, running_code, sources
+from stage.storage import read_json
 from stage.syntax import what_counts, written
 
 RULES = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "rules").glob("*.smk")))
@@ -311,6 +312,12 @@ def test_other_words_anywhere_rerun_nothing(project):
     with other_texts(project, texts):
         assert planned(project) == {}
     assert planned(project) == {}
+
+
+def test_records_hold_the_code(project):
+    results = project / "results" / "test" / "tiny"
+    for record, stage in (("poem/chosen/seed1/record.json", "tune"), ("base/test.record.json", "generate_responses")):
+        assert read_json(results / record)["code"] == code_of(stage, root=project / "scripts")
 
 
 SHOWN = {"make_tables": 1, "make_figures": 1, "make_report": 1}

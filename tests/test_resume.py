@@ -202,6 +202,17 @@ def test_what_else_a_gpu_says_is_not_taken_for_that(run, monkeypatch):
         run_stage(lambda: run("broken"), if_gpu_is_full="Lower the batch size")
 
 
+def test_a_checkpoint_of_other_code_is_removed_not_used(run, cut_at, lines, monkeypatch):
+    cut_at(8)
+    with pytest.raises(PowerCut):
+        run("changed")
+    said = lines()
+    monkeypatch.setattr(script, "code_of", lambda stage: "of another loss")
+    changed, _ = run("changed")
+    assert sum("of other settings, data or code: they are removed, not used" in line for line in said) == 1
+    assert changed["resumed_at"] == []
+
+
 def test_the_last_two_checkpoints_are_kept(model, tmp_path):
     kept = Checkpoints(tmp_path, {"a": 1}, every=1, processes=ALONE)
     optimizer = torch.optim.AdamW(model.parameters())
