@@ -41,7 +41,9 @@ def test_a_job_that_ends_is_one_line_with_what_it_found(log):
     progress.emit(started(7, log))
     progress.emit(event(None, "Select jobs to execute..."))
     assert out.getvalue() == ""
-    log.write_text("step 8/8  loss 3.25  lr 0\nWriting model shards: 100%|####| 1/1 [00:00<00:00, 9it/s]\n")
+    log.write_text(
+        "loss 3.25 after 8 steps\n7/8 rows, 2 rows/s, 3 s left\nWriting model shards: 100%|####| 1/1 [00:00<00:00, 9it/s]\n"
+    )
     progress.emit(event("job_finished", "Finished jobid: 7 (Rule: tune)", job_id=7))
     assert re.fullmatch(
         r"\[1/3\] tune: tiny, poem: loss 3.25 after 8 steps \(0 s; tune 1/2; time left not known yet\)\n",
@@ -55,11 +57,12 @@ def test_a_job_that_fails_is_named_with_its_log_and_one_of_a_group_by_its_rule(l
     out = io.StringIO()
     progress = Progress(TUNE, out)
     progress.emit(started(7, log))
+    log.write_text(log.read_text() + "error: the data is bad\n  in row 7\n")
     progress.emit(event("job_error", jobid=7, rule_name="tune", log=[str(log)], rule_msg="SLURM-job '9' failed"))
     progress.emit(event("job_finished", "Finished jobid: 9 (Rule: judge)", job_id=9))
     failed, why, judged = out.getvalue().splitlines()
     assert (failed, why) == (
-        f"[0/3] FAILED tune: tiny, poem (log: {log})",
+        f"[0/3] FAILED tune: tiny, poem: error: the data is bad (log: {log})",
         "  SLURM-job '9' failed",
     ) and judged.startswith("[1/3] judge:")
 
@@ -89,7 +92,8 @@ def test_what_logs_say_last(log, tmp_path):
     assert seconds_left(log) == 80.0 and seconds_left(tmp_path / "none.log") is None
     log.write_text("\n".join(f"line {i}" for i in range(9000)) + "\n\nerror: it is bad\n")
     assert last_lines(log, 2) == ["line 8999", "error: it is bad"] and finding(log) == "error: it is bad"
-    assert finding(None) == "" and finding(tmp_path / "none.log") == ""
+    log.write_text("12it [00:01, 9.0it/s]\rChunk:  50%|##| 1/2 [00:00<00:00]\n1/2 rows, 1 rows/s, 1 s left\n")
+    assert finding(None) == "" and str(log) in finding(log) and "%" not in finding(log)
 
 
 def test_of_snakemakes_messages_only_those_that_are_replaced_are_gone():

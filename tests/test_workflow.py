@@ -220,6 +220,18 @@ def test_every_job_has_a_log_and_a_benchmark_or_record_and_leaves_no_temporary_f
         assert not list(folder.rglob("*.lock"))
 
 
+def test_what_is_printed_needs_no_encoding(project, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    folder = str(results(project))
+    for script, arguments in (("print_summary", [folder]), ("compare_results", [folder, folder])):
+        command = [sys.executable, f"scripts/{script}.py", *arguments]
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and done.stdout.isascii() and done.stderr == "", done.stderr
+    for rule in ("plan", "verify"):
+        done = snakemake(project, rule, "--quiet", "all")
+        assert done.returncode == 0 and done.stdout.isascii(), done.stdout
+
+
 def test_a_second_run_does_nothing(project):
     assert planned(project) == {}
     for path in (project / "scripts").rglob("*.py"):

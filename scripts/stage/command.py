@@ -69,7 +69,8 @@ def arguments(
 
 def read_settings(text: str) -> Any:
     """JSON as it is, or from standard input where ``-`` stands: a large grid's is longer than an argument may be."""
-    return json.loads(sys.stdin.buffer.read() if text == "-" else text)  # bytes: JSON is UTF-8, whatever stdin is
+    # As bytes: JSON is UTF-8, whatever encoding the terminal has.
+    return json.loads(sys.stdin.buffer.read() if text == "-" else os.fsencode(text))
 
 
 def gpu_is_full(error: Exception) -> bool:
