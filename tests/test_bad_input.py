@@ -266,7 +266,7 @@ ROWS = [  # kind of set, file's name, its content, source, message
     ("dataset", "r.json", talk(("user", "a")), TURNS, r"r.json, row 1: the conversation has no assistant turn"),
     ("dataset", "r.json", talk(("assistant", " ")), TURNS, r"r.json, row 1: the response in message 1 is empty"),
     ("dataset", "r.json", talk(("system", "a")), TURNS, r"row 1: message 1 has the role 'system': use 'user' or 'assistant'"),
-    ("dataset", "r.json", talk(("assistant", True)), TURNS, r"r.json, row 1: column 'm', message 1: its content must be text or a finite number, but"),
+    ("dataset", "r.json", talk(("assistant", True)), TURNS, r"r.json, row 1: column 'm', message 1, its content must be text or a finite number, but"),
     ("dataset", "r.json", talk(), TURNS, r"r.json, row 1: the conversation has no assistant turn"),
     ("dataset", "r.json", '[{"m": "hello"}]', TURNS, r"r.json, row 1: column 'm' must be a list of {role, content}"),
     ("dataset", "r.json", '[{"m": [{"role": "user"}]}]', TURNS, r"r.json, row 1: the instruction in message 1 is empty"),

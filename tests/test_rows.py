@@ -181,10 +181,10 @@ def parquet_twice():
 @pytest.mark.parametrize(
     ("kind", "content", "message"),
     [
-        ("csv", b"q,a,a\nWhy?,a,b\n", "line 2: column 'a' must be .* ambiguous: columns 2 and 3 have this name"),
-        ("jsonl", b'{"q": "Why?", "a": "a", "a": "b"}', "line 1: column 'a' .* this key stands 2 times, for 'a' and then 'b'"),
-        ("json", b'[{"q": "Why?", "a": "a", "a": "b"}]', "row 1: column 'a' .* this key stands 2 times, for 'a' and then 'b'"),
-        ("parquet", parquet_twice(), "row 1: column 'a' must be .* ambiguous: columns 2 and 3 have this name"),
+        ("csv", b"q,a,a\nWhy?,a,b\n", "line 2: column 'a': columns 2 and 3 both have this name"),
+        ("jsonl", b'{"q": "Why?", "a": "a", "a": "b"}', "line 1: column 'a': this key stands 2 times in its object, for 'a' and then 'b'"),
+        ("json", b'[{"q": "Why?", "a": "a", "a": "b"}]', "row 1: column 'a': this key stands 2 times in its object, for 'a' and then 'b'"),
+        ("parquet", parquet_twice(), "row 1: column 'a': columns 2 and 3 both have this name"),
     ],
 )  # fmt: skip
 def test_a_column_that_stands_twice_is_refused_where_it_is_used(tmp_path, kind, content, message):
@@ -196,7 +196,9 @@ def test_a_column_that_stands_twice_is_refused_where_it_is_used(tmp_path, kind, 
 
 def test_a_key_that_stands_twice_within_a_message_is_refused(tmp_path):
     path = write(tmp_path, b'[{"m": [{"role": "assistant", "content": "a", "content": "b"}]}]', "json")
-    with pytest.raises(InputError, match=r"row 1: column 'm', message 1: its content must be .* for 'a' and then 'b'"):
+    with pytest.raises(
+        InputError, match=r"row 1: column 'm', message 1, its content: this key .* for 'a' and then 'b'"
+    ):
         conversations("d", {"file": path, "messages": "m"}, None)
 
 
@@ -216,7 +218,7 @@ def test_parquet_columns_of_no_text_are_refused_where_used_and_not_read_elsewher
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"q": ["a", "b"], "x": ODD[case], "a": ["c", "d"]}), path)
     assert made(str(path), user="{q}") == said(("a", "c"), ("b", "d"))
-    with pytest.raises(InputError, match=r"rows.parquet, row 1: column 'x' must be text .*: write it as text"):
+    with pytest.raises(InputError, match=r"rows.parquet, row 1: column 'x': its type is .*: write it as text"):
         made(str(path))
 
 
@@ -229,7 +231,9 @@ def test_categories_and_large_strings_of_parquet_are_text(tmp_path):
 @pytest.mark.parametrize("number", ["1.50", "-0", "1e3", "1E+16", "0.10000000000000000001", "1e999"])
 def test_a_number_of_json_whose_text_would_be_another_is_refused(tmp_path, number):
     path = write(tmp_path, f'{{"q": "a", "x": {number}, "a": "b"}}'.encode(), "jsonl")
-    with pytest.raises(InputError, match=rf"line 1: column 'x' .*the number {re.escape(number)}, .*: write it as text"):
+    with pytest.raises(
+        InputError, match=rf"line 1: column 'x': the number {re.escape(number)} would .*: write it as text"
+    ):
         made(path)
     assert made(path, user="{q}") == said(("a", "b"))
 
@@ -329,7 +333,9 @@ def test_messages_are_the_same_in_every_format(tmp_path, kind):
         with pytest.raises(InputError, match=f"{place(path, kind, 2)}: the instruction in message 1 is empty"):
             made(path, user=None, assistant=None, messages="m")
     path = write(tmp_path, as_bytes([{"m": [turns[0] | {"name": "me"}, turns[1] | {"name": None}]}], kind), kind)
-    with pytest.raises(InputError, match=r"must be a list of {role, content}, but message 1 is .*'name': 'me'"):
+    with pytest.raises(
+        InputError, match=r"column 'm', message 1 must be {role, content} and nothing else, but it is .*'name': 'me'"
+    ):
         made(path, user=None, assistant=None, messages="m")
 
 

@@ -168,7 +168,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for key, given in values.items():
             if len(given) > 1:
                 listed = " and then ".join(f"{value!r:.60}" for value in given)
-                found[key] = Refused(f"ambiguous: this key stands {len(given)} times, for {listed}; keep one")
+                found[key] = Refused(f"this key stands {len(given)} times in its object, for {listed}: keep one")
     return found
 
 
@@ -177,7 +177,7 @@ def _number(text: str) -> Any:
     value = int(text) if text.removeprefix("-").isdigit() else float(text)
     if repr(value) == text:
         return value
-    return Refused(f'the number {text}, which would become the text {value!r}: write it as text, "{text}"')
+    return Refused(f'the number {text} would become the text {value!r}: write it as text, "{text}"')
 
 
 def _csv(path: Path, name: str, columns: Collection[str]) -> Rows:
@@ -207,7 +207,7 @@ def _csv(path: Path, name: str, columns: Collection[str]) -> Rows:
 
 def _twice(places: list[int]) -> Refused:
     """The cell of a column that stands several times, at these places from 1."""
-    return Refused(f"ambiguous: columns {' and '.join(map(str, places))} have this name; rename or remove one")
+    return Refused(f"columns {' and '.join(map(str, places))} both have this name: rename or remove one")
 
 
 def _text_lines(path: Path, name: str, columns: Collection[str]) -> Rows:
@@ -243,7 +243,7 @@ def _split_columns(schema: Any, columns: Collection[str]) -> tuple[dict[str, Ref
         if len(own) > 1:
             unread[column] = _twice(own)
         elif not _is_plain(schema.field(column).type):
-            unread[column] = Refused(f"of the Parquet type {schema.field(column).type}: write it as text")
+            unread[column] = Refused(f"its type is {schema.field(column).type}: write it as text")
         else:
             wanted.append(column)
     return unread, wanted

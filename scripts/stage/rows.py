@@ -90,27 +90,27 @@ def text_of(cell: Any, what: str) -> str:
         return cell
     if isinstance(cell, int | float) and not isinstance(cell, bool) and math.isfinite(cell):
         return repr(cell)
-    raise InputError(f"{what} must be text or a finite number, but it is {_shown(cell)}")
+    raise _refusal(cell, what, "text or a finite number")
 
 
 def texts_of(cell: Any, what: str) -> list[str]:
     """The texts of a cell that is a list. Raises InputError."""
     if not isinstance(cell, list) or any(one is None for one in cell):
-        raise InputError(f"{what} must be a list of texts, but it is {_shown(cell)}")
+        raise _refusal(cell, what, "a list of texts")
     return [text_of(one, f"{what}, item {number}") for number, one in enumerate(cell, start=1)]
 
 
 def turns_of(cell: Any, what: str) -> list[dict[str, str]]:
     """The messages of a cell that is a list of role and content; further keys must be null. Raises InputError."""
     if not isinstance(cell, list):
-        raise InputError(f"{what} must be a list of {{role, content}}, but it is {_shown(cell)}")
+        raise _refusal(cell, what, "a list of {role, content}")
     turns = []
     for number, message in enumerate(cell, start=1):
+        place = f"{what}, message {number}"
         given = {k: v for k, v in message.items() if v is not None} if isinstance(message, dict) else {}
         if not {"role"} <= set(given) <= {"role", "content"}:
-            raise InputError(f"{what} must be a list of {{role, content}}, but message {number} is {_shown(message)}")
-        place = f"{what}, message {number}"
-        turns.append({key: text_of(given.get(key), f"{place}: its {key}") for key in ("role", "content")})
+            raise _refusal(message, place, "{role, content} and nothing else")
+        turns.append({key: text_of(given.get(key), f"{place}, its {key}") for key in ("role", "content")})
     return turns
 
 
@@ -130,13 +130,13 @@ USES: dict[str, Callable[[Any, str], Any]] = {
 }
 
 
-def _shown(cell: Any) -> str:
-    if cell is None or cell == "":
-        return "empty"
+def _refusal(cell: Any, what: str, wanted: str) -> InputError:
     if isinstance(cell, Refused):
-        return repr(cell)
-    names = {dict: "an object", list: "a list", bool: "true or false", float: "no finite number", str: "text"}
-    return f"{cell!r:.60} ({names.get(type(cell), type(cell).__name__)})"
+        return InputError(f"{what}: {cell.why}")
+    if cell is None or cell == "":
+        return InputError(f"{what} must be {wanted}, but it is empty")
+    names = {dict: "an object", list: "a list", bool: "a boolean", float: "a number", str: "text"}
+    return InputError(f"{what} must be {wanted}, but it is {cell!r:.60} ({names.get(type(cell), type(cell).__name__)})")
 
 
 def check_text(text: str, what: str) -> None:
