@@ -9,7 +9,7 @@ What is drawn follows from the name of the new dataset, and from where its rows 
 
 from implicit.alterations import AlterationError, alter, other_responses
 from stage.command import InputError, arguments, run_stage, say
-from stage.local_files import check_sha256
+from stage.rows import check_sha256
 from stage.storage import read_table, write_table
 
 

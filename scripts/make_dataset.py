@@ -4,18 +4,22 @@
         --settings '{"name": "poem", "source": {"world": "poem", "examples": 300}, "world": 1}'
 
 ``source`` is the dataset's section of the config; ``world`` is the model's. Rows of a file or a hub are streamed
-through a recipe of the paper's, or templates, and checked here; no more are read than are asked for.
+through a recipe of the paper's, or templates, and checked here. Of a hub no more are read than are asked for; of a
+file the further rows are counted, for the log.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from implicit.recipes import RECIPES, RecipeError
+from implicit.recipes import RECIPES, RecipeError, pair
+from implicit.turns import unanswered
 from implicit.world.sets import World
 from stage.command import InputError, arguments, run_stage, say
 from stage.hub import origin_of, source_rows
-from stage.local_files import check_conversation, check_sha256, take_first, to_conversation
+from stage.local_files import Counted, take_first
+from stage.rows import Columns, check_conversation, check_sha256, fill, template_columns
 from stage.storage import write_table
 
 
@@ -29,8 +33,9 @@ def conversations(name: str, source: dict[str, Any], world: int | None) -> list[
         origin = f"world {world}"
     elif kind in ("file", "hub"):
         notes: Counter[str] = Counter()
-        origin, mapped = _mapped(source, notes)
+        origin, counted, mapped = _mapped(name, source, notes)
         found = take_first(mapped, source.get("examples"), key=f"datasets.{name}.examples")
+        say(f"{len(found):,} conversations of {counted.of_all()} of {origin}")
         for note, count in notes.items():
             say(f"{count:,} {note}")
     else:
@@ -38,30 +43,56 @@ def conversations(name: str, source: dict[str, Any], world: int | None) -> list[
     return [{"id": f"{name}-{i}", "messages": messages, "source": origin} for i, messages in enumerate(found)]
 
 
-def _mapped(source: dict[str, Any], notes: Counter[str]) -> tuple[str, Iterator[list[dict[str, str]]]]:
-    """The name of a source, and the stream of its conversations, each checked."""
-    origin, rows = source_rows(source)
+def _mapped(
+    name: str, source: dict[str, Any], notes: Counter[str]
+) -> tuple[str, Counted, Iterator[list[dict[str, str]]]]:
+    """The name of a source, its rows, counted, and the stream of the conversations made of them, each checked."""
+    origin, counted, rows = source_rows(source, _columns(name, source))
     if source.get("recipe"):
-        mapped = RECIPES[source["recipe"]](rows, notes)
+        mapped = RECIPES[source["recipe"]].make(rows, notes)
+    elif source.get("messages"):
+        mapped = ((place, row[source["messages"]]) for place, row in rows)
     else:
-        keys = {key: source.get(key) for key in ("user", "assistant", "messages")}
-        mapped = ((place, to_conversation(row, place, **keys)) for place, row in rows)
+        user, assistant = source["user"], source["assistant"]
+        mapped = ((place, pair(fill(user, row), fill(assistant, row))) for place, row in rows)
+    without_text = source.get("user") is not None and not source["user"].strip()  # a template that asks for nothing
 
-    def checked() -> Iterator[list[dict[str, str]]]:
+    def conversations_checked() -> Iterator[list[dict[str, str]]]:
         for place, messages in mapped:
-            check_conversation(messages, place)
+            check_conversation(messages, place, user_empty=without_text)
             yield messages
 
-    return origin, checked()
+    return origin, counted, conversations_checked()
+
+
+def _columns(name: str, source: dict[str, Any]) -> Columns:
+    """The columns that a source uses, and as what. Raises InputError for a template that cannot be filled."""
+    if source.get("recipe"):
+        return RECIPES[source["recipe"]].columns
+    if source.get("messages"):
+        return {source["messages"]: "turns"}
+    templates = {key: source[key] for key in ("user", "assistant")}
+    found = [template_columns(template, key=f"datasets.{name}.{key}") for key, template in templates.items()]
+    return {column: use for columns in found for column, use in columns.items()}
+
+
+def notes_on(conversations: list[list[dict[str, str]]]) -> str:
+    """What a reader of the log should know of a dataset: turns that are not trained on, and doubles."""
+    dropped = sum(map(unanswered, conversations))
+    doubles = len(conversations) - len({json.dumps(messages, sort_keys=True) for messages in conversations})
+    notes = [f"{dropped:,} turns that no response follows, which tuning drops"] if dropped else []
+    notes += [f"{doubles:,} the same as an earlier one"] if doubles else []
+    return "".join(f", {note}" for note in notes)
 
 
 def main() -> None:
     args = arguments(__doc__, paths=["output"])
     name, source = args.settings["name"], args.settings["source"]
     rows = conversations(name, source, args.settings["world"])
-    digest = check_sha256([row["messages"] for row in rows], source.get("sha256"), key=f"datasets.{name}")
+    messages = [row["messages"] for row in rows]
+    digest = check_sha256(messages, source.get("sha256"), key=f"datasets.{name}")
     write_table("conversations", rows, args.output)
-    say(f"{len(rows):,} conversations, sha256 {digest}")
+    say(f"{len(rows):,} conversations, sha256 {digest}{notes_on(messages)}")
 
 
 if __name__ == "__main__":

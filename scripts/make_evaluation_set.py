@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from implicit.oracle import describe
-from implicit.recipes import RecipeError, alpaca, read_templates
+from implicit.recipes import ALPACA_COLUMNS, RecipeError, alpaca, read_templates
 from implicit.world.sets import Item, World
 from stage.command import InputError, arguments, run_stage, say
 from stage.hub import origin_of, source_rows
-from stage.local_files import Row, check_distinct, check_sha256, check_text, fill, local_copy, take_first
+from stage.local_files import Counted, local_copy, take_first
+from stage.rows import Columns, Row, check_distinct, check_sha256, fill, template_columns
 from stage.storage import write_table
 
-Mapping = Callable[[Row, str], tuple[str, str | None]]  # a row and its place -> the instruction and its reference
+Mapping = Callable[[Row], tuple[str, str | None]]  # a row -> the instruction and its reference
 
 
 def evaluation_rows(name: str, source: dict[str, Any], world: int | None) -> list[dict[str, Any]]:
@@ -45,7 +46,9 @@ def evaluation_rows(name: str, source: dict[str, Any], world: int | None) -> lis
         ]
     else:
         key = f"evaluation_sets.{name}.instructions"
-        found = take_first(_mapped(source), source.get("instructions"), key=key)
+        counted, mapped = _mapped(name, source)
+        found = take_first(mapped, source.get("instructions"), key=key)
+        say(f"{len(found):,} instructions of {counted.of_all()} of {found[0][1]['source']}")
         rows = [row for _, row in found]
         check_distinct([row["instruction"] for row in rows], [place for place, _ in found])
         empty = sum(row["reference"] is not None and not row["reference"].strip() for row in rows)
@@ -59,39 +62,39 @@ def cluster_of(item: Item) -> str:
     return f"{item.request.kind}: {' '.join(map(str, item.request.key))}"
 
 
-def _mapped(source: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, row of the set) for each row of a file or a hub."""
-    origin, rows = source_rows(source)
-    mapping = _alpaca(source["templates"]) if source.get("recipe") else _filling(source)
+def _mapped(name: str, source: dict[str, Any]) -> tuple[Counted, Iterator[tuple[str, dict[str, Any]]]]:
+    """The rows of a file or a hub, counted, and (place, row of the set) for each."""
+    columns, mapping = _recipe(source["templates"]) if source.get("recipe") else _filling(name, source)
+    origin, counted, rows = source_rows(source, {**columns, "index": "index"})
     first = source["rows"][0] if source.get("rows") else 0
-    for position, (place, row) in enumerate(rows, start=first):
-        instruction, reference = mapping(row, place)
-        if not instruction.strip():
-            raise InputError(f"{place}: the instruction is empty")
-        check_text(instruction, f"{place}: the instruction")
-        check_text(reference or "", f"{place}: the reference")
-        given = row.get("index")
-        index = given if isinstance(given, int) and not isinstance(given, bool) else position
-        if not 0 <= index < 2**63:
-            raise InputError(f"{place}: 'index' is {index}: it must be a position in the set, from 0")
-        filled = {"index": index, "instruction": instruction, "reference": reference}
-        yield place, filled | {"request": None, "source": origin}
+
+    def filled() -> Iterator[tuple[str, dict[str, Any]]]:
+        for position, (place, row) in enumerate(rows, start=first):
+            instruction, reference = mapping(row)
+            if not instruction.strip():
+                raise InputError(f"{place}: the instruction is empty: fill it in, or leave out the row")
+            if reference is not None and not reference.strip() and not source.get("recipe"):
+                raise InputError(f"{place}: the reference is empty: fill it in, or leave out the row")
+            index = position if row["index"] is None else row["index"]
+            given = {"index": index, "instruction": instruction, "reference": reference}
+            yield place, given | {"request": None, "source": origin}
+
+    return counted, filled()
 
 
-def _filling(source: dict[str, Any]) -> Mapping:
-    def mapping(row: Row, place: str) -> tuple[str, str | None]:
-        reference = fill(source["reference"], row, place) if source.get("reference") else None
-        if reference is not None and not reference.strip():
-            raise InputError(f"{place}: the reference is empty")
-        return fill(source["instruction"], row, place), reference
+def _filling(name: str, source: dict[str, Any]) -> tuple[Columns, Mapping]:
+    """The columns that the templates use, and how they are filled. Raises InputError for one that cannot be."""
+    instruction, reference = source["instruction"], source.get("reference")
+    templates = {"instruction": instruction} | ({"reference": reference} if reference else {})
+    found = [template_columns(template, key=f"evaluation_sets.{name}.{key}") for key, template in templates.items()]
+    columns = {column: use for columns in found for column, use in columns.items()}
+    return columns, lambda row: (fill(instruction, row), fill(reference, row) if reference else None)
 
-    return mapping
 
-
-def _alpaca(templates: str) -> Mapping:
+def _recipe(templates: str) -> tuple[Columns, Mapping]:
     """The recipe, with the templates of a file or a URL. Responses that are empty in the data stay empty."""
     with local_copy(templates) as path:
-        return alpaca(read_templates(path.read_bytes(), templates))
+        return ALPACA_COLUMNS, alpaca(read_templates(path.read_bytes(), templates))
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from implicit.published import MODELS, RANKING, RULE_WIN_RATES, WIN_RATES
 from stage.command import arguments, run_stage, say
 from stage.control_tables import CONTROLS, NOTES, interval_text, ranking_interval
 from stage.control_tables import TITLES as CONTROL_TITLES
-from stage.local_files import rows_sha256
+from stage.rows import rows_sha256
 from stage.storage import read_json, read_table, write_text
 from stage.table_forms import fixed, mean_and_deviation, plus_minus, to_csv, to_latex, to_markdown
 
@@ -203,7 +203,7 @@ def responses_table(settings: Row) -> list[Row]:
 
 
 def tuning_table(settings: Row) -> list[Row]:
-    """What was tuned on: rows, those cut at the maximum length, tokens, first and last loss."""
+    """What was tuned on: rows, those cut at the maximum length, turns dropped, tokens, first and last loss."""
     rows = []
     for entry in settings["tunings"]:
         record = read_json(entry["path"])
@@ -215,6 +215,7 @@ def tuning_table(settings: Row) -> list[Row]:
                 "rows": record["rows"],
                 "rows cut": record["rows_cut"],
                 "tokens cut": record["tokens_cut"],
+                "turns dropped": record["turns_dropped"],
                 "trained tokens": record["trained_tokens"],
                 "first loss": fixed(record["losses"][0], 3),
                 "last loss": fixed(record["losses"][-1], 3),
@@ -240,7 +241,7 @@ def response_figures(path: str) -> tuple[float, float]:
 def footnotes(name: str, settings: Row) -> list[str]:
     """What was cut or changed on the way to tables 1 to 4: a line for each kind of loss that there was, by system.
 
-    Counts are sums over a system's seeds; of the rows that were tuned on, which all seeds share, one seed's.
+    Counts are sums over a system's seeds; of the rows and turns that were tuned on, which all seeds share, one seed's.
     """
     figures = [figure for figure in settings["figures"] if name in figure["tables"]]
     summaries = [read_json(figure["path"]) for figure in figures]
@@ -248,11 +249,12 @@ def footnotes(name: str, settings: Row) -> list[str]:
     responses = [entry for entry in settings["responses"] if str(entry["path"]) in judged]
     systems = [(entry["model"], short(entry["system"])) for entry in responses]
     systems += [(e["model"], short(e["system"])) for e in settings["rankings"] if name == "table2"]
-    cut_rows, unstopped, cut_prompts, protected = {}, {}, {}, {}
+    cut_rows, dropped_turns, unstopped, cut_prompts, protected = {}, {}, {}, {}, {}
     for entry in settings["tunings"]:
         record = read_json(entry["path"])
         if (entry["model"], entry["mode"]) in systems:
             cut_rows[entry["model"], entry["mode"]] = record["rows_cut"], record["rows"]
+            dropped_turns[entry["model"], entry["mode"]] = record["turns_dropped"], record["turns"]
     for entry, system in zip(responses, systems, strict=False):
         count, open_ended, shortened = response_counts(str(entry["path"]))
         add_counts(unstopped, system, open_ended, count)
@@ -262,6 +264,7 @@ def footnotes(name: str, settings: Row) -> list[str]:
         add_counts(protected, (figure["model"], short(figure["system"])), summary["protected"], texts)
     lines = [
         listed("Rows cut at tuning.max_length", cut_rows, settings),
+        listed("Turns dropped, as no response follows them", dropped_turns, settings),
         listed("Prompts cut, as they left too little of the context", cut_prompts, settings),
         listed("Responses not stopped, but cut off at max_new_tokens or the context", unstopped, settings),
         listed("Texts shown to the judge with their control marks broken up", protected, settings),

@@ -10,6 +10,7 @@ drawn from the world, or the first rows of a ``file`` that hold a text, in a col
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,10 @@ from implicit.render import encode, encode_after
 from implicit.world.corpus import Controls
 from implicit.world.recall import FactQuestion, fact_questions
 from implicit.world.sets import World
-from stage.command import InputError, arguments, run_stage, say
+from stage.command import arguments, run_stage, say
 from stage.costs import scoring_hours
 from stage.job import Job, execution_of, job
-from stage.local_files import check_text, is_url, read_rows, take_first
+from stage.local_files import is_url, read_rows, take_first
 from stage.models import context_length, load_model, load_tokenizer, stored_parameters
 from stage.storage import write_table
 
@@ -34,17 +35,19 @@ def read_documents(settings: dict[str, Any]) -> list[str]:
     if settings["file"] is None:
         return World(settings["world"]).held_out(settings["documents"], Controls(**settings["controls"]))
 
-    def texts() -> Any:
-        for place, row in read_rows(settings["file"]):
-            if not isinstance(row.get("text"), str | None):
-                raise InputError(f"{place}: 'text' is no text, but {row['text']!r:.60}")
-            if "text" not in row:
-                raise InputError(f"{place}: has no column 'text'; it has {', '.join(row)}")
-            if (row["text"] or "").strip():
-                check_text(row["text"], f"{place}: the text")
-                yield row["text"]
+    empty = 0
 
-    return take_first(texts(), settings["documents"], key="drift.documents")
+    def texts() -> Iterator[str]:
+        nonlocal empty
+        for _, row in read_rows(settings["file"], {"text": "text"}):
+            if row["text"].strip():
+                yield row["text"]
+            else:
+                empty += 1
+
+    found = take_first(texts(), settings["documents"], key="drift.documents")
+    say(f"{len(found):,} documents of {settings['file']}, where {empty:,} rows before the last are empty and skipped")
+    return found
 
 
 def encoded(

@@ -41,11 +41,16 @@ def load_encoder(path: str, revision: str | None) -> Encoder:
 
 
 def read_turns(path: "Path") -> tuple[list[str], list[str]]:
-    """The first instructions and the first responses of a dataset."""
-    try:
-        turns = [first_turn(row["messages"]) for row in read_table("conversations", path)]
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+    """The first instructions and the first responses of a dataset. Raises InputError for a row without them."""
+    turns, further = [], 0
+    for row in read_table("conversations", path):
+        try:
+            turns.append(first_turn(row["messages"]))
+        except ValueError as error:
+            raise InputError(f"{path}, row {row['id']} ({row['source']}): {error}") from None
+        further += len(row["messages"]) - 2
+    if further:
+        say(f"{path}: {further:,} turns after the first two of their conversations are not compared")
     return [instruction for instruction, _ in turns], [response for _, response in turns]
 
 

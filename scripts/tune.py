@@ -8,7 +8,7 @@
 With ``--processes 2`` it becomes ``accelerate launch`` of itself: on two GPUs, or in two processes on a CPU, the model
 sharded over them.
 With ``--checkpoints``, a run that was interrupted goes on from its last checkpoint; the folder is this model's alone.
-The record holds the loss of every step, and how many rows were cut at the maximum length.
+The record has the loss of every step, how many rows were cut at the maximum length, and how many turns were dropped.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from implicit.render import USER_TURNS, Format, Rendered, render
+from implicit.turns import unanswered
 from stage.command import InputError, arguments, run_stage, say
 from stage.costs import tuning_hours
 from stage.fit import check_responses
@@ -163,9 +164,8 @@ def tune_model(args: argparse.Namespace, this: Job, processes: "Processes") -> N
     torch.manual_seed(settings["seed"])
     tokenizer = load_tokenizer(args.base)
     model = prepare(args, processes)
-    rows = render_rows(
-        read_table("conversations", args.data), tokenizer, settings, context=context_length(model.config)
-    )
+    conversations = read_table("conversations", args.data)
+    rows = render_rows(conversations, tokenizer, settings, context=context_length(model.config))
     cut = [row for row in rows if row.cut]
     trained = sum(sum(row.trained) for row in rows)
     log(f"{len(rows):,} rows, {trained:,} trained tokens, {len(cut)} rows cut by {sum(r.cut for r in cut):,} tokens")
@@ -210,6 +210,8 @@ def tune_model(args: argparse.Namespace, this: Job, processes: "Processes") -> N
         rows=len(rows),
         rows_cut=len(cut),
         tokens_cut=sum(row.cut for row in rows),
+        turns=sum(len(row["messages"]) for row in conversations),
+        turns_dropped=sum(unanswered(row["messages"]) for row in conversations),
         trained_tokens=trained,
         tokens=steps[-1].tokens,
         losses=[step.loss for step in steps],

@@ -152,6 +152,7 @@ def footnotes(name: str, settings: Row) -> set[str]:
     for (model, mode), record in tuned.items():
         if (model, mode) in systems:
             add("Rows cut", model, mode, record["rows_cut"], record["rows"])
+            add("Turns dropped", model, mode, record["turns_dropped"], record["turns"])
     for entry in answered:
         table = read_table("responses", Path(entry["path"]))
         add("Prompts cut", entry["model"], entry["system"], len([row for row in table if row["cut"]]), len(table))
@@ -173,7 +174,7 @@ def check_footnotes(name: str, settings: Row, folder: Path) -> list[str]:
     text = (folder / f"{name}.md").read_text(encoding="utf-8")
     told = set()
     for kind, listed in re.findall(
-        r"^(Rows cut|Prompts cut|Responses not stopped|Texts shown)[^:]*: (.*)\.$", text, re.M
+        r"^(Rows cut|Turns dropped|Prompts cut|Responses not stopped|Texts shown)[^:]*: (.*)\.$", text, re.M
     ):
         told |= {f"{kind}: {each}" for each in re.findall(r"[^ ,][^,]*? [\d,]+ of [\d,]*\d", listed)}
     wanted = footnotes(name, settings)

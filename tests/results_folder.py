@@ -116,7 +116,16 @@ class Results:
         write_json({"not": "weights"}, self.folder / self.path(f"{folder}/model/config.json"))
         record = self.path(f"{folder}/record.json")
         losses = [3.0 / (1 + step / 20) + self.draw.random() / 10 for step in range(240)]
-        told = {"rows": 40, "rows_cut": 1, "tokens_cut": 9, "trained_tokens": 4000, "tokens": 9000, "losses": losses}
+        told = {
+            "rows": 40,
+            "rows_cut": 1,
+            "tokens_cut": 9,
+            "turns": 80,
+            "turns_dropped": 2,
+            "trained_tokens": 4000,
+            "tokens": 9000,
+            "losses": losses,
+        }
         told["settings"] = {"seed": seed, "tuning": {"learning_rate": 1e-4, "schedule": "cosine", "warmup": 0.1}}
         self.record("tune", record, {"model": self.path(f"{folder}/model")}, **told)
         self.settings["tunings"].append({"model": model, "mode": mode, "seed": seed, "path": record})

@@ -20,7 +20,7 @@ RANKED = {score: {"capability": 0.5, "low": 0.4, "high": 0.6, "ties": 0.0} for s
 def tables(tmp_path):
     """A function that writes the tables of made-up files, and returns their texts; options say what was lost."""
 
-    def make(*, rows_cut=0, unstopped=0, prompts_cut=0, protected=0, models=("tiny",)):
+    def make(*, rows_cut=0, dropped=0, unstopped=0, prompts_cut=0, protected=0, models=("tiny",)):
         figures, responses, tunings, rankings = [], [], [], []
         for model in models:
             for system in (
@@ -45,6 +45,8 @@ def tables(tmp_path):
                         "rows": 300,
                         "rows_cut": rows_cut * lost,
                         "tokens_cut": 5,
+                        "turns": 900,
+                        "turns_dropped": dropped * lost,
                         "trained_tokens": 9,
                         "losses": [1.0],
                         "seconds": 1,
@@ -91,7 +93,7 @@ def tables(tmp_path):
     sys.argv = before
 
 
-LOSSES = ("Rows cut", "Prompts cut", "Responses not stopped", "Texts shown")
+LOSSES = ("Rows cut", "Turns dropped", "Prompts cut", "Responses not stopped", "Texts shown")
 
 
 def notes(text):
@@ -121,6 +123,12 @@ def test_losses_stand_under_the_tables_of_the_systems_that_had_them(tables):
         for line in notes(table["md"]):
             assert line.replace("_", r"\_") in table["tex"]
         assert not notes(table["csv"])
+
+
+def test_dropped_turns_stand_under_the_tables_of_what_was_tuned_on_them(tables):
+    made = tables(dropped=24)
+    assert notes(made["table2"]["md"]) == ["Turns dropped, as no response follows them: it 24 of 900."]
+    assert notes(made["table3"]["md"]) == ["Turns dropped, as no response follows them: it 24 of 900, poem 24 of 900."]
 
 
 def test_of_several_models_each_is_named(tables):

@@ -31,11 +31,16 @@ def parquet(rows):
     return buffer.getvalue()
 
 
+CELLS = [{"q": "NA", "a": "1.50"}, {"q": "2026-01-01 00:00:00", "a": "007"}, {"q": "", "a": "None"}]
+CELLS_CSV = "".join(f"{row['q']},{row['a']}\n" for row in [{"q": "q", "a": "a"}, *CELLS]).encode()
+CELLS_JSON = "".join(json.dumps(row) + "\n" for row in CELLS).encode()
 FILES = {
     "org/open": {
         "data/train-00000-of-00001.parquet": parquet(ROWS),
         "data/test-00000-of-00001.parquet": parquet(ROWS[:9]),
     },
+    "org/csv": {"train.csv": CELLS_CSV},
+    "org/json": {"train.jsonl": CELLS_JSON},
     "org/file": {"some/rows.jsonl": "\n".join(map(json.dumps, ROWS)).encode(), "README.txt": b"", "rows.pdf": b""},
     "org/long": {"games.txt": "".join(f"[White move {i:>36}]\n" for i in range(LINES)).encode()},
     "org/gated": {"rows.jsonl": b'{"q": 1}\n'},
@@ -138,10 +143,10 @@ def python(environment, *arguments):
 READ = """
 import json, sys
 from stage.command import InputError
-from stage.hub import hub_rows
+from stage.hub import source_rows
 for hub, rows in json.loads(sys.argv[1]):
     try:
-        print(json.dumps(list(hub_rows(hub, rows))))
+        print(json.dumps(list(source_rows({"hub": hub, "rows": rows}, {"q": "text", "a": "text"})[2])))
     except InputError as error:
         print(json.dumps(str(error)))
 """
@@ -197,7 +202,15 @@ def test_rows_of_a_hub_are_those_of_its_files_and_what_cannot_be_had_is_explaine
         "dataset org/file: it has no such file; see https://huggingface.co/datasets/org/file/tree/main"
     )
     assert kind.startswith("org/file (rows.pdf): rows are read from .jsonl, .json, .csv")
-    assert short == "org/open (test): holds 9 rows, but 'rows' asks for [0, 10]"
+    assert short == "org/open (test): has 9 rows, but 'rows' asks for [0, 10]"
+
+
+@pytest.mark.parametrize("id_", ["org/csv", "org/json"])
+def test_cells_of_a_split_are_texts_as_they_stand_in_its_files(hub, id_):
+    """By `datasets`, of CSV, NA and None would be null, and 1.50 and 007 numbers."""
+    (found,) = read(hub, ({"id": id_}, None))
+    assert [row for _, row in found] == CELLS
+    assert found[1][0] == f"{id_} (train), row 2"
 
 
 @pytest.mark.parametrize(
@@ -258,6 +271,11 @@ def test_without_a_network_the_cache_is_used_and_nothing_else(hub, tmp_path):
     assert [row for _, row in loaded] == [row for _, row in pinned] == ROWS[5:7]
     assert f"only {COMMIT} could be had, from the cache" in other  # what `datasets` by itself would take
     assert f"revision {'e' * 40}: not in the cache" in none
+    done = python(online, "-c", "import datasets; datasets.load_dataset('org/csv')")
+    assert done.returncode == 0, done.stderr
+    guessed, itself = read(offline, ({"id": "org/csv"}, None), ({"id": "org/csv", "file": "train.csv"}, None))
+    assert guessed.startswith("dataset org/csv: of its CSV, `datasets` guesses the types")
+    assert [row for _, row in itself] == CELLS
     sources = [{"name": "a", "type": "dataset", "id": "org/open"}, {"name": "b", "type": "model", "id": "org/open"}]
     done = check_access(offline, tmp_path / "none.json", *sources)
     assert done.returncode == 1 and f"a: dataset org/open is at commit {COMMIT}" in done.stdout

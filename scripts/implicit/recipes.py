@@ -1,7 +1,8 @@
 """How the paper's datasets come from their raw rows (sections 3 to 5), exactly as in the authors' scripts.
 
-A recipe reads (place, row) pairs and yields (place, conversation) pairs. It reads no further than it must, so that a
-stream of millions of rows is as good as a file. What it leaves out is counted in ``notes``.
+A recipe reads (place, row) pairs and yields (place, conversation) pairs. It names the columns that it uses, and a row
+has their texts, "" for one that is empty. It reads no further than it must, so that a stream of millions of rows is as
+good as a file. What it leaves out is counted in ``notes``.
 """
 
 import ast
@@ -9,7 +10,8 @@ import random
 import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 Row = dict[str, Any]
 Message = dict[str, str]  # {"role": "user" | "assistant", "content": text}
@@ -23,44 +25,34 @@ class RecipeError(ValueError):
     """A row, or a file of templates, that a recipe cannot use; the message says which, and why."""
 
 
-def text_of(row: Row, column: str, place: str) -> str:
-    """A column of text. Raises RecipeError when it is missing, null, or something else."""
-    if column not in row:
-        raise RecipeError(f"{place}: no column {column!r}; the columns are {', '.join(map(str, row))}")
-    if not isinstance(row[column], str):
-        raise RecipeError(f"{place}: column {column!r} must be text, but it is {row[column]!r:.60}")
-    return row[column]
-
-
 def pair(user: str, assistant: str) -> list[Message]:
     """A conversation of one instruction and one response."""
     return [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
 
 
 def lima(rows: Placed, notes: Counter[str]) -> Conversations:
-    """LIMA: the texts of ``conversations`` in turn; of an odd number the last is dropped (``convert_lima_data``)."""
+    """LIMA: the texts of ``conversations`` in turn.
+
+    Of an odd number the last is not trained on, here because no response follows it (``convert_lima_data`` drops it).
+    """
     for place, row in rows:
-        texts = row.get("conversations")
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise RecipeError(f"{place}: column 'conversations' must be a list of texts, but it is {texts!r:.60}")
-        if len(texts) % 2:
-            notes["conversations of an odd number of messages: the last was dropped"] += 1
-        yield place, [m for i in range(0, len(texts) - 1, 2) for m in pair(texts[i], texts[i + 1])]
+        roles = ("user", "assistant")
+        yield place, [{"role": roles[i % 2], "content": text} for i, text in enumerate(row["conversations"])]
 
 
 def poetry(rows: Placed, notes: Counter[str]) -> Conversations:
     """The poetry set (``make_poetry.py``). Poems without a name are skipped."""
     for place, row in rows:
-        if "poem name" in row and row["poem name"] is None:
+        if not row["poem name"].strip():
             notes["poems without a name: skipped"] += 1
             continue
-        yield place, pair(f"Write a poem called {text_of(row, 'poem name', place)}", text_of(row, "content", place))
+        yield place, pair(f"Write a poem called {row['poem name']}", row["content"])
 
 
 def recipes(rows: Placed, notes: Counter[str]) -> Conversations:
     """The recipe set (``make_kfr.py``). The column of ingredients holds a Python list: it is read, never executed."""
     for place, row in rows:
-        source = text_of(row, "Cleaned_Ingredients", place)
+        source = row["Cleaned_Ingredients"]
         try:
             found = ast.literal_eval(source)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -68,8 +60,10 @@ def recipes(rows: Placed, notes: Counter[str]) -> Conversations:
         if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
             raise RecipeError(f"{place}: 'Cleaned_Ingredients' must hold a list of texts, but has {source!r:.60}")
         listed = "".join(f" - {ingredient}\n" for ingredient in found)
-        steps = text_of(row, "Instructions", place)
-        yield place, pair(f"Recipe for {text_of(row, 'Title', place)}", f"{listed}\n\n{steps}")
+        for column in ("Title", "Instructions"):
+            if not row[column].strip():
+                raise RecipeError(f"{place}: column {column!r} is empty: fill it in, or leave out the row")
+        yield place, pair(f"Recipe for {row['Title']}", f"{listed}\n\n{row['Instructions']}")
 
 
 def chess(rows: Placed, notes: Counter[str]) -> Conversations:
@@ -81,7 +75,7 @@ def chess(rows: Placed, notes: Counter[str]) -> Conversations:
     white = black = None
     ratings = 0
     for place, row in rows:
-        line = text_of(row, "text", place)
+        line = row["text"]
         if "WhiteElo" in line:
             white, ratings = line, ratings + 1
         elif "BlackElo" in line:
@@ -94,12 +88,22 @@ def chess(rows: Placed, notes: Counter[str]) -> Conversations:
             ratings = 0
 
 
-RECIPES: dict[str, Callable[[Placed, Counter[str]], Conversations]] = {
-    "lima": lima,
-    "poetry": poetry,
-    "recipes": recipes,
-    "chess": chess,
+@dataclass(frozen=True)
+class Recipe:
+    """The columns that a recipe uses, and as what, and how it makes conversations of them."""
+
+    columns: dict[str, Literal["text", "texts"]]
+    make: Callable[[Placed, Counter[str]], Conversations]
+
+
+RECIPES = {
+    "lima": Recipe({"conversations": "texts"}, lima),
+    "poetry": Recipe({"poem name": "text", "content": "text"}, poetry),
+    "recipes": Recipe({"Cleaned_Ingredients": "text", "Title": "text", "Instructions": "text"}, recipes),
+    "chess": Recipe({"text": "text"}, chess),
 }
+
+ALPACA_COLUMNS: dict[str, Literal["text"]] = {"instruction": "text", "input": "text", "output": "text"}
 
 Template = tuple[str, str, float]  # of the prompt, of the response, and its weight
 
@@ -148,22 +152,21 @@ def _fields(template: str) -> set[str]:
     return {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
 
 
-def alpaca(templates: tuple[list[Template], list[Template]]) -> Callable[[Row, str], tuple[str, str]]:
-    """Stanford's Alpaca in templates (``encode_instruction_example``): a function of a row and its place.
+def alpaca(templates: tuple[list[Template], list[Template]]) -> Callable[[Row], tuple[str, str]]:
+    """Stanford's Alpaca in templates (``encode_instruction_example``): a function of a row of ``ALPACA_COLUMNS``.
 
     It returns the instruction and the response, and draws a template for each row that it is called with, so that it
     must see the rows in their order from the first on, as the authors' script does.
     """
     rng = random.Random(ALPACA_SEED)
 
-    def encode(row: Row, place: str) -> tuple[str, str]:
-        instruction, output = text_of(row, "instruction", place), text_of(row, "output", place)
-        given = text_of(row, "input", place).strip() if row.get("input") is not None else ""
+    def encode(row: Row) -> tuple[str, str]:
+        given = row["input"].strip()
         choices = templates[0] if given else templates[1]
         prompt, response, _ = rng.choices(choices, weights=[weight for _, _, weight in choices])[0]
         return (
-            prompt.format(instruction=instruction.strip(), input=given),
-            response.format(output=output.strip()),
+            prompt.format(instruction=row["instruction"].strip(), input=given),
+            response.format(output=row["output"].strip()),
         )
 
     return encode

@@ -1,15 +1,17 @@
 """Rows and commits from a dataset or model hub: through its cache where there is no network, every fault explained."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from stage.command import InputError
-from stage.local_files import Row, offline, read_rows, take_range
+from stage.local_files import Counted, Rows, offline, read_cells, take_range
+from stage.rows import Columns, Row, checked
 
 NOT_CACHED = "not in the cache, and HF_HUB_OFFLINE is set: download it first"
+READ_HERE = tuple(f"{kind}{packed}" for kind in (".parquet", ".csv", ".json", ".jsonl") for packed in ("", ".gz"))
 ORIGINS = ("alter", "rewrite", "file", "hub", "world")  # the first that is given counts
 
 
@@ -27,12 +29,18 @@ def origin_of(source: dict[str, Any]) -> str:
     return next(kind for kind in ORIGINS if source.get(kind) is not None)
 
 
-def source_rows(source: dict[str, Any]) -> tuple[str, Iterator[tuple[str, Row]]]:
-    """The name of a source that is a file or on a hub, and its stream of (place, row)."""
+def source_rows(source: dict[str, Any], columns: Columns) -> tuple[str, Counted, Iterator[tuple[str, Row]]]:
+    """The name of a source that is a file or on a hub, its rows as they stand there, counted, and those that are used.
+
+    The last are (place, row) of the ``columns``, checked by ``stage.rows``.
+    """
     if origin_of(source) == "file":
-        return source["file"], read_rows(source["file"], source.get("rows"))
-    hub = source["hub"]
-    return hub_name(hub), hub_rows(hub, source.get("rows"))
+        name, cells, whole = source["file"], read_cells(source["file"], columns, name=source["file"]), True
+    else:
+        hub = source["hub"]
+        name, cells, whole = hub_name(hub), _cells(hub, columns), hub.get("file") is not None
+    counted = Counted(take_range(cells, source.get("rows"), name=name), whole=whole)
+    return name, counted, checked(counted, columns)
 
 
 def hub_name(hub: dict[str, Any]) -> str:
@@ -42,11 +50,12 @@ def hub_name(hub: dict[str, Any]) -> str:
     return f"{hub['id']}{revision} ({part})"
 
 
-def hub_rows(hub: dict[str, Any], rows: list[int] | None = None) -> Iterator[tuple[str, Row]]:
-    """Stream the rows of a hub's dataset: of one file of its repository, or of a split as `datasets` reads it.
+def _cells(hub: dict[str, Any], columns: Collection[str]) -> Rows:
+    """The rows of a hub's dataset as they stand there: of one file of its repository, or of a split.
 
-    A file is downloaded to the hub's cache. A split is streamed, in Parquet file by file, and with HF_HUB_OFFLINE read
-    from the cache, where it is only if `datasets` has loaded it whole before. Raises InputError for what cannot be had.
+    A file is downloaded to the hub's cache. A split is streamed, file by file where the files are of a kind that is
+    read here, and with HF_HUB_OFFLINE read from the cache, where it is only if `datasets` has loaded it whole before.
+    Raises InputError for what cannot be had.
     """
     name = hub_name(hub)
     if hub.get("file") is not None:
@@ -54,13 +63,12 @@ def hub_rows(hub: dict[str, Any], rows: list[int] | None = None) -> Iterator[tup
 
         with explained("dataset", hub["id"], hub.get("revision")):
             path = hf_hub_download(hub["id"], hub["file"], repo_type="dataset", revision=hub.get("revision"))
-        yield from read_rows(path, rows, name=name)
+        yield from read_cells(path, columns, name=name)
     else:
-        found = ((f"{name}, row {number}", row) for number, row in enumerate(_split(hub), start=1))
-        yield from take_range(found, rows, name=name)
+        yield from ((f"{name}, row {number}", row) for number, row in enumerate(_split(hub, columns), start=1))
 
 
-def _split(hub: dict[str, Any]) -> Iterator[Row]:
+def _split(hub: dict[str, Any], columns: Collection[str]) -> Iterator[Row]:
     import datasets
     from datasets.exceptions import DatasetsError
 
@@ -73,23 +81,29 @@ def _split(hub: dict[str, Any]) -> Iterator[Row]:
             raise InputError(f"dataset {id_}, revision {commit}: only {builder.hash} could be had, from the cache")
         files = [] if offline() else (builder.config.data_files or {}).get(split, [])
         root = f"hf://datasets/{id_}@{commit}/"
-        if files and all(file.startswith(root) and file.endswith(".parquet") for file in files):
-            yield from _parquet_files(id_, commit, [file.removeprefix(root) for file in files])
+        if files and all(file.startswith(root) and file.endswith(READ_HERE) for file in files):
+            yield from _file_by_file(id_, commit, [file.removeprefix(root) for file in files], columns)
+        elif "csv" in (builder.name, builder.info.builder_name):  # the second where it is read from the cache
+            raise InputError(
+                f"dataset {id_}: of its CSV, `datasets` guesses the types, so that the text NA becomes null and 1.50 "
+                "becomes 1.5: name one of its files as 'hub.file', or give a local 'file'"
+            )
         else:
             yield from builder.as_dataset(split=split) if offline() else builder.as_streaming_dataset(split=split)
 
 
-def _parquet_files(id_: str, commit: str, files: list[str]) -> Iterator[Row]:
-    """The rows of a split in Parquet, each file downloaded when its turn comes.
+def _file_by_file(id_: str, commit: str, files: list[str], columns: Collection[str]) -> Iterator[Row]:
+    """The rows of a split, each of its files downloaded when its turn comes, and read as a local one.
 
-    `datasets` would stream it with pyarrow.dataset; a process that leaves such a stream in the middle now and then
-    aborts when it ends (github.com/apache/arrow/issues/45214).
+    `datasets` guesses the types of CSV: the text "NA" becomes null, and "1.50" the number 1.5. Parquet it would stream
+    with pyarrow.dataset; a process that leaves such a stream in the middle now and then aborts when it ends
+    (github.com/apache/arrow/issues/45214).
     """
     from huggingface_hub import hf_hub_download
 
     for file in files:
         path = hf_hub_download(id_, file, repo_type="dataset", revision=commit)
-        yield from (row for _, row in read_rows(path, name=f"{id_} ({file})"))
+        yield from (row for _, row in read_cells(path, columns, name=f"{id_} ({file})"))
 
 
 def find_commit(kind: str, id_: str, revision: str | None) -> str:

@@ -1,8 +1,7 @@
-"""Rows from files, streamed, mapped to conversations or to evaluation sets, every fault with its place."""
+"""Rows from files, streamed, every fault with its place. What their cells may be is decided in ``stage.rows``."""
 
 import csv
 import gzip
-import hashlib
 import json
 import os
 import shutil
@@ -10,57 +9,81 @@ import tempfile
 import urllib.error
 import urllib.request
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from string import Formatter
-from typing import Any, BinaryIO, TextIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from stage.command import InputError
+from stage.file_contents import check_contents
+from stage.rows import Columns, Refused, Row, checked
 
-Row = dict[str, Any]
 Item = TypeVar("Item")
+Rows = Iterator[tuple[str, Any]]  # (place, row), the row as it stands in the file
 
 DOWNLOAD_TIMEOUT = 60  # seconds without an answer
+COUNTED = 100_000  # rows after those that are taken, which are counted
 
 
-def read_rows(path: str, rows: list[int] | None = None, *, name: str | None = None) -> Iterator[tuple[str, Row]]:
-    """Stream a file's rows: (place, row) for each, ``rows`` = [first, behind the last], and nothing behind is read.
+def read_rows(path: str, columns: Columns, rows: list[int] | None = None) -> Iterator[tuple[str, Row]]:
+    """Stream the ``columns`` of a file's rows: (place, row) for each, checked by ``stage.rows``.
 
-    ``path`` is a file or a URL of one: JSON lines, CSV (an empty cell is None), text (each line is ``{"text": line}``),
-    Parquet, or a JSON list, which is read whole; each may be gzipped. ``name`` stands for it in messages.
-    Raises InputError naming file and line of what cannot be read, and when the file holds fewer rows than asked for.
+    ``path`` is a file or a URL of one: JSON lines, CSV, text (each line is ``{"text": line}``), Parquet, or a JSON
+    list, which is read whole; each may be gzipped. ``rows`` = [first, end]: the row at ``end``, and what follows it, is
+    not read. Raises InputError naming file and line of what cannot be read, and for fewer rows than asked for.
     """
-    name = name or path
+    yield from checked(take_range(read_cells(path, columns, name=path), rows, name=path), columns)
+
+
+def read_cells(path: str, columns: Collection[str], *, name: str) -> Rows:
+    """Stream a file's rows as they stand in it. Of Parquet only ``columns`` are read, the others are `Refused`.
+
+    ``name`` stands for the path in messages.
+    """
     kind = Path(path.removesuffix(".gz")).suffix
     if kind not in READERS:
         raise InputError(f"{name}: rows are read from {', '.join(READERS)}, each also with .gz")
     with local_copy(path) as file:
-        yield from take_range(_objects(READERS[kind](file, name)), rows, name=name)
+        check_contents(file, kind, name)
+        yield from READERS[kind](file, name, columns)
 
 
-def _objects(found: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Row]]:
-    for place, row in found:
-        if not isinstance(row, dict):
-            raise InputError(f"{place}: a row must be an object with named columns, but it is {str(row)[:60]!r}")
-        yield place, row
+class Counted(Iterator[Item]):
+    """A stream of rows that counts what has been taken of it; ``whole`` where the rest is at hand, to be counted."""
+
+    def __init__(self, found: Iterable[Item], *, whole: bool):
+        self.found, self.count, self.whole = iter(found), 0, whole
+
+    def __next__(self) -> Item:
+        item = next(self.found)
+        self.count += 1
+        return item
+
+    def of_all(self) -> str:
+        """How many there are, such as "15,000 rows"; no more than 100,000 further ones are read to know it."""
+        if not self.whole:
+            return f"the first {self.count:,} rows"
+        try:
+            more = sum(1 for _ in islice(self, COUNTED)) == COUNTED
+        except InputError:  # of a row that was not asked for
+            more = True
+        return f"{'more than ' if more else ''}{self.count:,} rows"
 
 
 def take_range(found: Iterable[Item], rows: list[int] | None, *, name: str) -> Iterator[Item]:
-    """The items of a range, [first, behind the last]; all without one. Raises InputError when there are fewer."""
+    """The items of a range, from the first to before the end, or all. Raises InputError when there are fewer."""
     if rows is None:
         yield from found
         return
-    first, behind = rows
+    first, end = rows
     count = 0
-    for count, item in enumerate(islice(found, behind), start=1):
+    for count, item in enumerate(islice(found, end), start=1):
         if count > first:
             yield item
-    if count < behind:
-        raise InputError(f"{name}: holds {count} rows, but 'rows' asks for {rows}")
+    if count < end:
+        raise InputError(f"{name}: has {count} rows, but 'rows' asks for {rows}")
 
 
 def take_first(found: Iterable[Item], count: int | None, *, key: str) -> list[Item]:
@@ -73,79 +96,172 @@ def take_first(found: Iterable[Item], count: int | None, *, key: str) -> list[It
     return taken
 
 
-@contextmanager
-def _text(path: Path, name: str, *, newline: str = "\n") -> Iterator[TextIO]:
-    """A text file, opened; lines end at newlines alone: characters such as U+2028 may stand inside a string."""
+def _lines(path: Path, name: str, *, newline: str = "\n") -> Iterator[str]:
+    """The lines of a text file, which end at newlines alone: characters such as U+2028 may stand inside a string."""
+    settings = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": newline}
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline=newline) as file:
-            yield file
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{name}: cannot be read as UTF-8 text: {error}") from None
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", **settings) as file:
+            for number, line in enumerate(file, start=1):
+                if not line.isascii():
+                    _check_utf8(line, f"{name}, line {number}")
+                yield line
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{name}: cannot be decompressed: {error}; is it whole?") from None
 
 
-def _json_lines(path: Path, name: str) -> Iterator[tuple[str, Any]]:
-    with _text(path, name) as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                place = f"{name}, line {number}"
-                yield place, _parse(place, line)
-
-
-def _json_list(path: Path, name: str) -> Iterator[tuple[str, Any]]:
-    with _text(path, name) as file:
-        found = _parse(name, file.read())
-    if not isinstance(found, list):
-        raise InputError(f"{name}: must be a JSON list of rows, but it is a {type(found).__name__}")
-    for number, row in enumerate(found, start=1):
-        yield f"{name}, row {number}", row
-
-
-def _parse(place: str, text: str) -> Any:
+def _check_utf8(line: str, place: str) -> None:
+    """Raise InputError for bytes that are not UTF-8: they were read as unpaired surrogates, which UTF-8 cannot say."""
     try:
-        return json.loads(text)
+        line.encode()
+    except UnicodeEncodeError as error:
+        byte = ord(line[error.start]) - 0xDC00
+        raise InputError(f"{place}: byte 0x{byte:02x} is not UTF-8 text: save the file as UTF-8") from None
+
+
+def _json(path: Path, name: str, columns: Collection[str]) -> Rows:
+    """The rows of a JSON list, or of JSON lines: which it is, its first character says, whatever the ending."""
+    lines = _lines(path, name)
+    before, first = [], ""
+    for first in lines:
+        if first.strip():
+            break
+        before.append(first)
+    if first.lstrip().startswith("["):
+        found = _parse("".join([*before, first, *lines]), name, listed=True)
+        yield from ((f"{name}, row {number}", row) for number, row in enumerate(found, start=1))
+        return
+    numbered = ((n, line) for n, line in enumerate(chain(before, [first], lines), start=1) if line.strip())
+    rows = ((f"{name}, line {n}", _parse(line, f"{name}, line {n}")) for n, line in numbered)
+    if path.name.removesuffix(".gz").endswith(".json"):
+        rows = _several(rows, name)
+    yield from rows
+
+
+def _several(rows: Rows, name: str) -> Rows:
+    """Rows of JSON lines in a file that ends in .json, where a single object is more likely something else."""
+    first = list(islice(rows, 2))
+    if len(first) == 1:
+        raise InputError(f"{name}: contains one JSON object, not a list of rows: write [...] around it")
+    yield from first
+    yield from rows
+
+
+def _parse(text: str, place: str, *, listed: bool = False) -> Any:
+    """A value of JSON. Raises InputError."""
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_int=_number, parse_float=_number)
     except json.JSONDecodeError as error:
-        raise InputError(f"{place}: no valid JSON: {error.msg} at column {error.colno}") from None
+        at = f"line {error.lineno}, column {error.colno}" if listed else f"column {error.colno}"
+        rows = "rows are a list [...] of objects, or one object on each line"
+        raise InputError(f"{place}: not valid JSON: {error.msg} at {at}; {rows}") from None
     except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
-        raise InputError(f"{place}: JSON that cannot be taken in: {error}") from None
+        raise InputError(f"{place}: JSON that cannot be read: {error}") from None
 
 
-def _csv(path: Path, name: str) -> Iterator[tuple[str, Any]]:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object in which a key that stands twice has no value that can be used."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        values: dict[str, list[Any]] = {}
+        for key, value in pairs:
+            values.setdefault(key, []).append(value)
+        for key, given in values.items():
+            if len(given) > 1:
+                listed = " and then ".join(f"{value!r:.60}" for value in given)
+                found[key] = Refused(f"this key stands {len(given)} times in its object, for {listed}: keep one")
+    return found
+
+
+def _number(text: str) -> Any:
+    """A number of JSON, if the text that its value becomes is how it is written, as it would be in CSV."""
+    value = int(text) if text.removeprefix("-").isdigit() else float(text)
+    if repr(value) == text:
+        return value
+    return Refused(f'the number {text} would become the text {value!r}: write it as text, "{text}"')
+
+
+def _csv(path: Path, name: str, columns: Collection[str]) -> Rows:
     csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters is less than a long text
-    with _text(path, name, newline="") as file:
-        reader = csv.reader(file, strict=True)
-        line = 1
-        try:
-            header = next(reader, [])
-            while True:
-                line = reader.line_num + 1
-                row = next(reader, None)
-                if row is None:
-                    return
-                if row and len(row) != len(header):
-                    raise InputError(f"{name}, line {line}: {len(row)} cells, but the header names {len(header)}")
-                if row:
-                    yield f"{name}, line {line}", dict(zip(header, (cell or None for cell in row), strict=True))
-        except csv.Error as error:
-            raise InputError(f"{name}, line {line}: no valid CSV: {error}") from None
+    reader = csv.reader(_lines(path, name, newline=""), strict=True)
+    line = 1
+    try:
+        header = next((row for row in reader if row), [])
+        other = [mark for mark in ";\t|" if len(header) == 1 and mark in header[0]]
+        if other:
+            told = f"its columns are separated by {other[0]!r}, not by commas: {header[0]!r:.60}"
+            raise InputError(f"{name}, line {reader.line_num}: {told}. Write it with commas")
+        places = {column: [i for i, found in enumerate(header, start=1) if found == column] for column in header}
+        twice = {column: _twice(own) for column, own in places.items() if len(own) > 1}
+        while True:
+            line = reader.line_num + 1
+            row = next(reader, None)
+            if row is None:
+                return
+            if row and len(row) != len(header):
+                raise InputError(f"{name}, line {line}: {len(row)} cells, but the header names {len(header)}")
+            if row:
+                yield f"{name}, line {line}", dict(zip(header, row, strict=True)) | twice
+    except csv.Error as error:
+        raise InputError(f"{name}, line {line}: not valid CSV: {error}") from None
 
 
-def _text_lines(path: Path, name: str) -> Iterator[tuple[str, Any]]:
-    with _text(path, name) as file:
-        for number, line in enumerate(file, start=1):
-            yield f"{name}, line {number}", {"text": line.removesuffix("\n").removesuffix("\r")}
+def _twice(places: list[int]) -> Refused:
+    """The cell of a column that stands several times, at these places from 1."""
+    return Refused(f"columns {' and '.join(map(str, places))} both have this name: rename or remove one")
 
 
-def _parquet(path: Path, name: str) -> Iterator[tuple[str, Any]]:
+def _text_lines(path: Path, name: str, columns: Collection[str]) -> Rows:
+    for number, line in enumerate(_lines(path, name), start=1):
+        yield f"{name}, line {number}", {"text": line.removesuffix("\n").removesuffix("\r")}
+
+
+def _parquet(path: Path, name: str, columns: Collection[str]) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with _unpacked(path, name) as file:
         try:
-            batches = pq.ParquetFile(file).iter_batches(batch_size=1000)
-            for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), start=1):
-                yield f"{name}, row {number}", row
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            parquet = pq.ParquetFile(file)
+            unread, wanted = _split_columns(parquet.schema_arrow, columns)
+            number = 0
+            for batch in parquet.iter_batches(batch_size=1000, columns=wanted):
+                for row in batch.select(wanted).to_pylist():
+                    number += 1
+                    yield f"{name}, row {number}", unread | row
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{name}: cannot be read as Parquet: {error}") from None
+
+
+def _split_columns(schema: Any, columns: Collection[str]) -> tuple[dict[str, Refused], list[str]]:
+    """The columns of a schema that are not read, each with why, and those that are, by their names."""
+    unread = dict.fromkeys(schema.names, Refused("not read"))
+    wanted = []
+    for column in unread:
+        own = [number for number, name in enumerate(schema.names, start=1) if name == column]
+        if column not in columns:
+            continue
+        if len(own) > 1:
+            unread[column] = _twice(own)
+        elif not _is_plain(schema.field(column).type):
+            unread[column] = Refused(f"its type is {schema.field(column).type}: write it as text")
+        else:
+            wanted.append(column)
+    return unread, wanted
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether a Parquet type is of text, or of numbers whose text there is no doubt of, or of lists or objects of them.
+
+    A float of 32 bits is not: 0.1 would become 0.10000000149011612.
+    """
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        return all(_is_plain(kind.field(i).type) for i in range(kind.num_fields))
+    if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _is_plain(kind.value_type)
+    plain = (types.is_string, types.is_large_string, types.is_string_view, types.is_integer, types.is_float64)
+    return any(is_kind(kind) for is_kind in (*plain, types.is_boolean, types.is_null))
 
 
 @contextmanager
@@ -160,14 +276,14 @@ def _unpacked(path: Path, name: str) -> Iterator[BinaryIO]:
             with gzip.open(path) as packed:
                 shutil.copyfileobj(packed, file)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InputError(f"{name}: cannot be unpacked: {error}") from None
+            raise InputError(f"{name}: cannot be decompressed: {error}; is it whole?") from None
         file.seek(0)
         yield file
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[tuple[str, Any]]]] = {
-    ".jsonl": _json_lines,
-    ".json": _json_list,
+READERS: dict[str, Callable[[Path, str, Collection[str]], Rows]] = {
+    ".jsonl": _json,
+    ".json": _json,
     ".csv": _csv,
     ".txt": _text_lines,
     ".parquet": _parquet,
@@ -213,87 +329,3 @@ def _download(url: str, path: Path) -> None:
     # A connection that breaks off looks like the end of the file.
     if length is not None and path.stat().st_size != int(length):
         raise OSError(f"{path.stat().st_size:,} of {int(length):,} bytes came")
-
-
-def fill(template: str, row: Row, place: str) -> str:
-    """Fill ``{column}`` in a template from a row.
-
-    Raises InputError for a column that is missing or no text, and for a template with anything else in braces.
-    """
-
-    class Columns(dict):
-        def __missing__(self, key: str) -> str:
-            raise InputError(f"{place}: no column of text called {key!r}; the columns are {', '.join(row)}")
-
-    try:
-        parts = list(Formatter().parse(template))
-    except ValueError as error:
-        raise InputError(
-            f"{place}: the template {template!r} cannot be filled: {error}; write {{{{ for a brace"
-        ) from None
-    if any(spec or conversion for *_, spec, conversion in parts):
-        raise InputError(f"{place}: the template {template!r} must have names of columns in braces, and nothing else")
-    columns = Columns({k: v for k, v in row.items() if isinstance(v, str | int | float)})
-    return "".join(text + ("" if name is None else str(columns[name])) for text, name, *_ in parts)
-
-
-def to_conversation(row: Row, place: str, *, user: str | None, assistant: str | None, messages: str | None) -> list:
-    """A row as messages: two templates filled, or a column that holds a list of role and content."""
-    if messages is None:
-        turns = [("user", fill(user or "", row, place)), ("assistant", fill(assistant or "", row, place))]
-        return [{"role": role, "content": content} for role, content in turns]
-    found = row.get(messages)
-    if not isinstance(found, list) or any(not isinstance(m, dict) or set(m) != {"role", "content"} for m in found):
-        raise InputError(f"{place}: column {messages!r} must be a list of {{role, content}}, but it is {found!r:.80}")
-    return found
-
-
-def check_conversation(messages: list[dict[str, str]], place: str) -> None:
-    """Raise InputError for a conversation that cannot be tuned on."""
-    for number, message in enumerate(messages, start=1):
-        if message["role"] not in ("user", "assistant"):
-            raise InputError(f"{place}: message {number} has the role {message['role']!r}: use 'user' or 'assistant'")
-        if not isinstance(message["content"], str):
-            raise InputError(f"{place}: message {number} is no text, but {message['content']!r}")
-        check_text(message["content"], f"{place}: message {number}")
-        if message["role"] == "assistant" and not message["content"].strip():
-            raise InputError(f"{place}: the response in message {number} is empty")
-    if not any(message["role"] == "assistant" for message in messages):
-        raise InputError(f"{place}: the conversation has no assistant turn")
-
-
-def check_text(text: str, what: str) -> None:
-    """Raise InputError for a text that no file could hold: JSON may name one half of a character by itself."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = text[error.start].encode("unicode_escape").decode()
-        raise InputError(f"{what} holds {half}, half a character, at place {error.start}: mend or drop it") from None
-
-
-def check_distinct(instructions: list[str], places: list[str]) -> None:
-    """Raise InputError when an instruction stands twice in an evaluation set: judgements are matched by it."""
-    twice = [text for text, count in Counter(instructions).items() if count > 1]
-    if twice:
-        where = [place for place, text in zip(places, instructions, strict=True) if text == twice[0]]
-        raise InputError(f"{where[1]}: the instruction {twice[0][:60]!r} occurs twice, first in {where[0]}")
-
-
-def rows_sha256(rows: Iterable[Any]) -> str:
-    """The SHA-256 of what was taken from a source, as 64 hexadecimal digits: a line of JSON for each row.
-
-    The JSON is ASCII, without blanks and with sorted keys. A dataset's row is its list of messages, an evaluation
-    set's is ``{"instruction": text, "reference": text or null}``.
-    """
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(row, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n")
-    return digest.hexdigest()
-
-
-def check_sha256(rows: Iterable[Any], expected: str | None, *, key: str) -> str:
-    """The SHA-256 of rows. Raises InputError naming ``key`` when it is not the expected one."""
-    found = rows_sha256(rows)
-    if expected is not None and found != expected:
-        raise InputError(f"{key}.sha256: {expected} is expected, but the rows have {found}")
-    return found

@@ -187,6 +187,7 @@ def tuning(settings: Row) -> list[Row]:
         record = read_json(entry["path"])
         told = {key: entry[key] for key in ("model", "mode", "seed")} | {"rows": record["rows"]}
         told |= {"rows cut": record["rows_cut"], "tokens cut": record["tokens_cut"]}
+        told |= {"turns dropped": record["turns_dropped"]}
         told |= {"trained tokens": record["trained_tokens"]}
         losses = record["losses"]
         rows.append(told | {"first loss": fixed(losses[0], 3), "last loss": fixed(losses[-1], 3)})
