@@ -93,7 +93,7 @@ def test_two_rules_would_claim_a_reserved_name(unreserved, name):
     (unreserved / "named.yaml").write_text(
         yaml.safe_dump({"evaluation_sets": {name: {"world": "test", "instructions": 30}}, "generation": {"evaluation_set": name}})
     )  # fmt: skip
-    done = snakemake(unreserved, "make_tables", "-n", configs=("experiments/test.yaml", "named.yaml"))
+    done = snakemake(unreserved, "make_report", "-n", configs=("experiments/test.yaml", "named.yaml"))
     assert done.returncode and "AmbiguousRuleException" in done.stdout, done.stdout
 
 

@@ -8,8 +8,8 @@ from stage.bases import SHARED
 from stage.config import BASE_LABEL, Config
 from stage.config_types import same_text
 
-# Names that would give a path of another's, by section: folders and files that the rules' outputs, logs and benchmarks
-# name themselves, where otherwise a name of that section stands. tests/test_names.py reads the rules and compares.
+# Names that the paths in the rules use themselves in the place of a name of the section: a second rule would claim the
+# same file, or write into the same folder. tests/test_config_names.py reads them from the rules and compares.
 RESERVED = {
     "experiment": (SHARED,),  # results/NAME
     "models": (  # results/EXPERIMENT/NAME
