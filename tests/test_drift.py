@@ -126,8 +126,11 @@ def test_text_of_ones_own_is_read_and_what_is_wrong_with_it_is_named(tmp_path):
     ]
     for rows, fault in (
         ([{"text": "One."}], r"drift.documents: 2 are asked for, but the rows give only 1"),
-        ([{"txt": "One."}], r"texts.jsonl, line 1: has no column 'text'; it has txt"),
-        ([{"text": 7}], r"texts.jsonl, line 1: 'text' is no text, but 7"),
+        ([{"txt": "One."}], r"texts.jsonl, line 1: no column 'text': did you mean 'txt'"),
+        (
+            [{"text": float("nan")}],
+            r"texts.jsonl, line 1: column 'text' must be text or a finite number, but it is nan",
+        ),
     ):
         with pytest.raises(InputError, match=fault):
             read(*rows)

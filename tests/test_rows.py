@@ -23,7 +23,7 @@ from make_evaluation_set import evaluation_rows
 from stage.command import InputError
 from stage.local_files import read_rows
 from stage.rows import rows_sha256
-from stage.storage import read_table
+from stage.storage import read_table, write_table
 
 KINDS = ["csv", "jsonl", "json", "parquet"]
 PAIR = {"user": "{q}|{x}", "assistant": "{a}"}
@@ -391,3 +391,14 @@ def test_a_missing_column_is_found_without_reading_a_long_file_to_its_end(tmp_pa
     path.write_bytes(b'{"q": "a"}\n' * 1500 + b"\xff")
     with pytest.raises(InputError, match=r"rows.jsonl, line 1 and the 999 after it: no column 'a'"):
         list(read_rows(str(path), {"q": "text", "a": "text"}))
+
+
+def test_the_record_of_a_tuning_counts_dropped_turns_which_change_no_weight(run, tmp_path):
+    straight, weights = run("straight")
+    assert (straight["turns"], straight["turns_dropped"]) == (24, 0)
+    rows = read_table("conversations", tmp_path / "data.parquet")
+    rows[3]["messages"] += talk("uu")
+    write_table("conversations", rows, tmp_path / "data.parquet")
+    record, same = run("with turns that no response follows")
+    assert (record["turns"], record["turns_dropped"]) == (26, 2)
+    assert same == weights
