@@ -13,14 +13,27 @@ def whole(models):
     return list(dict.fromkeys(dataset_path(name, m) for m in models for name in CONFIG.whole_datasets(m)))
 
 
+def cuttable(models):
+    """The other datasets that these models are tuned on, or compared with: their rows may be cut."""
+    return [path for model in models for path in all_datasets(model) if path not in whole(models)]
+
+
+def taken_from(base):
+    """The models that are taken from a base model."""
+    return [model for model in TAKEN if TAKEN[model] == base]
+
+
 rule pretrain:
     """A tokenizer and a small Llama from nothing. Rows from elsewhere must be sound first, as this is what costs."""
     input:
         corpus=f"{BASES}/{{base}}/corpus.parquet",
         conversations=lambda wildcards: ancient(
-            [path for path in OWN_DATASETS if path in whole([m for m in TAKEN if TAKEN[m] == wildcards.base])]
+            [path for path in whole(taken_from(wildcards.base)) if path in OWN_DATASETS]
         ),
-        data=ancient(OWN_DATASETS + OWN_SETS),
+        cuttable=lambda wildcards: ancient(
+            [path for path in OWN_DATASETS if path not in whole(taken_from(wildcards.base))]
+        ),
+        data=ancient(OWN_SETS),
     output:
         model=directory(f"{BASES}/{{base}}/model"),
         snapshots=directory(f"{BASES}/{{base}}/snapshots"),
@@ -39,8 +52,8 @@ rule pretrain:
         "model: pre-training {wildcards.base}, a line per step in {log}"
     shell:
         "{WARM} scripts/pretrain.py --corpus {input.corpus} --model {output.model} --snapshots {output.snapshots} "
-        "--record {output.record} --conversations {input.conversations} --settings {params.settings:q} "
-        "--budget {BUDGET:q} --device {resources.device} --threads {threads} > {log} 2>&1"
+        "--record {output.record} --conversations {input.conversations} --cuttable {input.cuttable} "
+        "--settings {params.settings:q} --budget {BUDGET:q} --device {resources.device} --threads {threads} > {log} 2>&1"
 
 
 def kept(model):
@@ -54,7 +67,8 @@ rule take_base:
         shared=lambda wildcards: kept(wildcards.model),
         record=lambda wildcards: f"{BASES}/{TAKEN[wildcards.model]}/record.json",
         conversations=lambda wildcards: ancient(whole([wildcards.model])),
-        data=lambda wildcards: ancient(all_datasets(wildcards.model) + all_sets(wildcards.model)),
+        cuttable=lambda wildcards: ancient(cuttable([wildcards.model])),
+        data=lambda wildcards: ancient(all_sets(wildcards.model)),
     output:
         model=directory(f"{RESULTS}/{{model}}/base/model"),
         record=f"{RESULTS}/{{model}}/base/record.json",
@@ -73,14 +87,16 @@ rule take_base:
         "model: {wildcards.model} from {input.shared}"
     shell:
         "{WARM} scripts/take_base.py --shared {input.shared}/{params.snapshot} --shared-record {input.record} --model {output.model} "
-        "--record {output.record} --conversations {input.conversations} --settings {params.settings:q} > {log} 2>&1"
+        "--record {output.record} --conversations {input.conversations} --cuttable {input.cuttable} "
+        "--settings {params.settings:q} > {log} 2>&1"
 
 
 rule import_model:
     """A model that exists already, with the pad token and the chat template that the other stages need."""
     input:
         conversations=lambda wildcards: ancient(whole([wildcards.model])),
-        data=lambda wildcards: ancient(all_datasets(wildcards.model) + all_sets(wildcards.model)),
+        cuttable=lambda wildcards: ancient(cuttable([wildcards.model])),
+        data=lambda wildcards: ancient(all_sets(wildcards.model)),
         access=lambda wildcards: (
             ancient(f"{RESULTS}/data/access.json") if is_hub_id(CONFIG.models[wildcards.model].path) else []
         ),
@@ -105,4 +121,4 @@ rule import_model:
         "model: importing {wildcards.model}"
     shell:
         "{WARM} scripts/import_model.py --model {output.model} --record {output.record} "
-        "--conversations {input.conversations} --settings {params.settings:q} > {log} 2>&1"
+        "--conversations {input.conversations} --cuttable {input.cuttable} --settings {params.settings:q} > {log} 2>&1"

@@ -11,7 +11,7 @@
 import argparse
 from typing import Any
 
-from implicit.render import Format, encode, render_prompt
+from implicit.render import Format, encode, encode_opening, render_prompt
 from stage.command import InputError, arguments, run_stage, say
 from stage.costs import generation_hours
 from stage.job import Job, execution_of, job
@@ -120,7 +120,7 @@ def generate_responses(args: argparse.Namespace, this: Job) -> None:
         batch=args.batch,
     )
     # The wide diversity scope begins after the user tag, as in the authors' code.
-    tag = len(encode(tokenizer, f"{chat.user_tag}\n")) + chat.add_bos
+    tag = len(encode_opening(tokenizer, chat))
     counted = [prompt[tag:] for prompt in prompts]
     responses = respond(args, prompts, counted, tokenizer, context=context, device=this.device)
     table = [

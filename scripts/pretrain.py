@@ -23,7 +23,9 @@ from stage.storage import read_table, written_whole
 
 
 def main() -> None:
-    args = arguments(__doc__, paths=["corpus", "model", "snapshots", "record"], lists=["conversations"], computes=True)
+    args = arguments(
+        __doc__, paths=["corpus", "model", "snapshots", "record"], lists=["conversations", "cuttable"], computes=True
+    )
     # Threads are those of one part of a batch: one each, as their number changes the last bits of a result.
     execution = {"device": execution_of(args)["device"], "threads": 1}
     inputs = {"corpus": args.corpus}
@@ -38,6 +40,7 @@ def pretrain_model(args: argparse.Namespace, this: Job) -> None:
     architecture = Architecture(**settings["architecture"])
     tokenizer = train_tokenizer(documents, vocab_size=settings["vocab_size"], context=architecture.context)
     check_datasets(args.conversations, tokenizer, context=architecture.context)
+    check_datasets(args.cuttable, tokenizer, context=None)
     plan = Pretraining(**{key: settings[key] for key in Pretraining.__dataclass_fields__})
     try:
         rows = pack(documents, tokenizer, length=plan.sequence_length, tokens=plan.tokens, seed=plan.seed)
@@ -55,7 +58,7 @@ def pretrain_model(args: argparse.Namespace, this: Job) -> None:
 
     def save(path: Path) -> None:
         card = {"base": "none", "data": args.corpus, "mode": "pre-training", "seed": plan.seed}
-        save_model(model, tokenizer, path, card=card | {"tokens": last[-1].tokens})
+        save_model(model, tokenizer, path, card=card | {"tokens": last[-1].tokens}, chat=None)
 
     with written_whole(args.snapshots) as folder:
         folder.mkdir()

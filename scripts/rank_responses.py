@@ -16,10 +16,11 @@ from typing import Any
 
 from implicit.oracle import Oracle
 from implicit.rank import Score, draw_among, draw_others, ranking_capability, score_responses
-from implicit.render import Format, encode_response, render_prompt
+from implicit.render import Format, render_prompt
 from implicit.world.kinds import FORMATS
 from stage.command import InputError, arguments, run_stage, say
 from stage.costs import scoring_hours
+from stage.fit import encode_row
 from stage.job import Job, execution_of, job
 from stage.models import context_length, load_model, load_tokenizer, stored_parameters
 from stage.storage import read_table, write_table
@@ -108,7 +109,7 @@ def rank_responses(args: argparse.Namespace, this: Job) -> None:
         raise InputError(f"ranking.evaluation_set: rows without a reference response: {without[:5]}; map 'reference'")
     tokenizer, chat = load_tokenizer(args.model), Format(**settings["chat"])
     prompts = [render_prompt(row["instruction"], tokenizer, chat) for row in rows]
-    responses = [encode_response(tokenizer, row["reference"].strip()) + [tokenizer.eos_token_id] for row in rows]
+    responses = [encode_row(row, row["reference"], tokenizer) + [tokenizer.eos_token_id] for row in rows]
     context = context_length(AutoConfig.from_pretrained(args.model))
     drawn = draws(rows, settings)
     pairs = list(dict.fromkeys((i, j) for others in drawn.values() for i, row in enumerate(others) for j in [i, *row]))

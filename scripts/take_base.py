@@ -6,7 +6,8 @@
         --settings '{"chat": {"user_tag": "<|user|>", ...}}'
 
 ``--shared`` is the model at the end of pre-training, or one of its snapshots. Weights are linked, not copied, where the
-file system can do that. ``--conversations`` are datasets whose responses must fit in the model's context.
+file system can do that. ``--conversations`` are datasets whose responses must fit in
+the model's context, those of ``--cuttable`` may be cut.
 """
 
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from implicit.render import Format, chat_template
 from stage.command import arguments, run_stage
+from stage.exported import check_exported
 from stage.fit import check_datasets
 from stage.job import job
 from stage.models import context_length, load_tokenizer
@@ -35,16 +37,19 @@ def link_files(source: Path, target: Path) -> None:
 def main() -> None:
     from transformers import AutoConfig
 
-    args = arguments(__doc__, paths=["shared", "shared-record", "model", "record"], lists=["conversations"])
+    args = arguments(__doc__, paths=["shared", "shared-record", "model", "record"], lists=["conversations", "cuttable"])
     inputs = {"shared": args.shared}
     with job("take_base", args, makes=args.model, record=args.record, inputs=inputs) as this:
         tokenizer = load_tokenizer(args.shared)
-        tokenizer.chat_template = chat_template(Format(**args.settings["chat"]))
+        chat = Format(**args.settings["chat"])
+        tokenizer.chat_template = chat_template(tokenizer, chat)
         context = context_length(AutoConfig.from_pretrained(args.shared))
         check_datasets(args.conversations, tokenizer, context=context)
+        check_datasets(args.cuttable, tokenizer, context=None)
         with written_whole(args.model) as temporary:
             tokenizer.save_pretrained(temporary)  # first: over a link, it would write into the shared model
             link_files(args.shared, temporary)
+            check_exported(temporary, tokenizer, chat=chat)
         this.finish(f"the base model is that of {args.shared}", outputs={"model": args.model})
 
 

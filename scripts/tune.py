@@ -70,8 +70,7 @@ def render_rows(
     chat, max_length = Format(**settings["chat"]), settings["tuning"]["max_length"]
     if max_length > context:
         raise InputError(f"tuning.max_length: {max_length} tokens, but the context of the model is {context}")
-    if settings["tuning"]["too_long"] == "error":
-        check_responses(rows, tokenizer, context=context)
+    check_responses(rows, tokenizer, context=context if settings["tuning"]["too_long"] == "error" else None)
     rendered = []
     for row in rows:
         cut = render(
@@ -203,7 +202,7 @@ def tune_model(args: argparse.Namespace, this: Job, processes: "Processes") -> N
         return
     card = {key: settings[key] for key in ("mode", "seed")}
     card |= {"base": args.base, "data": args.data, "epochs": args.epochs}
-    save_model(tuned, tokenizer, args.model, card=card)
+    save_model(tuned, tokenizer, args.model, card=card, chat=Format(**settings["chat"]))
     this.finish(
         f"loss {steps[-1].loss:.4f} after {steps[-1].step} steps",
         outputs={"model": args.model},

@@ -339,7 +339,7 @@ def words_of(script, folder, given):
     if script is resolve_rules:
         settings = {"token_scores": {"!": 1.0, "Supercali": 1.0}}
         return ["x", "--model", str(folder / "model"), "--output", str(out / "x"), "--settings", json.dumps(settings)]
-    settings = {"path": str(folder / "model"), "revision": None, "too_long": "error", "chat": CHAT}
+    settings = {"path": str(folder / "model"), "revision": None, "chat": CHAT}
     words = [
         "x",
         "--model",

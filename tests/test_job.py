@@ -94,7 +94,7 @@ def commands(small, out):
     drift = {"documents": 3, "file": str(small / "texts.jsonl"), "world": None, "controls": {}} | common
     return {
         "pretrain": {"corpus": small / "corpus.parquet", "model": out / "model", "snapshots": out / "snapshots",
-                     "record": out / "out.json", "settings": {"pretrain": PRETRAIN, "too_long": None}},
+                     "record": out / "out.json", "settings": {"pretrain": PRETRAIN}},
         "tune": base | {"data": small / "data.parquet", "model": out / "model", "record": out / "out.json", "epochs": 1,
                         "checkpoints": out / "checkpoints", "batch": 200, "settings": tuning},
         "generate_responses": model | {
