@@ -43,7 +43,8 @@ def load_own_tokenizer(path: str, revision: str) -> "PreTrainedTokenizerBase":
     from transformers.utils import cached_file
 
     tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    file = cached_file(path, "tokenizer.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+    lacking = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    file = cached_file(path, "tokenizer.json", revision=revision, **lacking)
     if file is None:
         return tokenizer
     # Not texts that begin with a blank: Llama-2's file doubles it, other than SentencePiece and its class.

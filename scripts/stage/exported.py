@@ -156,7 +156,10 @@ def _compare(
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False)
     for found in (given, tokenizer(text, add_special_tokens=False)["input_ids"]):
         if found != ids:
-            place = next((i for i, pair in enumerate(zip(found, ids, strict=False)) if pair[0] != pair[1]), 0)
+            place = next(
+                (i for i, pair in enumerate(zip(found, ids, strict=False)) if pair[0] != pair[1]),
+                min(len(found), len(ids)),
+            )
             there, here = (tokenizer.convert_ids_to_tokens(x[max(0, place - 2) : place + 3]) for x in (found, ids))
             raise InputError(
                 f"chat.user_tag {chat.user_tag!r}, chat.assistant_tag {chat.assistant_tag!r}: with this tokenizer, "
