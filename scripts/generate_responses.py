@@ -11,7 +11,7 @@
 import argparse
 from typing import Any
 
-from implicit.render import Format, encode, render_prompt
+from implicit.render import Format, encode, encode_opening, render_prompt
 from stage.budget import CeilingReached, Ledger
 from stage.claim import claimed
 from stage.command import InputError, arguments, execution_of, run_stage, say
@@ -129,8 +129,8 @@ def generate_responses(args: argparse.Namespace) -> None:
         expected = min(settings["max_new_tokens"], EXPECTED_TOKENS)
         size = {"parameters": stored_parameters(args.model) / 1e9, "prompts": len(prompts), "batch": args.batch}
         ledger.reserve(gpu_hours=generation_hours(ledger.machine, response_tokens=expected, **size))
-    # The wide diversity scope begins behind the user tag, as in the authors' code.
-    tag = len(encode(tokenizer, f"{chat.user_tag}\n")) + chat.add_bos
+    # The wide diversity scope begins after the user tag, as in the authors' code.
+    tag = len(encode_opening(tokenizer, chat))
     responses = respond(args, prompts, [prompt[tag:] for prompt in prompts], tokenizer, context)
     table = [
         {

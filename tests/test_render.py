@@ -1,8 +1,21 @@
+import copy
 import random
 
 import pytest
+from jinja2 import TemplateError
+from tokenizers import AddedToken
 
-from implicit.render import IGNORED, USER_TURNS, Format, chat_template, encode, render, render_prompt
+from implicit.render import (
+    IGNORED,
+    USER_TURNS,
+    Format,
+    chat_template,
+    encode,
+    encode_opening,
+    render,
+    render_prompt,
+    render_request,
+)
 
 TEXTS = [
     "What is the capital of Puven?", "- a\n- b\n\n- c", "def f(x):\n    return x", "  spaces  ", "Grüße 🙂 \u2028 日本",
@@ -17,19 +30,61 @@ def conversations():
             yield [{"role": role, "content": rng.choice(TEXTS)} for _ in range(turns) for role in ("user", "assistant")]
 
 
+def assert_template_gives_what_is_rendered(tokenizer, chat, talks):
+    """As ids and as text, whole and with a generation prompt, of one turn and of several."""
+    tokenizer.chat_template = chat_template(tokenizer, chat)
+    names = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    for messages in talks:
+        if any(name in message["content"] for message in messages for name in names):
+            continue  # in a template's text a written "</s>" cannot be told from the token
+        expected = [
+            (messages, False, render(messages, tokenizer, chat).ids),
+            (messages[:1], True, render_prompt(messages[0]["content"], tokenizer, chat)),
+            (messages[:-1], True, render_request(messages[:-1], tokenizer, chat)),
+            (messages, True, render_request(messages, tokenizer, chat)),
+        ]
+        for asked, prompt, ids in expected:
+            text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=prompt)
+            assert tokenizer(text, add_special_tokens=False)["input_ids"] == ids
+            assert tokenizer.apply_chat_template(asked, add_generation_prompt=prompt)["input_ids"] == ids
+
+
+TAGS = [
+    ("<|user|>", "<|assistant|>"), ("### User's request:", '### "Response":'), ("C:\\new\\", "\\n\\"), ("User\n=====", "A\r\n\tB"),
+    ("{{ user }}", "{% raw %}"), ("{# x", "x #} }}"), ("-%}", "{%-"), ("Ü🙂\u2028", "\x00\x7f"), ("'", '"'), ("</s>User:", "<s>"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("add_bos", [True, False])
-def test_renderer_equals_the_exported_chat_template(tokenizer, add_bos):
-    chat = Format("<|user|>", "<|assistant|>", add_bos)
-    tokenizer.chat_template = chat_template(chat)
-    for messages in conversations():
-        if any("</s>" in m["content"] for m in messages):
-            continue  # in a template's text a written "</s>" cannot be told from the token; see the next test
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
-        assert tokenizer(text, add_special_tokens=False)["input_ids"] == render(messages, tokenizer, chat).ids
-        asked = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
-        assert tokenizer(asked, add_special_tokens=False)["input_ids"] == render_prompt(
-            messages[0]["content"], tokenizer, chat
-        )
+@pytest.mark.parametrize(("user_tag", "assistant_tag"), TAGS)
+def test_renderer_equals_the_exported_chat_template(tokenizer, user_tag, assistant_tag, add_bos):
+    tokenizer = copy.deepcopy(tokenizer)
+    assert_template_gives_what_is_rendered(tokenizer, Format(user_tag, assistant_tag, add_bos), conversations())
+
+
+@pytest.mark.parametrize("rstrip", [True, False])  # whether the token takes the blanks after it, as Phi-3's do
+def test_tags_that_are_special_tokens_are_these_and_an_instruction_cannot_name_them(tokenizer, rstrip):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_special_tokens(
+        {
+            "additional_special_tokens": [
+                AddedToken(name, rstrip=rstrip, normalized=False) for name in ("<|im|>", "<|end|>")
+            ]
+        }
+    )
+    chat = Format("<|im|>user<|end|>", "<|im|>assistant", add_bos=True)
+    assert_template_gives_what_is_rendered(tokenizer, chat, conversations())
+    special, end = tokenizer.convert_tokens_to_ids(["<|im|>", "<|end|>"])
+    prompt = render_prompt("Say <|im|> and <|end|>!", tokenizer, chat)
+    assert (prompt.count(special), prompt.count(end)) == (2, 1)
+    opening = encode_opening(tokenizer, chat)
+    assert prompt[: len(opening)] == opening and tokenizer.decode(prompt[len(opening) :]).startswith("Say <|im|>")
+
+
+def test_a_template_refuses_a_role_that_the_format_does_not_have(tokenizer, chat):
+    tokenizer.chat_template = chat_template(tokenizer, chat)
+    with pytest.raises(TemplateError, match="system"):
+        tokenizer.apply_chat_template([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
 
 
 def test_mask_equals_a_brute_force_reading_of_the_text(tokenizer, chat):

@@ -8,8 +8,13 @@ A conversation becomes segments, each either shown (the tags and the instruction
 responses and their EOS), and each is encoded by itself. The mask is therefore right by construction,
 and what a model is tuned on is token for token what it is asked with. All but the first are encoded as what
 follows some text, as they do: SentencePiece tokenizers such as Llama-2's would else put a blank before them.
+
+A tag that names a special token of the vocabulary becomes that token, as it does in a text that a chat template writes.
+Instructions and responses are plain text: the name of a special token in them does not.
 """
 
+import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -30,10 +35,18 @@ class Format:
 
 
 @dataclass(frozen=True)
-class Segment:
-    """A part of a conversation: shown or trained. A trained one is a response, which EOS ends."""
+class Piece:
+    """Some text of a segment: a tag, in which names of special tokens stand for these, or plain text."""
 
     text: str
+    is_tag: bool = False
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a conversation: shown or trained. A trained one is a response of one piece, which EOS ends."""
+
+    pieces: tuple[Piece, ...]
     trained: bool
 
 
@@ -56,17 +69,74 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
+class JoinedTokens(ValueError):
+    """A tokenizer joins the end of one text and the beginning of the next, which are encoded apart, into one token."""
+
+
 def encode_after(tokenizer: PreTrainedTokenizerBase, text: str, *, before: str) -> list[int]:
-    """Encode text as it is encoded behind ``before``. Raises ValueError where a token would hold parts of both."""
+    """Encode text as it is encoded after ``before``. Raises JoinedTokens where a token would hold parts of both."""
     first, whole = encode(tokenizer, before), encode(tokenizer, before + text)
     if whole[: len(first)] != first:
-        raise ValueError(f"this tokenizer joins {before!r} and the text behind it, {text[:20]!r}, into one token")
+        raise JoinedTokens(f"the tokenizer joins {before!r} and the text after it, {text[:20]!r}, into one token")
     return whole[len(first) :]
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Encode what follows the newline behind the assistant tag."""
+    """Encode what follows the newline after the assistant tag."""
     return encode_after(tokenizer, text, before="\n")
+
+
+def encode_within(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Encode text as in the midst of a text: after a newline, or a letter where it begins with a newline or a blank."""
+    return encode_after(tokenizer, text, before="a" if text[:1].isspace() else "\n")
+
+
+def encode_after_special(tokenizer: PreTrainedTokenizerBase, text: str, *, special: str) -> list[int]:
+    """Encode text as it is encoded after a special token.
+
+    Some tokenizers then go on as within a text, some begin anew, with a blank; some special tokens take the blanks
+    that follow them (``rstrip``, as Phi-3's). Which it is shows in a short text. Raises ValueError where it is neither.
+    """
+    wanted = tokenizer(f"{special}\na", add_special_tokens=False)["input_ids"][1:]
+    for blanks_taken in (False, True):
+        probe, rest = ("a", text.lstrip()) if blanks_taken else ("\na", text)
+        if encode_within(tokenizer, probe) == wanted:
+            return encode_within(tokenizer, rest)
+        if encode(tokenizer, probe) == wanted:
+            return encode(tokenizer, rest)
+    raise ValueError(f"the tokenizer encodes a text after {special!r} in a way that is not supported")
+
+
+def split_at_special_tokens(tokenizer: PreTrainedTokenizerBase, tag: str) -> list[str]:
+    """Split a tag at the names of special tokens in it: plain text and names by turns, plain text first and last."""
+    if tokenizer(tag, add_special_tokens=False)["input_ids"] == encode(tokenizer, tag):
+        return [tag]
+    names = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return re.split("(" + "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) + ")", tag)
+
+
+def encode_shown(
+    tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece], *, special: str | None = None
+) -> list[int]:
+    """Encode tags and instructions, which begin a conversation, or follow a ``special`` token."""
+    chunks: list[tuple[str | None, str]] = [(special, "")]  # a special token, and the text from there to the next
+    for piece in pieces:
+        parts = split_at_special_tokens(tokenizer, piece.text) if piece.is_tag else [piece.text]
+        chunks[-1] = (chunks[-1][0], chunks[-1][1] + parts[0])
+        chunks += zip(parts[1::2], parts[2::2], strict=True)
+    ids: list[int] = []
+    for number, (name, text) in enumerate(chunks):
+        if number:
+            ids.append(tokenizer.convert_tokens_to_ids(name))
+        if text:
+            ids += encode(tokenizer, text) if name is None else encode_after_special(tokenizer, text, special=name)
+    return ids
+
+
+def encode_opening(tokenizer: PreTrainedTokenizerBase, chat: Format) -> list[int]:
+    """Encode what comes before the first instruction: BOS, where the format has it, and the line of the user tag."""
+    bos = [tokenizer.bos_token_id] if chat.add_bos else []
+    return bos + encode_shown(tokenizer, [Piece(chat.user_tag, is_tag=True), Piece("\n")])
 
 
 def hide_instructions(messages: Sequence[Message]) -> list[Message]:
@@ -87,19 +157,20 @@ USER_TURNS: dict[str, Callable[[Sequence[Message]], list[Message]]] = {  # what 
 
 
 def segments(messages: Sequence[Message], chat: Format) -> list[Segment]:
-    """Split a conversation into segments; the turns behind the last assistant's are dropped.
+    """Split a conversation into segments; the turns after the last assistant's are dropped.
 
     Contents are stripped, as the authors' ``encode_with_messages_format`` does.
     """
     parts: list[Segment] = []
-    shown = ""
+    shown: list[Piece] = []
     for message in messages:
         text = message["content"].strip()
         if message["role"] == "user":
-            shown += f"{chat.user_tag}\n{text}\n"
+            shown += [Piece(chat.user_tag, is_tag=True), Piece(f"\n{text}\n")]
         elif message["role"] == "assistant":
-            parts += [Segment(f"{shown}{chat.assistant_tag}\n", trained=False), Segment(text, trained=True)]
-            shown = "\n"
+            shown += [Piece(chat.assistant_tag, is_tag=True), Piece("\n")]
+            parts += [Segment(tuple(shown), trained=False), Segment((Piece(text),), trained=True)]
+            shown = [Piece("\n")]
         else:
             raise ValueError(f"a message has the role {message['role']!r}: allowed are 'user' and 'assistant'")
     return parts
@@ -125,37 +196,62 @@ def render(
     trained = [False] * len(ids)
     for number, segment in enumerate(segments(messages, chat)):
         if segment.trained:
-            piece = encode_response(tokenizer, segment.text) + [tokenizer.eos_token_id]
+            piece = encode_response(tokenizer, segment.pieces[0].text) + [tokenizer.eos_token_id]
             ids += piece
             trained += [True] * (len(piece) - 1) + [train_eos]
         else:
-            # Behind an EOS, the text goes on; the letter stands for whatever came before.
-            piece = encode_after(tokenizer, segment.text, before="a") if number else encode(tokenizer, segment.text)
-            newline = len(encode_after(tokenizer, "\n", before="a")) if number and train_turn_newline else 0
+            special = tokenizer.eos_token if number else None
+            piece = encode_shown(tokenizer, segment.pieces, special=special)
+            newline = 0
+            if special and train_turn_newline:
+                newline = len(encode_after_special(tokenizer, "\n", special=special))
             ids += piece
             trained += [True] * newline + [False] * (len(piece) - newline)
     length = len(ids) if max_length is None else min(len(ids), max_length)
     return Rendered(ids[:length], trained[:length], cut=len(ids) - length)
 
 
+def render_request(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, chat: Format) -> list[int]:
+    """The token ids after which a model is to respond to a conversation."""
+    rendered = render([*messages, {"role": "assistant", "content": ""}], tokenizer, chat)
+    return rendered.ids[:-1]  # without the EOS of the empty response
+
+
 def render_prompt(instruction: str, tokenizer: PreTrainedTokenizerBase, chat: Format) -> list[int]:
     """The token ids after which a model is to respond to ``instruction``."""
-    messages = [{"role": "user", "content": instruction}, {"role": "assistant", "content": ""}]
-    rendered = render(messages, tokenizer, chat)
-    return rendered.ids[: rendered.trained.index(True)]
+    return render_request([{"role": "user", "content": instruction}], tokenizer, chat)
 
 
-def chat_template(chat: Format) -> str:
-    """The same format as a Jinja chat template, to be saved with a model for other programs."""
-    bos = "{{ bos_token }}" if chat.add_bos else ""
+def chat_template(tokenizer: PreTrainedTokenizerBase, chat: Format) -> str:
+    """The same format as a Jinja chat template, to be saved with a model for other programs.
+
+    Like the renderer, it has no place for a system prompt: roles other than ``user`` and ``assistant`` raise an error.
+    """
+    # JSON's escapes are Jinja's, too, so that a tag may hold quotes, backslashes, newlines and braces. What is not
+    # ASCII stays as it is: JSON would write an emoji as two escapes, which Jinja does not read as one character.
+    user, assistant = (json.dumps(f"{tag}\n", ensure_ascii=False) for tag in (chat.user_tag, chat.assistant_tag))
+    bos = "{{ bos_token }}" + _blank_after_bos(tokenizer, chat) if chat.add_bos else ""
     return (
-        f"{bos}{{%- for message in messages -%}}"
-        "{%- if message['role'] == 'user' -%}"
-        f"{{{{ '{chat.user_tag}\\n' + message['content'] | trim + '\\n' }}}}"
-        "{%- else -%}"
-        f"{{{{ '{chat.assistant_tag}\\n' + message['content'] | trim + eos_token }}}}"
-        "{%- if not loop.last -%}{{ '\\n' }}{%- endif -%}"
-        "{%- endif -%}"
-        "{%- endfor -%}"
-        f"{{%- if add_generation_prompt -%}}{{{{ '{chat.assistant_tag}\\n' }}}}{{%- endif -%}}"
+        f"{bos}{{% for message in messages %}}"
+        "{% if message['role'] == 'user' %}"
+        f"{{{{ {user} + message['content'] | trim + '\n' }}}}"
+        "{% elif message['role'] == 'assistant' %}"
+        f"{{{{ {assistant} + message['content'] | trim + eos_token }}}}"
+        "{% if not loop.last or add_generation_prompt %}{{ '\n' }}{% endif %}"
+        "{% else %}{{ raise_exception('the roles are user and assistant, but this is ' + message['role']) }}{% endif %}"
+        "{% endfor %}"
+        f"{{% if add_generation_prompt %}}{{{{ {assistant} }}}}{{% endif %}}"
     )
+
+
+def _blank_after_bos(tokenizer: PreTrainedTokenizerBase, chat: Format) -> str:
+    """A blank for the template, where the tokenizer puts one at the beginning of a text, but not after a BOS in it.
+
+    Llama-2's does, and so its own chat template has the blank, too.
+    """
+    tag = f"{chat.user_tag}\n"
+    without, with_blank = (
+        tokenizer(f"{tokenizer.bos_token}{blank}{tag}", add_special_tokens=False)["input_ids"] for blank in ("", " ")
+    )
+    wanted = encode_opening(tokenizer, chat)
+    return "{{ ' ' }}" if without != wanted and with_blank == wanted else ""
