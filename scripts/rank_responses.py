@@ -16,12 +16,13 @@ from typing import Any
 
 from implicit.oracle import Oracle
 from implicit.rank import Score, draw_among, draw_others, ranking_capability, score_responses
-from implicit.render import Format, encode_response, render_prompt
+from implicit.render import Format, render_prompt
 from implicit.world.kinds import FORMATS
 from stage.budget import CeilingReached, Ledger
 from stage.claim import claimed
 from stage.command import InputError, arguments, execution_of, run_stage, say
 from stage.costs import scoring_hours
+from stage.fit import encode_row
 from stage.models import context_length, load_model, load_tokenizer, pick_device
 from stage.record import Record, check_record
 from stage.storage import read_table, write_table
@@ -115,7 +116,7 @@ def rank_responses(args: argparse.Namespace) -> None:
     tokenizer, chat = load_tokenizer(args.model), Format(**settings["chat"])
     model = load_model(args.model, device=execution["device"], precision=settings["precision"])
     prompts = [render_prompt(row["instruction"], tokenizer, chat) for row in rows]
-    responses = [encode_response(tokenizer, row["reference"].strip()) + [tokenizer.eos_token_id] for row in rows]
+    responses = [encode_row(row, row["reference"], tokenizer) + [tokenizer.eos_token_id] for row in rows]
     context = context_length(model.config)
     drawn = draws(rows, settings)
     pairs = list(dict.fromkeys((i, j) for others in drawn.values() for i, row in enumerate(others) for j in [i, *row]))

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from implicit.context import ContextUnknown, context_length
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -56,7 +58,10 @@ def score_labels(
     """
     import torch
 
-    context = model.config.get_text_config().max_position_embeddings
+    try:
+        context = context_length(model.config)
+    except ContextUnknown as error:
+        raise LocalJudgeError(f"judge: {error}") from None
     longest = max((len(prompt) for prompt in prompts), default=0)
     if longest > context:
         long = sum(len(prompt) > context for prompt in prompts)

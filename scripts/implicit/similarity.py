@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from implicit.context import stated_context
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -42,7 +44,7 @@ class Encoder:
     @property
     def max_tokens(self) -> int:
         """The length at which texts are cut off."""
-        known = (self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", None))
+        known = (self.tokenizer.model_max_length, stated_context(self.model.config))
         return min(MAX_TOKENS, *(length for length in known if length))
 
     def embed(self, texts: Sequence[str], *, batch_size: int) -> Embeddings:
