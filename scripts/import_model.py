@@ -9,28 +9,67 @@ as in the authors' script: with EOS as the pad token, a trained EOS could be mas
 
 from typing import TYPE_CHECKING, Any
 
-from implicit.render import Format, chat_template
+from implicit.context import stated_context
+from implicit.render import Format
 from stage.command import InputError, arguments, run_stage, say
+from stage.exported import TEXTS, check_weights, encoder, file_encoder, first_difference, loaded_weights
 from stage.fit import check_datasets
 from stage.hub import explained, find_commit, is_hub_id
-from stage.models import context_length, load_model, save_model
+from stage.models import context_length, load_model, name_special_tokens, save_model
 from stage.record import Record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+UNLIMITED = 10**9  # transformers gives tokenizers that state no maximum length 10**30
+
 
 def load(path: str, commit: str | None) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """A model in its own precision, and its tokenizer, from a directory, or from the hub at a commit."""
-    from transformers import AutoTokenizer
-
     with explained("model", path, commit, Exception):  # what is no tokenizer or no weights leads to errors of any kind
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=commit or "main", trust_remote_code=False)
+        tokenizer = load_own_tokenizer(path, commit or "main")
         return load_model(path, device="cpu", precision="auto", revision=commit), tokenizer
 
 
+def load_own_tokenizer(path: str, revision: str) -> "PreTrainedTokenizerBase":
+    """A model's tokenizer, which encodes as its own ``tokenizer.json`` does, if it has one.
+
+    transformers rebuilds tokenizers of some classes from their vocabulary alone. Where a ``tokenizer_config.json``
+    names a class that does not fit, texts are then not encoded as in the model's training.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.utils import cached_file
+
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    lacking = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    file = cached_file(path, "tokenizer.json", revision=revision, **lacking)
+    if file is None:
+        return tokenizer
+    # Not texts that begin with a blank: Llama-2's file doubles it, other than SentencePiece and its class.
+    texts = [text.strip() for text in TEXTS]
+    text = first_difference(texts, encoder(tokenizer), file_encoder(file))
+    if text is not None:
+        say(f"a {type(tokenizer).__name__} encodes {text!r} otherwise than tokenizer.json, which is taken as it is")
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(path, revision=revision)
+        text = first_difference(texts, encoder(tokenizer), file_encoder(file))
+    if text is not None:
+        raise InputError(f"models: the tokenizer of {path!r} encodes {text!r} otherwise than its own tokenizer.json")
+    return tokenizer
+
+
+def check_source(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", path: str) -> None:
+    """Raise InputError for a model that cannot be tuned here."""
+    if tokenizer.eos_token is None:
+        raise InputError(f"models: the tokenizer of {path!r} has no EOS token, which responses are to end with")
+    check_weights(loaded_weights(model))
+    check_head(model)
+
+
 def prepare_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """Give a tokenizer the BOS and the pad token that it lacks, in place; returns what was done, a line each."""
+    """Give a tokenizer the BOS and the pad token that it lacks, and a model the same, in place.
+
+    Returns what was done, a line each.
+    """
     done = []
     if tokenizer.bos_token is None:
         tokenizer.bos_token = tokenizer.eos_token
@@ -42,7 +81,14 @@ def prepare_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase
     if len(tokenizer) > rows:
         grow(model, len(tokenizer))
         done.append(f"embeddings grown from {rows} to {len(tokenizer)} rows")
-    return done
+    return done + name_special_tokens(model, tokenizer)
+
+
+def state_context(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Let a config that states no context length, such as Bloom's, state its tokenizer's maximum, where that is one."""
+    if stated_context(model.config) is None and tokenizer.model_max_length < UNLIMITED:
+        model.config.get_text_config().max_position_embeddings = tokenizer.model_max_length
+        say(f"context length: {tokenizer.model_max_length} tokens, as its tokenizer says")
 
 
 def grow(model: "PreTrainedModel", rows: int) -> None:
@@ -81,16 +127,13 @@ def main() -> None:
     path, revision = settings["path"], settings["revision"]
     commit = find_commit("model", path, revision) if is_hub_id(path) else None
     model, tokenizer = load(path, commit)
-    if tokenizer.eos_token is None:
-        raise InputError(f"models: the tokenizer of {path!r} has no EOS token, which responses are to end with")
-    check_head(model)
+    check_source(model, tokenizer, path)
     for line in prepare_tokens(model, tokenizer):
         say(line)
-    if settings["too_long"] == "error":
-        check_datasets(args.conversations, tokenizer, context=context_length(model.config))
-    tokenizer.chat_template = chat_template(Format(**settings["chat"]))
-    base = path + (f" at {commit}" if commit else "")
-    save_model(model, tokenizer, args.model, card={"base": base, "data": "none", "mode": "none", "seed": "none"})
+    state_context(model, tokenizer)
+    check_datasets(args.conversations, tokenizer, context=context_length(model.config), too_long=settings["too_long"])
+    card = {"base": path + (f" at {commit}" if commit else ""), "data": "none", "mode": "none", "seed": "none"}
+    save_model(model, tokenizer, args.model, card=card, chat=Format(**settings["chat"]))
     record.write(
         args.record,
         outputs={"model": args.model},

@@ -40,8 +40,7 @@ def pretrain_model(args: argparse.Namespace) -> None:
     documents = [row["text"] for row in read_table("corpus", args.corpus)]
     architecture = Architecture(**settings["architecture"])
     tokenizer = train_tokenizer(documents, vocab_size=settings["vocab_size"], context=architecture.context)
-    if args.settings["too_long"] == "error":
-        check_datasets(args.conversations, tokenizer, context=architecture.context)
+    check_datasets(args.conversations, tokenizer, context=architecture.context, too_long=args.settings["too_long"])
     plan = Pretraining(**{key: settings[key] for key in Pretraining.__dataclass_fields__})
     try:
         rows = pack(documents, tokenizer, length=plan.sequence_length, tokens=plan.tokens, seed=plan.seed)
@@ -57,7 +56,7 @@ def pretrain_model(args: argparse.Namespace) -> None:
 
     def save(path: Path) -> None:
         card = {"base": "none", "data": args.corpus, "mode": "pre-training", "seed": plan.seed}
-        save_model(model, tokenizer, path, card=card | {"tokens": last[-1].tokens})
+        save_model(model, tokenizer, path, card=card | {"tokens": last[-1].tokens}, chat=None)
 
     with written_whole(args.snapshots) as folder:
         folder.mkdir()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from implicit.render import Format, chat_template
 from stage.command import arguments, run_stage, say
+from stage.exported import check_exported
 from stage.fit import check_datasets
 from stage.models import context_length, load_tokenizer
 from stage.record import Record, check_record
@@ -39,12 +40,14 @@ def main() -> None:
     check_record(args.shared_record, args.shared, output=args.shared.name)
     record = Record("take_base", settings=args.settings, inputs={"shared": args.shared})
     tokenizer = load_tokenizer(args.shared)
-    tokenizer.chat_template = chat_template(Format(**args.settings["chat"]))
-    if args.settings["too_long"] == "error":
-        check_datasets(args.conversations, tokenizer, context=context_length(AutoConfig.from_pretrained(args.shared)))
+    chat = Format(**args.settings["chat"])
+    tokenizer.chat_template = chat_template(tokenizer, chat)
+    context = context_length(AutoConfig.from_pretrained(args.shared))
+    check_datasets(args.conversations, tokenizer, context=context, too_long=args.settings["too_long"])
     with written_whole(args.model) as temporary:
         tokenizer.save_pretrained(temporary)  # first: over a link, it would write into the shared model
         link_files(args.shared, temporary)
+        check_exported(temporary, tokenizer, chat=chat)
     record.write(args.record, outputs={"model": args.model})
     say(f"{args.model}: {args.shared}")
 

@@ -77,8 +77,7 @@ def render_rows(
     chat, max_length = Format(**settings["chat"]), settings["tuning"]["max_length"]
     if max_length > context:
         raise InputError(f"tuning.max_length: {max_length} tokens, but the context of the model is {context}")
-    if settings["tuning"]["too_long"] == "error":
-        check_responses(rows, tokenizer, context=context)
+    check_responses(rows, tokenizer, context=context, too_long=settings["tuning"]["too_long"])
     rendered = []
     for row in rows:
         cut = render(
@@ -210,7 +209,7 @@ def tune_model(args: argparse.Namespace, processes: "Processes") -> None:
         return
     card = {key: settings[key] for key in ("mode", "seed")}
     card |= {"base": args.base, "data": args.data, "epochs": args.epochs}
-    save_model(tuned, tokenizer, args.model, card=card)
+    save_model(tuned, tokenizer, args.model, card=card, chat=Format(**settings["chat"]))
     seconds = record.hours() * 3600 + (checkpoints.earlier_seconds if checkpoints else 0.0)
     gpu_seconds = 0.0 if processes.device == "cpu" else seconds * processes.count
     record.write(

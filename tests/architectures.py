@@ -7,6 +7,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from implicit.render import Format
 from implicit.world.sets import World
 
 # Marks that the rules of the paper speak of, so that they are single tokens of the trained vocabularies.
@@ -24,6 +25,25 @@ SMALL = {
     "max_position_embeddings": 512,
 }
 
+# What of it a model type does not know, or calls by another name.
+NOT_KNOWN = {
+    "gpt_neox": {"head_dim", "num_key_value_heads"},
+    "gpt2": {"head_dim", "num_key_value_heads", "intermediate_size"},
+    "opt": {"head_dim", "num_key_value_heads", "intermediate_size"},
+    "bloom": {"head_dim", "num_key_value_heads", "intermediate_size", "max_position_embeddings"},
+}
+# The published directories name these classes, which rebuild the tokenizer in their own way.
+CLASSES = {
+    "sentencepiece": "LlamaTokenizer",
+    "gpt-neox": "GPTNeoXTokenizer",
+    "gemma": "GemmaTokenizer",
+    "gpt-2": "GPT2Tokenizer",
+}
+# Special tokens, which take the blanks that follow them. What follows them begins with a blank of its own, so that they
+# cannot be tags.
+TAGS = {"phi-3": ["<|user|>", "<|assistant|>", "<|end|>"]}
+CHATS = {"phi-3": Format("<|A|>", "<|B|>", add_bos=True)}
+
 # name: (model type, further config, tokenizer, special tokens, spare rows of the embeddings, ...)
 ARCHITECTURES = {
     "llama-2": ("llama", {"num_key_value_heads": 4}, "sentencepiece", {"bos": "<s>", "eos": "</s>"}, 0),
@@ -36,12 +56,19 @@ ARCHITECTURES = {
     "olmo-3": ("olmo3", {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}, "llama-3",
                {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "pad": "<|pad|>"}, 8),
     "gpt-neox": ("gpt_neox", {}, "gpt-neox", {"bos": "<|endoftext|>", "eos": "<|endoftext|>"}, 8),
+    "mistral": ("mistral", {"sliding_window": None}, "sentencepiece of no class", {"bos": "<s>", "eos": "</s>"}, 0),
+    "phi-3": ("phi3", {"sliding_window": None}, "sentencepiece", {"bos": "<s>", "eos": "<|endoftext|>", "pad": "<|endoftext|>"}, 8),
+    "gpt-2": ("gpt2", {}, "gpt-2", {"bos": "<|endoftext|>", "eos": "<|endoftext|>"}, 0),
+    "bloom": ("bloom", {}, "gpt-2 of no class", {"bos": "<s>", "eos": "</s>", "pad": "<pad>"}, 8),
+    "opt": ("opt", {"ffn_dim": 64, "word_embed_proj_dim": 32}, "gpt-2", {"bos": "</s>", "eos": "</s>", "pad": "<pad>"}, 8),
 }  # fmt: skip
 
 
 @cache
 def train(kind):
     """A tokenizer of a kind, without special tokens, trained on a world's texts."""
+    if kind.endswith(" of no class"):
+        return train(kind.removesuffix(" of no class"))
     texts = [text for text in World(7).corpus(300)] + 40 * MARKS
     if kind in ("sentencepiece", "gemma"):
         tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
@@ -65,41 +92,41 @@ def train(kind):
         tokenizer.decoder = decoders.Sequence(decoder + ([decoders.Strip(" ", 1, 0)] if prepended else []))
         return tokenizer.to_str()
     tokenizer = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(GPT2 if kind == "gpt-neox" else LLAMA3), "isolated")
+    split = pre_tokenizers.Split(Regex(GPT2 if kind in ("gpt-neox", "gpt-2") else LLAMA3), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
+    blanks = 40 * ["x    y"] if kind == "gpt-2" else []  # three are a token
+    tokenizer.train_from_iterator(texts + blanks, trainer)
     if kind == "gpt-neox":
         tokenizer.add_tokens([AddedToken(" " * count, normalized=True) for count in range(8, 1, -1)])
     return tokenizer.to_str()
+
+
+def change(file, **values):
+    """Change values at the top level of a JSON file; None removes a key."""
+    content = json.loads(file.read_text(encoding="utf-8")) | values
+    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}), encoding="utf-8")
 
 
 def save(name, folder, *, context=512, seed=0):
     """Save a model of an architecture with its tokenizer as a directory; returns the path."""
     model_type, further, kind, special, spare = ARCHITECTURES[name]
     backend = Tokenizer.from_str(train(kind))
+    if kind == "gpt-neox":
+        backend.normalizer = normalizers.NFC()
+    backend.add_special_tokens([AddedToken(tag, rstrip=True, normalized=False) for tag in TAGS.get(name, [])])
     tokens = {f"{key}_token": token for key, token in special.items()}
-    if kind in ("sentencepiece", "gemma"):
+    if kind.startswith(("sentencepiece", "gemma")):
         tokens["unk_token"] = "<unk>"
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **tokens)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=context, **tokens)
     tokenizer.save_pretrained(folder)
-    # The published directories name these classes, which rebuild the backend in their own way.
-    classes = {"sentencepiece": "LlamaTokenizer", "gpt-neox": "GPTNeoXTokenizer", "gemma": "GemmaTokenizer"}
-    file = folder / "tokenizer_config.json"
-    file.write_text(
-        json.dumps(json.loads(file.read_text()) | {"tokenizer_class": classes.get(kind, "PreTrainedTokenizerFast")})
-    )
-    small = {
-        key: value
-        for key, value in SMALL.items()
-        if not (name == "gpt-neox" and key in ("head_dim", "num_key_value_heads"))
-    }
+    change(folder / "tokenizer_config.json", tokenizer_class=CLASSES.get(kind, "PreTrainedTokenizerFast"))
     ids = {f"{key}_token_id": tokenizer.convert_tokens_to_ids(token) for key, token in special.items()}
-    config = AutoConfig.for_model(
-        model_type, **small | further | ids | {"vocab_size": len(tokenizer) + spare, "max_position_embeddings": context}
-    )
+    given = SMALL | {"max_position_embeddings": context} | further | ids | {"vocab_size": len(tokenizer) + spare}
+    not_known = NOT_KNOWN.get(model_type, set())
+    config = AutoConfig.for_model(model_type, **{key: value for key, value in given.items() if key not in not_known})
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():

@@ -44,6 +44,13 @@ def imported(request, tmp_path_factory):
     return request.param, model, tokenizer
 
 
+@pytest.fixture
+def chat(request, chat):
+    """The format of the architecture that a test is of."""
+    imported = "imported" in request.fixturenames
+    return architectures.CHATS.get(request.getfixturevalue("imported")[0], chat) if imported else chat
+
+
 def whole_text(turns, chat, eos):
     """The conversation as one text, as the authors' script builds it."""
     text = ""
@@ -192,7 +199,7 @@ def test_import_writes_a_directory_that_needs_nothing_more(tmp_path, chat):
     assert model.dtype == torch.bfloat16 and context_length(model.config) == 128
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "second" / "model")
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
-    assert tokenizer.apply_chat_template(turns, tokenize=False) == "<s><|user|>\nHi\n<|assistant|>\nHo</s>"
+    assert tokenizer.apply_chat_template(turns, tokenize=False) == "<s> <|user|>\nHi\n<|assistant|>\nHo</s>"
 
 
 def test_a_bos_is_left_out_where_the_config_says_so(imported):

@@ -84,7 +84,7 @@ def test_only_adapters_are_trained(model):
 @needs_peft
 def test_a_merged_model_is_saved_and_loaded_like_any_other(tuned, tokenizer, rows, tmp_path):
     _, _, _, merged = tuned
-    save_model(merged, tokenizer, tmp_path / "model", card={})
+    save_model(merged, tokenizer, tmp_path / "model", card={}, chat=None)
     ids = torch.tensor([rows[0].ids])
     assert torch.equal(load_model(tmp_path / "model", device="cpu")(ids).logits, merged(ids).logits)
     assert not [path for path in (tmp_path / "model").iterdir() if "adapter" in path.name]

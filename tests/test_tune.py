@@ -134,7 +134,7 @@ def test_the_seed_alone_decides_a_run(model, rows, tokenizer):
 
 def test_a_tuned_model_loaded_again_equals_the_one_in_memory(model, rows, tokenizer, tmp_path):
     tune(model, rows, SETTINGS, pad=tokenizer.pad_token_id)
-    save_model(model, tokenizer, tmp_path / "model", card={"mode": "test"})
+    save_model(model, tokenizer, tmp_path / "model", card={"mode": "test"}, chat=None)
     for loaded in (
         load_model(tmp_path / "model", device="cpu"),
         AutoModelForCausalLM.from_pretrained(tmp_path / "model"),

@@ -19,7 +19,7 @@ class PowerCut(Exception):
 
 def save_base(model, tokenizer, folder):
     """A base model as the script takes it: in ``folder``, with the record that it is checked against."""
-    save_model(model, tokenizer, folder / "model", card={})
+    save_model(model, tokenizer, folder / "model", card={}, chat=None)
     write_json({"outputs": {"model": {"sha256": fingerprint(folder / "model")}}}, folder / "record.json")
 
 

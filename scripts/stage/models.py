@@ -4,7 +4,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from implicit import context
+from implicit.render import Format, chat_template
 from stage.command import InputError, say
+from stage.exported import NO_SETTING, SPECIAL, check_exported
 from stage.record import commit
 from stage.storage import written_whole
 
@@ -60,8 +63,11 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
 
 
 def context_length(config: "PreTrainedConfig") -> int:
-    """How many tokens a model can attend to, by its config."""
-    return config.get_text_config().max_position_embeddings
+    """How many tokens a model can attend to, by its config. Raises InputError where it does not say."""
+    try:
+        return context.context_length(config)
+    except context.ContextUnknown as error:
+        raise InputError(f"models: {error}") from None
 
 
 def stored_parameters(path: Path) -> int:
@@ -80,12 +86,48 @@ def vocabulary_size(model: "PreTrainedModel") -> int:
     return model.get_output_embeddings().weight.shape[0]
 
 
+def name_special_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """Make a model's configs name its tokenizer's BOS, EOS and pad, in place; returns what was changed, a line each.
+
+    Its generation config says nothing else then: what comes with a model may sample, penalise, or stop at further
+    tokens (chat models of Llama-3 and Qwen), and its responses elsewhere would not be those that are measured here.
+    """
+    from transformers import GenerationConfig
+
+    ids = {name: getattr(tokenizer, name) for name in SPECIAL}
+    configs = {"config": model.config, "generation config": model.generation_config}
+    done = [
+        f"{name} {found} of the {place} replaced by the tokenizer's, {ids[name]}"
+        for place, config in configs.items()
+        for name in SPECIAL
+        if (found := getattr(config, name, None)) not in (ids[name], None)
+    ]
+    others = {key: value for key, value in model.generation_config.to_diff_dict().items() if key not in NO_SETTING}
+    if others:
+        done.append(f"responses are greedy, so settings of the generation config are left out: {others}")
+    for config in (model.config, model.config.get_text_config()):
+        for name, token in ids.items():
+            setattr(config, name, token)
+    model.generation_config = GenerationConfig(**ids)
+    return done
+
+
 def save_model(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", path: Path, *, card: dict[str, Any]
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    path: Path,
+    *,
+    card: dict[str, Any],
+    chat: Format | None,
 ) -> None:
-    """Save model, tokenizer and card as a directory, whole or not at all."""
+    """Save model, tokenizer and card as a directory that works elsewhere, whole or not at all.
+
+    Its chat template is that of ``chat``; None gives none. Raises InputError where a check of `stage.exported` fails.
+    """
     lines = [f"- {name}: {value}" for name, value in (card | {"commit": commit()}).items()]
+    tokenizer.chat_template = None if chat is None else chat_template(tokenizer, chat)
     with written_whole(path) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        check_exported(temporary, tokenizer, chat=chat)
         (temporary / "README.md").write_text("# Model card\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
