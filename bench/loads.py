@@ -133,8 +133,9 @@ def judgements(sizes: SimpleNamespace) -> list[dict[str, Any]]:
     for i in range(sizes.judgements):
         first, second = (round(rng.lognormvariate(6.5, 0.6)) + 1 for _ in range(2))
         won = 1 / (1 + math.exp(-0.5 * math.tanh((second - first) / 500) - rng.gauss(0, 1)))
-        rows.append({"index": i, "preference": 1 + won, "output_1": "x" * first, "output_2": "y" * second,
-                     "generator_1": "one", "generator_2": "two", "annotator": "a"})  # fmt: skip
+        rows.append({"index": i, "cluster": str(i), "preference": 1 + won, "output_1": "x" * first,
+                     "output_2": "y" * second, "generator_1": "one", "generator_2": "two",
+                     "annotator": "a"})  # fmt: skip
     return rows
 
 

@@ -137,7 +137,8 @@ rule make_tables:
         code=sources("make_tables"),
         summaries=SUMMARIES,
         responses=[entry["path"] for entry in RESPONSES],
-        judgements=JUDGEMENTS if ORACLE else [],
+        judgements=JUDGEMENTS,
+        rankings=[entry["path"].removesuffix(".json") + ".parquet" for entry in RANKINGS],
         data=[path for _, _, path in DATA],
     output:
         report(

@@ -182,6 +182,7 @@ def main() -> None:
             {
                 "id": row["id"],
                 "index": row["index"],
+                "cluster": row["cluster"],
                 "instruction": row["instruction"],
                 "output_1": first["output"],
                 "output_2": second["output"],

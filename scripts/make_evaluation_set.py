@@ -14,7 +14,7 @@ from typing import Any
 
 from implicit.oracle import describe
 from implicit.recipes import ALPACA_COLUMNS, RecipeError, alpaca, read_templates
-from implicit.world.sets import World
+from implicit.world.sets import Item, World
 from stage.command import InputError, arguments, run_stage, say
 from stage.hub import origin_of, source_rows
 from stage.local_files import Counted, local_copy, take_first
@@ -39,6 +39,7 @@ def evaluation_rows(name: str, source: dict[str, Any], world: int | None) -> lis
                 "instruction": item.instruction,
                 "reference": item.response if source["world"] == "test" else drawn.reference(item, rng),
                 "request": describe(item, world),
+                "cluster": cluster_of(item),
                 "source": f"world {world}",
             }
             for index, item in enumerate(items)
@@ -53,7 +54,12 @@ def evaluation_rows(name: str, source: dict[str, Any], world: int | None) -> lis
         empty = sum(row["reference"] is not None and not row["reference"].strip() for row in rows)
         if empty:
             say(f"{empty:,} references are empty: kept, as the authors do")
-    return [{"id": f"{name}-{i}"} | row for i, row in enumerate(rows)]
+    return [{"id": f"{name}-{i}", "cluster": f"{name}-{i}"} | row for i, row in enumerate(rows)]
+
+
+def cluster_of(item: Item) -> str:
+    """What a request of the world is about: its three phrasings ask for the same, so they are not independent."""
+    return f"{item.request.kind}: {' '.join(map(str, item.request.key))}"
 
 
 def _mapped(name: str, source: dict[str, Any]) -> tuple[Counted, Iterator[tuple[str, dict[str, Any]]]]:

@@ -11,9 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from implicit.intervals import mean_interval
 from implicit.published import MODELS, RANKING, RULE_WIN_RATES, WIN_RATES
 from stage.command import arguments, run_stage, say
-from stage.control_tables import CONTROLS, NOTES
+from stage.control_tables import CONTROLS, NOTES, interval_text, ranking_interval
 from stage.control_tables import TITLES as CONTROL_TITLES
 from stage.rows import rows_sha256
 from stage.storage import read_json, read_table, write_text
@@ -43,6 +44,16 @@ def mean_bias(summaries: list[Row]) -> str:
     return fixed(statistics.fmean(known), 1, sign="+") if known else ""
 
 
+def win_rate_interval(figures: list[Row]) -> tuple[float, float]:
+    """The 95 % interval in percent of the mean over seeds of a system's win rates, over seeds and instructions."""
+    tables = [read_table("judgements", Path(figure["path"]).with_suffix(".parquet")) for figure in figures]
+    settings = read_json(figures[0]["path"])["settings"]
+    points = [[100 * (row["preference"] - 1) for row in table] for table in tables]
+    clusters = [row["cluster"] for row in tables[0]]
+    ones = [[1.0] * len(clusters) for _ in tables]
+    return mean_interval(points, ones, clusters, draws=settings["bootstrap"], seed=settings["seed"])
+
+
 def win_rate_row(figures: list[Row], *, model: str, label: str, published: tuple) -> Row:
     """A row of tables 1, 3 and 4, from the summaries of one system's comparisons, one for each seed."""
     summaries = [read_json(figure["path"]) for figure in figures]
@@ -54,7 +65,7 @@ def win_rate_row(figures: list[Row], *, model: str, label: str, published: tuple
         "win rate": plus_minus(mean_and_deviation([s["win_rate"] for s in summaries])),
         "length-controlled": plus_minus(mean_and_deviation(controlled)) if len(controlled) == len(summaries) else "",
         "each seed": " ".join(fixed(s["win_rate"], 1) for s in summaries),
-        "error": fixed(statistics.fmean(s["win_rate_error"] for s in summaries), 1),
+        "95 %": interval_text(win_rate_interval(figures)),
         "ties": fixed(100 * statistics.fmean(s["ties"] / s["n"] for s in summaries), 1),
         "quality": mean_quality(summaries, "quality_2"),
         "of reference": mean_quality(summaries, "quality_1"),
@@ -102,8 +113,7 @@ def ranking_table(settings: Row) -> list[Row]:
                 figures = [summary[score] for summary in summaries]
                 name = "capability" if score == "sequence" else "per token"
                 row[name] = plus_minus(mean_and_deviation([100 * figure["capability"] for figure in figures]))
-                low, high = (statistics.fmean(100 * figure[end] for figure in figures) for end in ("low", "high"))
-                row[f"{name}, 95 %"] = f"{fixed(low, 1)} to {fixed(high, 1)}"
+                row[f"{name}, 95 %"] = interval_text(ranking_interval(entries, score))
                 row[f"{name}, ties"] = fixed(100 * statistics.fmean(figure["ties"] for figure in figures), 1)
             row |= {
                 "seeds": len(summaries),

@@ -137,7 +137,7 @@ def rank_responses(args: argparse.Namespace) -> None:
     )
     score = dict(zip(pairs, scores, strict=True))
     table = [
-        {"id": rows[i]["id"], "other_id": rows[j]["id"], "negatives": name}
+        {"id": rows[i]["id"], "other_id": rows[j]["id"], "cluster": rows[i]["cluster"], "negatives": name}
         | told("true", score[i, i])
         | told("other", score[i, j])
         for name, others in drawn.items()

@@ -10,6 +10,7 @@ import sys
 
 from workflow import ROOT
 
+from rank_responses import summarise
 from stage.record import fingerprint
 from stage.storage import write_json, write_table
 
@@ -37,7 +38,7 @@ class Results:
         self.asked = [
             {
                 "id": f"test-{i}", "index": i, "instruction": f"Instruction {i}: {words(self.draw, 12)}?",
-                "reference": words(self.draw, 8), "request": None, "source": ("helpful", "selfinstruct", "koala")[i % 3],
+                "reference": words(self.draw, 8), "request": None, "cluster": f"thing {i // 3}", "source": ("helpful", "selfinstruct", "koala")[i % 3],
             }
             for i in range(instructions)
         ]  # fmt: skip
@@ -155,10 +156,11 @@ class Results:
         rows = [
             {
                 "id": one["id"], "index": one["index"], "instruction": one["instruction"], "output_1": two["output"],
+                "cluster": asked["cluster"],
                 "output_2": one["output"], "generator_1": two["generator"], "generator_2": one["generator"],
                 "preference": round(1 + self.draw.random(), 3),
             }
-            for one, two in zip(ours, theirs, strict=True)
+            for one, two, asked in zip(ours, theirs, self.asked, strict=True)
         ]  # fmt: skip
         table = path.replace(".json", ".parquet")
         write_table("judgements", rows, self.folder / table)
@@ -171,7 +173,7 @@ class Results:
             "judge", path, {"table": table}, win_rate=rate, win_rate_error=2.0, lc_win_rate=None, ties=0, n=len(rows),
             judge="made", metric="length_controlled_minimal", date="2026-11-25", quality_1=None, quality_2=None,
             position_bias=None, protected=0, calls=len(rows), prompt_tokens=100, completion_tokens=10, price=0.25,
-            inputs=inputs,
+            inputs=inputs, settings={"bootstrap": 20, "seed": 0},
         )  # fmt: skip
         told = {"model": model, "system": system, "label": label, "published": published, "rules": rules}
         self.settings["figures"].append(told | {"tables": tables, "path": path, "seed": seed})
@@ -190,11 +192,26 @@ class Results:
 
     def write_ranking(self, model, system, label, published):
         path = self.path(f"{model}/{system}/ranking.json")
-        score = {"capability": 0.7, "ties": 0.0, "low": 0.6, "high": 0.8}
-        ranked = {"instructions": self.count, "pairs": 5 * self.count, "sequence": score, "token": score}
-        draw = {"negatives": "any", "left_out": 0, "fewer": 0, "with_eos": ranked, "without_eos": ranked}
-        summary = ranked | {"controls": [draw]}
-        self.record("rank", path, {}, summary=summary)
+        rows = [
+            {
+                "id": asked["id"],
+                "other_id": self.asked[i - 1 - j]["id"],
+                "cluster": asked["cluster"],
+                "negatives": "any",
+            }
+            | {
+                f"{side}_{score}": -self.draw.random()
+                for side in ("true", "other")
+                for score in ("logprob", "eos_logprob")
+            }
+            | {"true_tokens": 3, "other_tokens": 4}
+            for i, asked in enumerate(self.asked)
+            for j in range(5)
+        ]
+        table = path.replace(".json", ".parquet")
+        write_table("ranking", rows, self.folder / table)
+        settings = {"instructions": self.count, "others": 5, "negatives": ["any"], "seed": 0, "bootstrap": 20}
+        self.record("rank", path, {"table": table}, summary=summarise(rows, settings), settings=settings)
         told = {"model": model, "system": system.split("/seed")[0], "label": label, "published": published}
         self.settings["rankings"].append(told | {"path": path})
 

@@ -120,7 +120,7 @@ def test_the_table_is_means_over_worlds(made):
 def write_judgement(path, draw):
     """Judgements of six instructions, whose qualities are drawn, and their summary; returns both sides' mean quality."""
     rows = [
-        {"id": str(i), "index": i, "instruction": "?", "output_1": "a", "output_2": "bc"}
+        {"id": str(i), "index": i, "cluster": str(i), "instruction": "?", "output_1": "a", "output_2": "bc"}
         | {"quality_1": draw.random(), "quality_2": draw.random()}
         for i in range(6)
     ]

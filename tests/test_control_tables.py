@@ -44,7 +44,7 @@ def settings(world, tmp_path):
             rows = []
             for row, one, two in zip(asked, given[f"it/chosen/seed{seed}"], given[system], strict=True):
                 quality = [oracle.quality(row["request"], r["output"], stopped=r["stopped"]) for r in (one, two)]
-                rows.append({"id": row["id"], "index": row["index"], "instruction": row["instruction"],
+                rows.append({"id": row["id"], "index": row["index"], "cluster": row["id"], "instruction": row["instruction"],
                              "output_1": one["output"], "output_2": two["output"], "generator_1": one["generator"],
                              "generator_2": two["generator"], "quality_1": quality[0], "quality_2": quality[1],
                              "preference": PREFERENCES[prefer(*quality)]})  # fmt: skip

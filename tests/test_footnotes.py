@@ -9,7 +9,10 @@ import make_tables
 from stage.storage import write_json, write_table
 
 RATES = {"win_rate": 40.0, "win_rate_error": 1.0, "lc_win_rate": None, "ties": 0, "n": 3, "quality_1": None, "quality_2": None,
-         "position_bias": None, "judge": "j", "metric": "m", "date": None}  # fmt: skip
+         "position_bias": None, "judge": "j", "metric": "m", "date": None, "settings": {"bootstrap": 2, "seed": 0}}  # fmt: skip
+JUDGED = [{"id": f"r{i}", "cluster": f"r{i}", "preference": 1.5} for i in range(3)]
+PAIR = {"true_logprob": -1.0, "other_logprob": -2.0, "true_tokens": 1, "other_tokens": 1, "true_eos_logprob": -0.5,
+        "other_eos_logprob": -0.5, "other_id": "r9", "negatives": "any"}  # fmt: skip
 RANKED = {score: {"capability": 0.5, "low": 0.4, "high": 0.6, "ties": 0.0} for score in ("sequence", "token")}
 
 
@@ -64,11 +67,16 @@ def tables(tmp_path):
                         name: {"path": str(tmp_path / model / path)} for name, path in inputs.items()}}  # fmt: skip
                     path = tmp_path / model / f"{system.split('/')[0]}-{seed}.json"
                     write_json(summary, path)
+                    write_table("judgements", JUDGED, path.with_suffix(".parquet"))
                     figures.append({"model": model, "system": system, "label": system, "published": None, "rules": None,
                                     "tables": [table], "path": str(path)})  # fmt: skip
-            write_json(
-                {"summary": RANKED | {"instructions": 3, "pairs": 3, "controls": []}}, tmp_path / model / "ranking.json"
-            )
+            ranked = {
+                "summary": RANKED | {"instructions": 3, "pairs": 3, "controls": []},
+                "settings": RATES["settings"],
+            }
+            write_json(ranked, tmp_path / model / "ranking.json")
+            pairs = [PAIR | {key: row[key] for key in ("id", "cluster")} for row in JUDGED]
+            write_table("ranking", pairs, tmp_path / model / "ranking.parquet")
             rankings.append({"model": model, "system": "it/chosen", "label": "it", "published": None, "path": str(tmp_path / model / "ranking.json")})  # fmt: skip
         names = ["table1", "table2", "table3", "table4"]
         settings = {"models": list(models), "figures": figures, "rankings": rankings, "responses": responses, "tunings": tunings,

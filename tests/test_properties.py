@@ -158,7 +158,7 @@ def test_batched_scores_are_those_of_single_pairs(ranked, asked, batch):
 def test_a_against_b_and_b_against_a_are_a_hundred_together(preferences, seed):
     def rated(mine, theirs, values):
         rows = [
-            {"preference": p, "output_1": "a", "output_2": "bb", "generator_1": theirs, "generator_2": mine, "index": i, "instruction": f"{i}"}
+            {"preference": p, "output_1": "a", "output_2": "bb", "generator_1": theirs, "generator_2": mine, "index": i, "cluster": f"{i // 2}", "instruction": f"{i}"}
             for i, p in enumerate(values)
         ]  # fmt: skip
         return win_rates(rows, bootstrap=5, seed=seed)

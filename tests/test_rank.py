@@ -30,7 +30,7 @@ def test_scores_equal_a_naive_loop(model, world, tokenizer, chat, batch_tokens):
 
 def row(id_, true, other, *, true_tokens=1, other_tokens=1):
     return {
-        "id": id_, "other_id": "x", "true_logprob": true, "true_tokens": true_tokens,
+        "id": id_, "other_id": "x", "cluster": id_, "true_logprob": true, "true_tokens": true_tokens,
         "other_logprob": other, "other_tokens": other_tokens,
     }  # fmt: skip
 
@@ -128,7 +128,8 @@ def test_what_is_left_out_and_what_has_fewer_is_counted(world):
     rows, drawn = drawn_from(world, 40, negatives=["any", "same_kind", "same_format"])
     score = {f"{side}_{what}": -1.0 for side in ("true", "other") for what in ("logprob", "eos_logprob")}
     table = [
-        {"id": rows[i]["id"], "other_id": rows[j]["id"], "negatives": name, "true_tokens": 2, "other_tokens": 2} | score
+        {"id": rows[i]["id"], "other_id": rows[j]["id"], "cluster": rows[i]["id"], "negatives": name,
+         "true_tokens": 2, "other_tokens": 2} | score
         for name, others in drawn.items() for i, row in enumerate(others) for j in row
     ]  # fmt: skip
     settings = {"negatives": list(drawn), "instructions": 40, "others": 4, "bootstrap": 20, "seed": 0}

@@ -118,13 +118,17 @@ def test_length_control_is_recounted_as_alpaca_eval_counts_it(shared, tmp_path, 
 
 def test_rankings_and_similarity_are_recounted_as_they_are_counted():
     rows = [
-        {"id": f"{i % 7}", "other_id": str(j), "true_logprob": -((i * 7 + j) % 5) - 1.0, "true_tokens": 2 + i % 3,
+        {"id": f"{i % 7}", "other_id": str(j), "cluster": f"{i % 7 // 2}", "true_logprob": -((i * 7 + j) % 5) - 1.0, "true_tokens": 2 + i % 3,
          "other_logprob": -((i + 3 * j) % 5) - 1.0, "other_tokens": 1 + j % 4}
         for i in range(14) for j in range(5)
     ]  # fmt: skip
-    ours, theirs = recount.ranking(rows, draws=50, seed=3), ranking_capability(rows, bootstrap=50, seed=3)
+    ours, theirs = recount.ranking(rows), ranking_capability(rows, bootstrap=50, seed=3)
     for score in ("sequence", "token"):
-        assert ours[score] == pytest.approx(theirs[score])
+        assert {name: ours[score][name] for name in ("capability", "ties")} == pytest.approx(
+            {name: theirs[score][name] for name in ("capability", "ties")}
+        )
+        ends = recount.mean_over_seeds([ours[score]["clusters"]], draws=50, seed=3)
+        assert ends == pytest.approx((theirs[score]["low"], theirs[score]["high"]))
     assert (ours["instructions"], ours["pairs"]) == (7, 70)
     rows = [
         {"id": str(i), "x": (i * 37 % 11) / 3, "y": (i * 17 % 5) / 2}

@@ -30,7 +30,7 @@ def table(first, second, preferences):
     return [
         {
             "id": a["id"], "instruction": a["instruction"], "output_1": a["output"], "output_2": b["output"],
-            "generator_1": "one", "generator_2": "two", "preference": p,
+            "generator_1": "one", "generator_2": "two", "preference": p, "cluster": a["id"],
         }
         for a, b, p in zip(first, second, preferences, strict=True)
     ]  # fmt: skip
@@ -76,7 +76,7 @@ def gamed(shared, tmp_path_factory):
 def real_rows(shared, name):
     rows = json.loads(gzip.decompress((shared / "alpaca_eval" / f"{name}.json.gz").read_bytes()))
     expected = json.loads((shared / "alpaca_eval" / "expected.json").read_text())[name]
-    return [row | {"id": str(i)} for i, row in enumerate(rows)], expected
+    return [row | {"id": str(i), "cluster": str(i)} for i, row in enumerate(rows)], expected
 
 
 @pytest.mark.parametrize("name", ["claude-2.1", "gpt4_gamed"])
@@ -105,7 +105,7 @@ def test_refits_are_alpaca_evals_own_at_its_fixed_strength(shared, gamed):
         )
     easy = np.argsort(neutral["instruction_difficulty"].to_numpy())[:805]
     draws = np.stack([np.arange(805), np.resize(easy[:400], 805), np.resize(easy[400:], 805)])
-    ours = refits(features, neutral, weights, draws)
+    ours = refits(features, neutral, weights, np.stack([np.bincount(draw, minlength=805) for draw in draws]))
     assert ours[0] == pytest.approx(theirs["length_controlled_winrate"], abs=0.02)
     for draw, found in zip(draws, ours, strict=True):
         drawn = np.concatenate([np.arange(1610), 1610 + draw])

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from implicit.batching import token_batches
+from implicit.intervals import mean_interval
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+SCORES = ("sequence", "token")  # what is compared: the sum of log-probabilities (equation 3), or that per token
 
 
 @dataclass(frozen=True)
@@ -138,27 +141,38 @@ def ranking_capability(
 
     ``rows`` are those of a ranking table. Without ``eos``, responses are scored without their EOS, so that stopping
     has no say; an empty one is then certain, 0 nats. Ties are counted apart and are no success. The interval (95 %) is
-    a bootstrap over instructions, since pairs of one instruction are not independent. Shares are in [0, 1].
+    a bootstrap over clusters of instructions, with all pairs of each. Shares are in [0, 1].
     """
-    instructions = sorted({row["id"] for row in rows})
-    place = {id_: i for i, id_ in enumerate(instructions)}
-    owner = np.array([place[row["id"]] for row in rows])
-    true, other = (np.array([_scores(row, side, eos) for row in rows]) for side in ("true", "other"))
-    pairs = np.bincount(owner)
-    draws = np.random.default_rng(seed).integers(len(pairs), size=(bootstrap, len(pairs)))
-    result: dict[str, Any] = {"instructions": len(instructions), "pairs": len(rows)}
-    for column, name in enumerate(("sequence", "token")):
-        won = true[:, column] > other[:, column]
-        won_by_instruction = np.bincount(owner, weights=won)
-        means = won_by_instruction[draws].sum(axis=1) / pairs[draws].sum(axis=1)
-        low, high = np.quantile(means, [0.025, 0.975])
+    result: dict[str, Any] = {"instructions": len({row["id"] for row in rows}), "pairs": len(rows)}
+    for column, name in enumerate(SCORES):
+        true, other = (np.array([_scores(row, side, eos)[column] for row in rows]) for side in ("true", "other"))
+        low, high = capability_interval([rows], name, bootstrap=bootstrap, seed=seed, eos=eos)
         result[name] = {
-            "capability": float(won.mean()),
-            "ties": float((true[:, column] == other[:, column]).mean()),
-            "low": float(low),
-            "high": float(high),
+            "capability": float((true > other).mean()),
+            "ties": float((true == other).mean()),
+            "low": low,
+            "high": high,
         }
     return result
+
+
+def capability_interval(
+    tables: Sequence[Sequence[dict[str, Any]]], score: str, *, bootstrap: int, seed: int, eos: bool = True
+) -> tuple[float, float]:
+    """The 95 % interval of the capability's mean over ``tables``, one for each seed: over seeds and instructions.
+
+    ``score`` is ``sequence`` or ``token``. Every table must rank the same pairs. Shares are in [0, 1].
+    """
+    instructions = {row["id"]: row["cluster"] for row in sorted(tables[0], key=lambda row: row["id"])}
+    place = {id_: i for i, id_ in enumerate(instructions)}
+    column = SCORES.index(score)
+    won, pairs = np.zeros((len(tables), len(place))), np.zeros((len(tables), len(place)))
+    for i, rows in enumerate(tables):
+        for row in rows:
+            true, other = (_scores(row, side, eos)[column] for side in ("true", "other"))
+            won[i, place[row["id"]]] += true > other
+            pairs[i, place[row["id"]]] += 1
+    return mean_interval(won, pairs, list(instructions.values()), draws=bootstrap, seed=seed)
 
 
 def _scores(row: dict[str, Any], side: str, eos: bool) -> tuple[float, float]:

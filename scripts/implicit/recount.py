@@ -8,7 +8,7 @@ import csv
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,41 @@ def win_rate(rows: Sequence[Row]) -> dict[str, Any]:
     return told
 
 
+def by_cluster(rows: Sequence[Row], value: Callable[[Row], float]) -> list[tuple[float, int]]:
+    """The sum of a value over each cluster's rows, and how many they are, in the order of their first rows."""
+    sums: dict[str, list[Any]] = {}
+    for row in rows:
+        own = sums.setdefault(row["cluster"], [0.0, 0])
+        own[0], own[1] = own[0] + value(row), own[1] + 1
+    return [(total, count) for total, count in sums.values()]
+
+
 def win_rate_error(rows: Sequence[Row], *, draws: int, seed: int) -> float:
-    """The bootstrap's standard error in percent points: ``draws`` of as many rows, by numpy's generator of ``seed``."""
+    """The bootstrap's standard error in percent points: ``draws`` of clusters, by numpy's generator of ``seed``."""
     import numpy as np
 
-    places = np.random.default_rng(seed).integers(len(rows), size=(draws, len(rows))).tolist()
-    rates = [100 * math.fsum(rows[i]["preference"] - 1 for i in drawn) / len(rows) for drawn in places]
+    own = by_cluster(rows, lambda row: 100 * (row["preference"] - 1))
+    places = np.random.default_rng(seed).integers(len(own), size=(draws, len(own))).tolist()
+    rates = [math.fsum(own[i][0] for i in drawn) / sum(own[i][1] for i in drawn) for drawn in places]
     mean = math.fsum(rates) / draws
     return math.sqrt(math.fsum((rate - mean) ** 2 for rate in rates) / (draws - 1))
+
+
+def mean_over_seeds(seeds: Sequence[Sequence[tuple[float, int]]], *, draws: int, seed: int) -> tuple[float, float]:
+    """The 95 % interval of the mean over seeds of a ratio, from each seed's (sum, count) by cluster.
+
+    In each draw, as many clusters as there are, and as many seeds, by numpy's generator of ``seed``.
+    """
+    import numpy as np
+
+    rng, clusters = np.random.default_rng(seed), len(seeds[0])
+    places = rng.integers(clusters, size=(draws, clusters)).tolist()
+    chosen = rng.integers(len(seeds), size=(draws, len(seeds))).tolist() if len(seeds) > 1 else [[0]] * draws
+    means = []
+    for drawn, taken in zip(places, chosen, strict=True):
+        rates = [math.fsum(seeds[s][i][0] for i in drawn) / sum(seeds[s][i][1] for i in drawn) for s in taken]
+        means.append(math.fsum(rates) / len(rates))
+    return quantile(means, 0.025), quantile(means, 0.975)
 
 
 def position_bias(rows: Sequence[Row]) -> float | None:
@@ -135,34 +162,32 @@ def _fit(table: list, wanted: list[float], weights: list[float], neutral: list) 
     return fitted(best, slice(None)).predict_proba(np.array(neutral))[:, 1].tolist()
 
 
-def ranking(rows: Sequence[Row], *, draws: int, seed: int, eos: bool = True) -> dict[str, Any]:
-    """Response ranking by sequence and per token: shares of pairs, ties, and the bootstrap's 95 % over instructions.
+def ranking(rows: Sequence[Row], *, eos: bool = True) -> dict[str, Any]:
+    """Response ranking by sequence and per token: the share of pairs won, that of ties, and (won, pairs) by cluster.
 
     Without ``eos``, that token is taken out of every response.
     """
-    import numpy as np
-
-    names = sorted({row["id"] for row in rows})
-    places = np.random.default_rng(seed).integers(len(names), size=(draws, len(names))).tolist()
-    told: dict[str, Any] = {"instructions": len(names), "pairs": len(rows)}
+    rows = sorted(rows, key=lambda row: row["id"])
+    told: dict[str, Any] = {"instructions": len({row["id"] for row in rows}), "pairs": len(rows)}
     for score in ("sequence", "token"):
-        won: dict[str, list[bool]] = {name: [] for name in names}
-        ties = 0
-        for row in rows:
-            true, other = row["true_logprob"], row["other_logprob"]
-            lengths = [row["true_tokens"], row["other_tokens"]]
-            if not eos:
-                true, other = true - row["true_eos_logprob"], other - row["other_eos_logprob"]
-                lengths = [length - 1 or 1 for length in lengths]
-            if score == "token":
-                true, other = true / lengths[0], other / lengths[1]
-            won[row["id"]].append(true > other)
-            ties += true == other
-        counts = [(sum(won[name]), len(won[name])) for name in names]
-        shares = [sum(counts[i][0] for i in drawn) / sum(counts[i][1] for i in drawn) for drawn in places]
-        told[score] = {"capability": sum(count for count, _ in counts) / len(rows), "ties": ties / len(rows)}
-        told[score] |= {"low": quantile(shares, 0.025), "high": quantile(shares, 0.975)}
+        leads = [_lead(row, per_token=score == "token", eos=eos) for row in rows]
+        won = by_cluster(
+            [row | {"won": lead > 0} for row, lead in zip(rows, leads, strict=True)], lambda row: row["won"]
+        )
+        told[score] = {"capability": sum(count for count, _ in won) / len(rows), "clusters": won}
+        told[score]["ties"] = len([lead for lead in leads if lead == 0]) / len(rows)
     return told
+
+
+def _lead(row: Row, *, per_token: bool, eos: bool) -> float:
+    """By how many nats, in all or per token, the true response is ahead of the other."""
+    sums = []
+    for side in ("true", "other"):
+        logprob, length = row[f"{side}_logprob"], row[f"{side}_tokens"]
+        if not eos:
+            logprob, length = logprob - row[f"{side}_eos_logprob"], length - 1 or 1
+        sums.append(logprob / length if per_token else logprob)
+    return sums[0] - sums[1] if sums[0] != sums[1] else 0.0
 
 
 def artefacts(rows: Sequence[Row]) -> dict[str, Row]:

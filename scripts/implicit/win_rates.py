@@ -18,6 +18,8 @@ import pandas as pd
 from alpaca_eval.metrics import get_length_controlled_winrate, get_winrate, glm_winrate
 from scipy.special import expit
 
+from implicit.intervals import draw_clusters
+
 MINIMAL, VERSION_1 = "length_controlled_minimal", "length_controlled_v1"
 ALPACA_EVAL_SIZE = 805
 # Of AlpacaEval's instructions in order, see `instructions_sha256`; from the annotations of its public leaderboard.
@@ -87,8 +89,9 @@ def win_rates(
 ) -> dict[str, Any]:
     """Raw and length-controlled win rates in percent with bootstrap standard errors, from rows of judgements.
 
-    The bootstrap draws instructions with replacement (paired: a pair stays together) and refits the length
-    model on each draw, since alpaca-eval's own ``lc_standard_error`` is no standard error of that figure.
+    The bootstrap draws the rows' clusters with replacement, and with each all its instructions (a pair of outputs stays
+    together), and refits the length model on each draw, since alpaca-eval's own ``lc_standard_error`` is not the
+    standard error of that figure.
     Where the length model cannot be fitted, its figures are None and ``lc_note`` says why. ``gamed`` is the table of
     `find_gamed_table`, for `length_controlled_v1`, whose rows must be AlpacaEval's (`check_alpaca_eval`).
 
@@ -102,24 +105,26 @@ def win_rates(
         raise MetricError(f"{frame['preference'].isna().sum()} of {len(frame)} rows have no preference")
     preferences = frame["preference"].to_numpy()
     metrics = get_winrate(frame)
-    draws = np.random.default_rng(seed).integers(len(frame), size=(bootstrap, len(frame)))
+    drawn = draw_clusters(frame["cluster"].tolist(), draws=bootstrap, rng=np.random.default_rng(seed))
+    rates = drawn @ (preferences - 1) / drawn.sum(axis=1) * 100
     result: dict[str, Any] = {
         "n": len(frame),
+        "clusters": frame["cluster"].nunique(),
         "wins": int((preferences > 1.5).sum()),
         "losses": int((preferences < 1.5).sum()),
         "ties": int((preferences == 1.5).sum()),
         "win_rate": float(metrics["win_rate"]),
-        "win_rate_error": float(((preferences[draws] - 1).mean(axis=1) * 100).std(ddof=1)),
+        "win_rate_error": float(rates.std(ddof=1)),
         "metric": metric,
         "length_1": float(frame["output_1"].str.len().mean()),
         "length_2": float(frame["output_2"].str.len().mean()),
     }
     if metrics["n_total"] != len(frame):
         raise MetricError(f"alpaca-eval counts {metrics['n_total']} judgements of {len(frame)}")
-    return result | _length_controlled(frame, draws, metric, gamed)
+    return result | _length_controlled(frame, drawn, metric, gamed)
 
 
-def _length_controlled(frame: pd.DataFrame, draws: np.ndarray, metric: str, gamed: Path | None) -> dict[str, Any]:
+def _length_controlled(frame: pd.DataFrame, drawn: np.ndarray, metric: str, gamed: Path | None) -> dict[str, Any]:
     if metric == VERSION_1 and (gamed is None or len(frame) != ALPACA_EVAL_SIZE):
         raise MetricError(f"{metric} needs its table and {ALPACA_EVAL_SIZE} rows, but there are {len(frame)}")
     difference = frame["output_1"].str.len() - frame["output_2"].str.len()
@@ -139,7 +144,7 @@ def _length_controlled(frame: pd.DataFrame, draws: np.ndarray, metric: str, game
     if abs(controlled - 50) < 1e-9 and abs(measured["win_rate"] - 50) > 1e-9:
         note = "the length model's L1 penalty has set its weights to 0, and it says 50 whatever the outcomes"
         return {"lc_win_rate": None, "lc_win_rate_error": None, "lc_note": f"not defined: {note}"}
-    refitted = refits(features, neutral, weights, draws)
+    refitted = refits(features, neutral, weights, drawn)
     return {
         "lc_win_rate": controlled,
         "lc_win_rate_error": float(np.std(refitted, ddof=1)),
@@ -147,18 +152,17 @@ def _length_controlled(frame: pd.DataFrame, draws: np.ndarray, metric: str, game
     }
 
 
-def refits(features: pd.DataFrame, neutral: pd.DataFrame, weights: pd.Series | None, draws: np.ndarray) -> np.ndarray:
-    """The length-controlled win rates in percent of ``draws`` of judgements, by fits at alpaca-eval's fixed C: [draws].
+def refits(features: pd.DataFrame, neutral: pd.DataFrame, weights: pd.Series | None, drawn: np.ndarray) -> np.ndarray:
+    """The length-controlled win rates in percent of draws of judgements, by fits at alpaca-eval's fixed C: [draws].
 
     ``features`` (the gamed baselines' rows, then the judgements'), ``neutral`` (the judgements' alone, at no difference
-    of length) and ``weights`` are what `glm_winrate._get_featurized_data` gives; ``draws`` [draws, n] holds places of
-    judgements. The baselines are there to hold the model's weights in place: all of them are in every draw.
+    of length) and ``weights`` are what `glm_winrate._get_featurized_data` gives; ``drawn`` [draws, n] says how often
+    each judgement is in each draw. The baselines are there to hold the model's weights in place: all are in every draw.
     """
     inputs = features.drop(columns="preference").to_numpy(dtype=float)
     at_neutral = neutral[features.columns.drop("preference")].to_numpy(dtype=float)
     before = len(inputs) - len(at_neutral)
-    drawn = np.stack([np.bincount(draw, minlength=len(at_neutral)) for draw in draws]).astype(float)
-    counted = np.concatenate([np.ones((len(draws), before)), drawn], axis=1)
+    counted = np.concatenate([np.ones((len(drawn), before)), drawn], axis=1)
     counted *= 1.0 if weights is None else weights.to_numpy(dtype=float)
     fitted = fit_logistic(inputs, features["preference"].to_numpy(dtype=float), counted)
     return (drawn * expit(fitted @ at_neutral.T)).sum(axis=1) / drawn.sum(axis=1) * 100

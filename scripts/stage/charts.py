@@ -125,7 +125,7 @@ def win_rates(rows: list[Row]) -> list[Panel]:
 
 
 def ranking(rows: list[Row]) -> list[Panel]:
-    """Response ranking, by sequence and per token, with 95 % intervals over instructions."""
+    """Response ranking, by sequence and per token, with 95 % intervals over seeds and instructions."""
     panels = []
     for score, what in (("sequence", "by the whole response's probability"), ("token", "per token")):
         own = [row for row in rows if row["score"] == score]
@@ -133,7 +133,7 @@ def ranking(rows: list[Row]) -> list[Panel]:
             Panel(
                 f"Response ranking, {what}",
                 f"n = {counted(own, 'instructions')} instructions, {counted(own, 'pairs')} pairs, "
-                f"{counted(own, 'seeds')} seeds; lines: 95 % bootstrap interval over instructions, mean of the seeds'.",
+                f"{counted(own, 'seeds')} seeds; lines: 95 % bootstrap interval, over seeds and instructions.",
                 f"Pairs in which the true response is preferred, in percent. {spoken_values(own, 'capability', ' %')}",
                 points_and_intervals(
                     long_rows(own, "capability", low="low", high="high"),

@@ -13,7 +13,7 @@ from typing import Any
 from implicit import recount
 from implicit.world.kinds import Request
 from implicit.world.sets import World
-from stage.recounts import groups, judged, mean
+from stage.recounts import groups, interval, judged, mean
 from stage.storage import read_json, read_table
 from stage.table_forms import fixed
 
@@ -90,16 +90,13 @@ def ranking_controls(settings: Row) -> list[Row]:
                 counts[row["id"]] = counts.get(row["id"], 0) + 1
             for score in ("sequence", "token"):
                 for eos in (True, False):
-                    found = [
-                        recount.ranking(part, draws=said["bootstrap"], seed=said["seed"], eos=eos) for part in chosen
-                    ]
-                    percent = {
-                        key: [100 * each[score][key] for each in found] for key in ("capability", "low", "high", "ties")
-                    }
+                    found = [recount.ranking(part, eos=eos) for part in chosen]
+                    percent = {key: [100 * each[score][key] for each in found] for key in ("capability", "ties")}
+                    clusters = [[(100 * won, pairs) for won, pairs in each[score]["clusters"]] for each in found]
                     row = {"model": own[0]["model"], "tuning": own[0]["label"], "negatives": draw.replace("_", " ")}
                     row |= {"score": score, "EOS": "with" if eos else "without"}
                     row["capability"] = mean(percent["capability"], 1, spread=True)
-                    row["95 %"] = f"{mean(percent['low'], 1)} to {mean(percent['high'], 1)}"
+                    row["95 %"] = interval(clusters, said)
                     row["ties"] = mean(percent["ties"], 1)
                     row |= {"seeds": len(own), "instructions": len(counts), "pairs": len(chosen[0])}
                     row["left out"] = said["instructions"] - len(counts)
@@ -169,9 +166,7 @@ def condition_values(settings: Row, gamed: Path | None) -> list[Row]:
             for entry in mine["rankings"]:
                 scores = read_table("ranking", Path(entry["path"]).with_suffix(".parquet"))
                 for draw in {row["negatives"] for row in scores}:
-                    by_draw[draw].append(
-                        recount.ranking([row for row in scores if row["negatives"] == draw], draws=2, seed=0)
-                    )
+                    by_draw[draw].append(recount.ranking([row for row in scores if row["negatives"] == draw]))
             ranked = by_draw.pop("any")
             values = {
                 "ranking": [100 * each["sequence"]["capability"] for each in ranked],

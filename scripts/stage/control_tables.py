@@ -9,6 +9,7 @@ from typing import Any
 
 from implicit.artefacts import Outcome, judged_otherwise
 from implicit.oracle import Oracle
+from implicit.rank import capability_interval
 from stage.storage import read_json, read_table
 from stage.table_forms import fixed, mean_and_deviation, plus_minus
 
@@ -85,6 +86,28 @@ def columns_of(name: str, outcomes: list[Outcome]) -> Row:
     return {name: spread(rates), f"{name}, ties": fixed(statistics.fmean(ties), 1) if None not in ties else ""}
 
 
+def ranking_interval(
+    entries: list[Row], score: str, *, negatives: str = "any", eos: bool = True
+) -> tuple[float, float]:
+    """The 95 % interval in percent of the mean over seeds of a system's capability, over seeds and instructions."""
+    tables = [
+        [
+            row
+            for row in read_table("ranking", Path(entry["path"]).with_suffix(".parquet"))
+            if row["negatives"] == negatives
+        ]
+        for entry in entries
+    ]
+    own = read_json(entries[0]["path"])["settings"]
+    low, high = capability_interval(tables, score, bootstrap=own["bootstrap"], seed=own["seed"], eos=eos)
+    return 100 * low, 100 * high
+
+
+def interval_text(ends: tuple[float, float]) -> str:
+    """An interval in percent as text."""
+    return " to ".join(fixed(end, 1) for end in ends)
+
+
 def ranking_controls_table(settings: Row) -> list[Row]:
     """Response ranking among each draw of negatives, by whole sequence and per token, with EOS and without."""
     rows = []
@@ -95,11 +118,11 @@ def ranking_controls_table(settings: Row) -> list[Row]:
                 for eos in ("with", "without"):
                     found = [draw[f"{eos}_eos"] for draw in draws]
                     own = [each[score] for each in found]
-                    ends = [100 * statistics.fmean(each[end] for each in own) for end in ("low", "high")]
+                    ends = ranking_interval(entries, score, negatives=draws[0]["negatives"], eos=eos == "with")
                     row = {"model": entries[0]["model"], "tuning": entries[0]["label"]}
                     row |= {"negatives": draws[0]["negatives"].replace("_", " "), "score": score, "EOS": eos}
                     row["capability"] = spread([100 * each["capability"] for each in own])
-                    row["95 %"] = " to ".join(fixed(end, 1) for end in ends)
+                    row["95 %"] = interval_text(ends)
                     row["ties"] = fixed(100 * statistics.fmean(each["ties"] for each in own), 1)
                     row |= {"seeds": len(own), "instructions": found[0]["instructions"], "pairs": found[0]["pairs"]}
                     rows.append(row | {"left out": draws[0]["left_out"], "fewer": draws[0]["fewer"]})

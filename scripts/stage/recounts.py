@@ -49,7 +49,13 @@ def judged(path: str, gamed: Path | None) -> Row:
         for key in told
         if not same(summary[key], told[key])
     ]
-    return summary | told | {"faults": faults, "counted": sorted(told)}
+    return summary | told | {"faults": faults, "counted": sorted(told), "rows": rows}
+
+
+def interval(seeds: list[list[tuple[float, int]]], settings: Row) -> str:
+    """The 95 % interval of a mean over seeds as text, from (sum, count) by cluster of each."""
+    ends = recount.mean_over_seeds(seeds, draws=settings["bootstrap"], seed=settings["seed"])
+    return " to ".join(fixed(end, 1) for end in ends)
 
 
 def same(one: float | None, other: float | None) -> bool:
@@ -78,7 +84,10 @@ def win_rates(name: str, settings: Row, gamed: Path | None) -> list[Row]:
                 "win rate": mean([each["win_rate"] for each in found], 1, spread=True),
                 "length-controlled": mean([each["lc_win_rate"] for each in found], 1, spread=True),
                 "each seed": " ".join(fixed(each["win_rate"], 1) for each in found),
-                "error": mean([each["win_rate_error"] for each in found], 1),
+                "95 %": interval(
+                    [recount.by_cluster(each["rows"], lambda row: 100 * (row["preference"] - 1)) for each in found],
+                    found[0]["settings"],
+                ),
                 "ties": mean([100 * each["ties"] / each["n"] for each in found], 1),
                 "quality": mean([each["quality_2"] for each in found], 2),
                 "of reference": mean([each["quality_1"] for each in found], 2),
@@ -103,12 +112,13 @@ def ranking(settings: Row) -> list[Row]:
             own = read_json(entry["path"])["settings"]
             scores = read_table("ranking", Path(entry["path"]).with_suffix(".parquet"))
             scores = [row for row in scores if row["negatives"] == "any"]
-            found.append(recount.ranking(scores, draws=own["bootstrap"], seed=own["seed"]))
+            found.append(recount.ranking(scores))
         row: Row = {"model": seeds[0]["model"], "tuning": seeds[0]["label"]}
         for name, score in (("capability", "sequence"), ("per token", "token")):
-            percent = {key: [100 * each[score][key] for each in found] for key in ("capability", "low", "high", "ties")}
+            percent = {key: [100 * each[score][key] for each in found] for key in ("capability", "ties")}
+            clusters = [[(100 * won, pairs) for won, pairs in each[score]["clusters"]] for each in found]
             row[name] = mean(percent["capability"], 1, spread=True)
-            row[f"{name}, 95 %"] = f"{mean(percent['low'], 1)} to {mean(percent['high'], 1)}"
+            row[f"{name}, 95 %"] = interval(clusters, own)
             row[f"{name}, ties"] = mean(percent["ties"], 1)
         rows.append(row | {"seeds": len(found), "instructions": found[0]["instructions"], "pairs": found[0]["pairs"]})
     return rows

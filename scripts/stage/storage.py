@@ -23,6 +23,7 @@ SCHEMAS = {
     "corpus": pa.schema([("text", pa.string())]),
     "conversations": pa.schema([("id", pa.string()), ("messages", pa.list_(_message)), ("source", pa.string())]),
     # `request` is what the oracle judge needs to know of an instruction, as JSON; null outside the tiny world.
+    # Instructions about the same thing share a `cluster`, here and below: intervals draw clusters.
     "evaluation_set": pa.schema(
         [
             ("id", pa.string()),
@@ -30,6 +31,7 @@ SCHEMAS = {
             ("instruction", pa.string()),
             ("reference", pa.string()),
             ("request", pa.string()),
+            ("cluster", pa.string()),
             ("source", pa.string()),
         ]
     ),
@@ -52,6 +54,7 @@ SCHEMAS = {
         [
             ("id", pa.string()),
             ("other_id", pa.string()),
+            ("cluster", pa.string()),
             ("negatives", pa.string()),
             ("true_logprob", pa.float64()),
             ("true_eos_logprob", pa.float64()),
@@ -67,6 +70,7 @@ SCHEMAS = {
         [
             ("id", pa.string()),
             ("index", pa.int64()),
+            ("cluster", pa.string()),
             ("instruction", pa.string()),
             ("output_1", pa.string()),
             ("output_2", pa.string()),
