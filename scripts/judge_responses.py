@@ -64,21 +64,21 @@ def make_judge(
 ) -> "Judge":
     """The judge that the settings describe; requests that are paid for count in the ledger."""
     from implicit.chat_client import ChatServer
-    from implicit.judge_kinds import evaluator_judge, local_judge, oracle_judge, server_judge
+    from implicit.evaluators import evaluator_judge
+    from implicit.judge_kinds import local_judge, oracle_judge, server_judge
+    from implicit.judge_template import read_template
 
     settings, name = args.settings, args.settings["name"]
     asking = {"requests": args.requests, "timeout": args.timeout, "attempts": args.attempts}
-    keeping = {"answers": answers, "log": say}
     purse = None if ledger.ceilings["price"] is None else ledger
-    template = read_template(settings.get("template"))
     if settings["kind"] == "oracle":
         return oracle_judge(*sides, name=name)
+    keeping = {"answers": answers, "log": say, "floor": settings["min_label_probability"]}
+    template = None if settings.get("template") is None else read_template(settings["template"])
     if settings["kind"] == "evaluator":
         return evaluator_judge(name=name, evaluator=settings["evaluator"], purse=purse, **keeping, **asking)
     if settings["kind"] == "server":
-        given = dict(settings["server"])
-        price = given.pop("price")
-        server = ChatServer(**given, input_price=price["input"], output_price=price["output"], **asking)
+        server = ChatServer.from_settings(settings["server"], **asking)
         answer = settings.get("answer", "logprobs")
         return server_judge(name=name, server=server, template=template, answer=answer, purse=purse, **keeping)
     model, tokenizer, identity = load_local(settings, args)
@@ -91,14 +91,6 @@ def make_judge(
         batch_tokens=args.batch,
         **keeping,
     )
-
-
-def read_template(path: str | None) -> str | None:
-    """The judge's template, if it has one of its own."""
-    try:
-        return None if path is None else Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"judge.template: {path} is no UTF-8 text: {error}") from None
 
 
 def load_local(settings: dict[str, Any], args: argparse.Namespace) -> tuple[Any, Any, str]:
@@ -173,7 +165,7 @@ def main() -> None:
     ledger = Ledger(args.budget, str(args.output))
     with Answers(kept, log=say) as answers:  # until all is written: of two processes, one judges at a time
         check_wanted()
-        paid_before = answers.paid()
+        paid_before, unpriced_before = answers.paid(), answers.unpriced()
         ledger.spend(paid_before)  # by a run that was stopped
         judge = make_judge(sides, answers, ledger, args)
         judged = judge_pairs(*sides, judge, seed=settings["seed"], both_orders=settings.get("both_orders", False))
@@ -192,9 +184,10 @@ def main() -> None:
                 "preference": preference,
                 "preference_output_1_first": one_first,
                 "preference_output_2_first": two_first,
+                "label_share": share,
             }
-            for row, first, second, preference, one_first, two_first in zip(
-                rows, *sides, judged.preferences, *orders, strict=True
+            for row, first, second, preference, one_first, two_first, share in zip(
+                rows, *sides, judged.preferences, *orders, judged.label_shares, strict=True
             )
         ]
         rates = win_rates(
@@ -209,13 +202,11 @@ def main() -> None:
             **rates,
             **mean_qualities(table),
             gamed_sha256=gamed_sha256,
-            protected=judged.protected,
-            position_bias=judged.position_bias,
-            consistent=judged.consistent,
-            first_shown=judged.first_shown,
+            **judged.summary(),
         )
         hours = record.hours() if settings["kind"] == "local" else 0.0
-        ledger.settle(price=paid_before + (judge.asked.spent or 0.0), gpu_hours=hours)
+        unpriced = unpriced_before + judge.asked.unpriced
+        ledger.settle(price=paid_before + judge.asked.spent, unpriced_calls=unpriced, gpu_hours=hours)
 
 
 if __name__ == "__main__":

@@ -24,19 +24,11 @@ def main() -> None:
     settings = args.settings
     record = Record("rewrite_dataset", settings=settings, inputs={"data": args.data})
     rows = read_table("conversations", args.data)
-    given = dict(settings["server"])
-    price = given.pop("price")
-    server = ChatServer(
-        **given,
-        input_price=price["input"],
-        output_price=price["output"],
-        requests=args.requests,
-        timeout=args.timeout,
-        attempts=args.attempts,
-    )
+    asking = {"requests": args.requests, "timeout": args.timeout, "attempts": args.attempts}
+    server = ChatServer.from_settings(settings["server"], **asking)
     ledger = Ledger(args.budget, str(args.output))
     with Answers(args.answers, log=say) as answers:
-        paid_before = answers.paid()
+        paid_before, unpriced_before = answers.paid(), answers.unpriced()
         ledger.spend(paid_before)  # by a run that was stopped
         done = rewrite(
             rows,
@@ -55,13 +47,13 @@ def main() -> None:
     say(
         f"{done.flagged} of {done.turns} responses in {len(rows)} conversations rewritten{kept}; {told['calls']} calls "
         f"now, {told['cached']} answers of before, {told['prompt_tokens']} + {told['completion_tokens']} tokens, "
-        f"price {told['price']:.4f}"
+        f"price {'unknown' if told['price'] is None else format(told['price'], '.4f')}"
     )
     write_table("conversations", done.rows, args.output)
     if args.record:
         counts = {"turns": done.turns, "flagged": done.flagged, "kept_characters": done.kept_characters}
         record.write(args.record, outputs={"table": args.output}, rows=len(rows), model=server.model, **counts, **told)
-    ledger.settle(price=paid_before + asked.spent)
+    ledger.settle(price=paid_before + asked.spent, unpriced_calls=unpriced_before + asked.unpriced)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class Ledger:
         self.spend(difference)
 
     def settle(self, **amounts: float) -> None:
-        """Replace what was set aside by what it came to."""
+        """Replace what was set aside by what it came to; ``unpriced_calls`` counts those whose price is not known."""
         if self.folder is not None:
             with self._locked():
                 self._write(dict.fromkeys(UNITS, 0.0) | amounts)
@@ -91,3 +91,9 @@ def spent(folder: Path) -> dict[str, float]:
     """The sum of all entries of a ledger."""
     entries = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("*.json")]
     return {unit: sum(entry[unit] for entry in entries) for unit in UNITS}
+
+
+def unpriced_calls(folder: Path) -> int:
+    """The number of calls in a ledger whose price is not known."""
+    entries = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("*.json")]
+    return sum(entry.get("unpriced_calls", 0) for entry in entries)

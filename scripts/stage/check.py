@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from implicit.chat_client import unknown_price
+from implicit.judge_template import JudgeError, check_template, read_template
 from stage.bases import SHARED
 from stage.config import GPUS, Config, Model, Source, merged
 from stage.hub import is_hub_id
@@ -30,7 +32,7 @@ def check_config(raw: dict[str, Any]) -> Config:
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(fault) for fault in error.errors())) from None
     config = _with_conditions(config)
-    faults = [*_unknown_names(config), *_bad_values(config), *_missing_files(config)]
+    faults = [*_unknown_names(config), *_bad_values(config), *_missing_files(config), *_unfit_judge(config)]
     if faults:
         raise ConfigError("\n".join(faults))
     return config
@@ -259,6 +261,25 @@ def _used_sources(config: Config) -> dict[str, Source]:
         for name in sorted(sets)
         if name in config.evaluation_sets
     }
+
+
+def _unfit_judge(config: Config) -> list[str]:
+    """A template or an evaluator that cannot be used, and what has no known price where there is a ceiling."""
+    judge, faults = config.judge, []
+    servers = {"judge.server.price": judge and judge.server}
+    if any(source.origin == "rewrite" for source in _used_sources(config).values()):
+        servers["rewriting.server.price"] = config.rewriting and config.rewriting.server
+    without = [key for key, server in servers.items() if server and server.price is None]
+    try:
+        if judge and judge.template and Path(judge.template).is_file():
+            check_template(read_template(judge.template))
+        if judge and judge.evaluator:
+            from implicit.evaluators import load_evaluator  # which takes seconds to import
+
+            without += ["judge.evaluator"] if load_evaluator(judge.evaluator).price_per_token() is None else []
+    except JudgeError as error:
+        faults.append(str(error))
+    return faults + ([unknown_price(key) for key in without] if config.ceilings.price is not None else [])
 
 
 def _missing_files(config: Config) -> list[str]:
