@@ -144,6 +144,8 @@ def lines(rows: list[dict[str, Any]], settings: dict[str, Any]) -> list[str]:
     text.append(f"\nGPU hours are of one {settings['gpu']} at {share} of its peak: a rough guess.")
     if any(row["gpu_hours"] is None for row in rows if row["stage"] != "judge"):
         text.append("unknown hours: give `parameters` of the model, and `plan.tokens` of the dataset.")
+    if any(row["gpu_hours"] is None for row in rows if row["stage"] == "judge"):
+        text.append("unknown hours: the size of a local judge is not known before it is loaded.")
     return text + [against_ceiling(unit, rows, settings) for unit in UNITS]
 
 

@@ -15,6 +15,7 @@ from implicit.published import MODELS, RANKING, RULE_WIN_RATES, WIN_RATES
 from stage.command import arguments, run_stage, say
 from stage.control_tables import CONTROLS, NOTES
 from stage.control_tables import TITLES as CONTROL_TITLES
+from stage.judge_notes import doubts, share_columns, without_shares
 from stage.local_files import rows_sha256
 from stage.storage import read_json, read_table, write_text
 from stage.table_forms import fixed, mean_and_deviation, plus_minus, to_csv, to_latex, to_markdown
@@ -30,10 +31,6 @@ CONTROL_NOTE = (
     "defined for every seed: alpaca-eval would say exactly 50 there, whatever the outcomes."
 )
 
-# Where a judge's preferences are doubtful, so that a footnote says so. GPT-4 Turbo's mean share is 0.99999.
-LOW_MEAN, LOW_MINIMUM = 0.9, 0.5  # of the labels' share of probability
-HIGH_BIAS = 20.0  # percent points beyond a half
-
 
 def mean_quality(summaries: list[Row], side: str) -> str:
     """The mean quality of a side's responses; empty for a judge that knows none."""
@@ -47,19 +44,10 @@ def mean_bias(summaries: list[Row]) -> str:
     return fixed(statistics.fmean(known), 1, sign="+") if known else ""
 
 
-def label_share(summaries: list[Row]) -> tuple[float, float] | None:
-    """Mean and minimum of the probability that a judge's labels had; None for one that is not read by it."""
-    known = [s for s in summaries if s.get("label_share") is not None]
-    if not known:
-        return None
-    return statistics.fmean(s["label_share"] for s in known), min(s["label_share_minimum"] for s in known)
-
-
 def win_rate_row(figures: list[Row], *, model: str, label: str, published: tuple) -> Row:
     """A row of tables 1, 3 and 4, from the summaries of one system's comparisons, one for each seed."""
     summaries = [read_json(figure["path"]) for figure in figures]
     given = [response_figures(summary["inputs"]["responses"]["path"]) for summary in summaries]
-    share = label_share(summaries)
     controlled = [summary["lc_win_rate"] for summary in summaries if summary["lc_win_rate"] is not None]
     return {
         "model": model,
@@ -74,8 +62,7 @@ def win_rate_row(figures: list[Row], *, model: str, label: str, published: tuple
         "stopped": fixed(statistics.fmean(stopped for stopped, _ in given), 1),
         "tokens": fixed(statistics.fmean(tokens for _, tokens in given), 1),
         "position bias": mean_bias(summaries),
-        "label share": "" if share is None else fixed(share[0], 3),
-        "label share, minimum": "" if share is None else fixed(share[1], 3),
+        **share_columns(summaries),
         "seeds": len(summaries),
         "n": summaries[0]["n"],
         "judge": summaries[0]["judge"],
@@ -95,13 +82,7 @@ def win_rate_tables(settings: Row) -> dict[str, list[Row]]:
                 if figures:
                     published = _published(figures[0])
                     rows.append(win_rate_row(figures, model=model, label=figures[0]["label"], published=published))
-    return {name: without_empty(rows, ("label share", "label share, minimum")) for name, rows in tables.items() if rows}
-
-
-def without_empty(rows: list[Row], optional: tuple[str, ...]) -> list[Row]:
-    """Rows without those of the optional columns that are empty in all of them."""
-    empty = {name for name in optional if all(row[name] == "" for row in rows)}
-    return [{name: cell for name, cell in row.items() if name not in empty} for row in rows]
+    return {name: without_shares(rows) for name, rows in tables.items() if rows}
 
 
 def _published(figure: Row) -> tuple:
@@ -259,7 +240,7 @@ def footnotes(name: str, settings: Row) -> list[str]:
     responses = [entry for entry in settings["responses"] if str(entry["path"]) in judged]
     systems = [(entry["model"], short(entry["system"])) for entry in responses]
     systems += [(e["model"], short(e["system"])) for e in settings["rankings"] if name == "table2"]
-    cut_rows, unstopped, cut_prompts, protected = {}, {}, {}, {}
+    cut_rows, unstopped, cut_prompts, protected, by_system = {}, {}, {}, {}, {}
     for entry in settings["tunings"]:
         record = read_json(entry["path"])
         if (entry["model"], entry["mode"]) in systems:
@@ -271,34 +252,15 @@ def footnotes(name: str, settings: Row) -> list[str]:
     for figure, summary in zip(figures, summaries, strict=True):
         texts = 3 * summary["n"]  # the instruction and two outputs of each
         add_counts(protected, (figure["model"], short(figure["system"])), summary["protected"], texts)
+        by_system.setdefault((figure["model"], short(figure["system"])), []).append(summary)
     lines = [
         listed("Rows cut at tuning.max_length", cut_rows, settings),
         listed("Prompts cut, as they left too little of the context", cut_prompts, settings),
         listed("Responses not stopped, but cut off at max_new_tokens or the context", unstopped, settings),
         listed("Texts shown to the judge with their control marks broken up", protected, settings),
-        *doubts(figures, summaries, settings),
+        *(joined(what, texts, settings) for what, texts in doubts(by_system).items()),
     ]
     return [line for line in lines if line]
-
-
-def doubts(figures: list[Row], summaries: list[Row], settings: Row) -> list[str]:
-    """What makes a judge's preferences doubtful: labels of little probability, and that what is shown first wins."""
-    by_system: dict[tuple[str, str], list[Row]] = {}
-    for figure, summary in zip(figures, summaries, strict=True):
-        by_system.setdefault((figure["model"], short(figure["system"])), []).append(summary)
-    low, biased = {}, {}
-    for system, own in by_system.items():
-        share = label_share(own)
-        if share is not None and (share[0] < LOW_MEAN or share[1] < LOW_MINIMUM):
-            low[system] = f"{fixed(share[0], 3)}, minimum {fixed(share[1], 3)}"
-        found = [s["position_bias"] if s["position_bias"] is not None else s.get("first_shown") for s in own]
-        bias = statistics.fmean(b for b in found if b is not None) if any(b is not None for b in found) else 0.0
-        if abs(bias) >= HIGH_BIAS:
-            biased[system] = fixed(bias, 1, sign="+")
-    return [
-        joined("Labels with little of the judge's probability (1 is all of it), mean", low, settings),
-        joined("The output shown first won too often, by points of 50", biased, settings),
-    ]
 
 
 def short(system: str) -> str:

@@ -149,7 +149,7 @@ RETRIED = {  # name: (what the server does, what the message says of it)
     ),
     "a refusal": (choice(message={"role": "assistant", "content": None, "refusal": "No."}), "no preference can be read"),
     "a content filter": (choice(finish_reason="content_filter"), "no preference can be read"),
-    "a wrong label": (relabelled, "no preference can be read"),
+    "probabilities that sum to more than 1": (relabelled, "no preference can be read"),
     "the key, in the reply": (echoed, r"no chat completion: 'You sent Authorization: Bearer \*\*\*'"),
 }  # fmt: skip
 

@@ -8,13 +8,16 @@ import yaml
 from judge_server import KEY, REQUEST, TEMPLATE, Service, asking, command_line, judged, reply, says, served, write_files
 
 import judge_responses
+import make_tables
 from implicit.answers import Answers
 from implicit.evaluators import evaluator_judge
 from implicit.judge import IncompleteJudging, judge_pairs
 from implicit.judge_kinds import local_judge, server_judge
 from implicit.preferences import label_share, parser_share, text_preference, weighted_preference
 from implicit.pretrain import Architecture, build_model
-from stage.storage import read_json, read_table
+from stage import recounts
+from stage.judge_notes import doubts
+from stage.storage import read_json, read_table, write_json
 
 THINKING = {"<think>": -0.0004, "The": -8.1, "M": -14.2, "m": -16.9}
 
@@ -175,6 +178,44 @@ def test_the_script_writes_shares_and_says_what_it_lacks(pairs, tmp_path, monkey
         texts = TEMPLATE.replace("{instruction}", "Question 0?").strip()
         orders = [("bad answer 0", "good answer 0"), ("good answer 0", "bad answer 0")]
         assert prompts & {texts.replace("{output_1}", a).replace("{output_2}", b) for a, b in orders}
+
+
+def test_tables_and_footnotes_say_what_the_judgements_hold(pairs, tmp_path, monkeypatch):
+    """Verification counts shares anew from the judgements, and finds one that was changed in the summary."""
+    write_files(tmp_path, pairs)
+    shares = iter([0.6, 0.7, 0.9] * 5)
+    with served(Service(lambda body: sure(body, next(shares)))) as url:
+        server = {"base_url": url, "model": "j", "key_variable": "JUDGE_KEY", "request": REQUEST, "price": None}
+        (tmp_path / "t.txt").write_text(TEMPLATE)
+        settings = {
+            "kind": "server",
+            "server": server,
+            "min_label_probability": 0.5,
+            "template": str(tmp_path / "t.txt"),
+        }
+        monkeypatch.setattr("sys.argv", command_line(tmp_path, settings))
+        judge_responses.main()
+    figure = {
+        "model": "tiny",
+        "system": "poem/chosen",
+        "label": "poem",
+        "published": None,
+        "rules": None,
+        "tables": ["table3"],
+    }
+    settings = {"models": ["tiny"], "figures": [figure | {"path": str(tmp_path / "out.json")}]}
+    (made,), (again,) = make_tables.win_rate_tables(settings)["table3"], recounts.win_rates("table3", settings, None)
+    assert {key: str(cell) for key, cell in made.items() if not key.startswith("paper")} == {
+        k: str(c) for k, c in again.items()
+    }
+    assert made["label share, minimum"] == "0.606" and 0.7 < float(made["label share"]) < 0.8
+    low, _ = doubts({("tiny", "poem"): [read_json(tmp_path / "out.json")]}).values()
+    assert f"poem {low['tiny', 'poem']}" == recounts.low_shares("table3", settings) != ""
+    summary = read_json(tmp_path / "out.json")
+    write_json(summary | {"label_share_minimum": 0.9}, tmp_path / "out.json")
+    recounts.judged.cache_clear()
+    (fault,) = recounts.judged(str(tmp_path / "out.json"), None)["faults"]
+    assert "label_share_minimum is 0.9" in fault
 
 
 # --- evaluators and local judges ------------------------------------------------------------------------------------

@@ -5,24 +5,22 @@ asked again, never kept, and named at the end. One that would be the same if ask
 kept. What trying again cannot mend, such as a wrong key, stops everything at once with one message.
 """
 
-import json
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from implicit.answers import Answer, Answers, answer_key
 from implicit.connections import ServerError, connect, read_key, without_key
 from implicit.progress import Progress
+from implicit.replies import may_pass, pause_asked_for, read_completion, tokens_used
 
 if TYPE_CHECKING:
     import openai
 
 LONGEST_PAUSE = 60.0  # seconds, of our own pauses
-LONGEST_ASKED_PAUSE = 600.0  # seconds, of those that a server asks for
 STOP_AFTER = 10  # questions without an answer, one after the other: then the rest is not worth asking for
 UNLIMITED_TOKENS = 256  # a guess at an answer's length where the request sets no limit, for the estimate alone
 OURS = ("model", "messages", "stream", "n", "api_key", "extra_headers")  # what a request may not set
@@ -165,17 +163,6 @@ def check_request(request: dict[str, Any]) -> None:
         raise ServerError(f"server.request: {', '.join(wrong)} cannot be set there")
 
 
-def choice_text(choice: dict[str, Any]) -> str:
-    """The text of an answer, or the arguments of the tool that it calls; empty where there is neither."""
-    message = choice.get("message")
-    message = message if isinstance(message, dict) else {}
-    calls = message.get("tool_calls")
-    call = calls[0] if isinstance(calls, list) and calls else {}
-    function = (call.get("function") if isinstance(call, dict) else None) or message.get("function_call")
-    arguments = function.get("arguments") if isinstance(function, dict) else None
-    return str(arguments or message.get("content") or "")
-
-
 def ask(
     questions: Sequence[Question],
     *,
@@ -284,9 +271,9 @@ class _Asking:
                         model=self.server.model, messages=question.messages, extra_body=self.server.request
                     )
                 except openai.APIStatusError as error:
-                    if not _may_pass(error):
+                    if not may_pass(error):
                         raise ServerError(self.explain(error)) from None
-                    reason, asked_pause = f"status {error.status_code}", _pause_asked_for(error)
+                    reason, asked_pause = f"status {error.status_code}", pause_asked_for(error)
                     continue
                 except openai.APIConnectionError as error:  # time-outs are of this kind
                     reason = f"{type(error).__name__}: {error}"
@@ -301,13 +288,13 @@ class _Asking:
 
     def keep(self, key: str, question: Question, text: str) -> str:
         """Keep the answer in a reply. Returns what is wrong with it, and does not keep it if that may pass."""
-        reply = _completion(text)
+        reply = read_completion(text)
         if reply is None:
             return f"the reply is no chat completion: {text[:200]!r}"
         choice = reply["choices"][0]
         tokens = [
-            _used(reply, "prompt_tokens", question.prompt_tokens),
-            _used(reply, "completion_tokens", question.completion_tokens),
+            tokens_used(reply, "prompt_tokens", question.prompt_tokens),
+            tokens_used(reply, "completion_tokens", question.completion_tokens),
         ]
         price = self.server.price(*tokens)
         wrong = self.fault(choice)
@@ -333,44 +320,6 @@ class _Asking:
         }.get(error.status_code, "server.base_url, server.model and server.request")
         said = " ".join(without_key(str(error.message), self.key).split())[:300]
         return f"{self.server.base_url} answers with status {error.status_code}: {said}. Check {check}"
-
-
-def _completion(text: str) -> dict[str, Any] | None:
-    """A reply whose first choice holds a message; None for any other."""
-    try:
-        reply = json.loads(text)
-        return reply if isinstance(reply["choices"][0]["message"], dict) else None
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        return None
-
-
-def _used(reply: dict[str, Any], name: str, estimate: float) -> int:
-    """The tokens that a reply says were used; the estimate where it does not say, or says what is no number."""
-    usage = reply.get("usage")
-    said = usage.get(name) if isinstance(usage, dict) else None
-    return said if isinstance(said, int) and said >= 0 else round(estimate)
-
-
-def _may_pass(error: "openai.APIStatusError") -> bool:
-    """Whether a fault may pass by itself: one of load or of the server, but no empty account."""
-    if error.status_code == 429:
-        return error.code != "insufficient_quota"
-    return error.status_code in (408, 409) or error.status_code >= 500
-
-
-def _pause_asked_for(error: "openai.APIStatusError") -> float | None:
-    """The seconds of a Retry-After header, which may also give a date."""
-    asked = error.response.headers.get("retry-after")
-    if asked is None:
-        return None
-    try:
-        seconds = float(asked)
-    except ValueError:
-        try:
-            seconds = (parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
-            return None
-    return min(max(seconds, 0.0), LONGEST_ASKED_PAUSE)
 
 
 def _sum(prices: Sequence[float | None]) -> float | None:

@@ -20,7 +20,6 @@ from implicit.chat_client import (
     ChatServer,
     Purse,
     ServerError,
-    choice_text,
     estimate_tokens,
     is_kept,
     unknown_price,
@@ -31,6 +30,7 @@ from implicit.judge_kinds import EVALUATORS, complete_by_server
 from implicit.judge_template import JudgeError, check_template, read_template
 from implicit.preferences import LabelShare, parser_share
 from implicit.progress import Progress
+from implicit.replies import choice_text
 
 OPENAI = "https://api.openai.com/v1"
 # What alpaca-eval's own function for OpenAI sets where a config does not, and what of a config is not for the server.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from implicit.chat_client import choice_text
+from implicit.replies import choice_text
 
 LABELS = ("m", "M")  # of the output shown first and of the other, in AlpacaEval 2's prompt
 ROUNDING = 0.01  # by how much probabilities of a server in bfloat16 may sum to more than 1
