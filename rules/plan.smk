@@ -7,6 +7,16 @@ def rows_of(dataset):
     return rows_of(made_of[0]) if made_of else dataset
 
 
+def judge_costs():
+    """What the cost of a judgement depends on, besides how often the judge is asked; nothing for the oracle."""
+    judge = CONFIG.judge
+    if judge is None or judge.kind == "oracle":
+        return {}
+    answer_tokens = 1 if judge.answer == "logprobs" else 10
+    price = plain(judge.server.price) if judge.server else None
+    return dict(stage="judge", kind=judge.kind, evaluator=judge.evaluator, answer_tokens=answer_tokens, price=price)
+
+
 def planned_jobs():
     """The costly jobs, those of the same cost together: what the cost depends on, and the jobs' outputs."""
     jobs = {}
@@ -19,9 +29,7 @@ def planned_jobs():
 
     test, validation = CONFIG.generation.evaluation_set, CONFIG.selection.evaluation_set
     asked = 2 if CONFIG.judge and CONFIG.judge.both_orders else 1
-    answered = CONFIG.judge is not None and CONFIG.judge.kind in ("server", "evaluator")
-    price = plain(CONFIG.judge.server.price) if CONFIG.judge and CONFIG.judge.server else {"input": 0, "output": 0}
-    answer_tokens = 1 if CONFIG.judge and CONFIG.judge.answer == "logprobs" else 10
+    costs = judge_costs()
     for name in dict.fromkeys(one for used in used_datasets() for one in CONFIG.ancestry(used)):
         if CONFIG.datasets[name].origin == "rewrite":
             source = rows_of(name)
@@ -54,9 +62,10 @@ def planned_jobs():
                     parameters=parameters,
                     instructions=size(validation),
                 )
-                judged = judgement_path(model, system, "references", validation)
-                if answered:
-                    add(judged, stage="judge", calls=asked * size(validation), answer_tokens=answer_tokens, price=price)
+                if costs:
+                    add(
+                        judgement_path(model, system, "references", validation), calls=asked * size(validation), **costs
+                    )
             for system in chosen(mode, model):  # whose epoch count is not known yet: at most the largest
                 add(f"{RESULTS}/{model}/{system}/record.json", epochs=max(grid), **data)
         for system in tested_systems(model):
@@ -74,9 +83,8 @@ def planned_jobs():
         for _, system in drifting_systems(model):
             documents = CONFIG.drift.documents
             add(drift_path(model, system), stage="drift", parameters=parameters, documents=documents)
-        for system, seed, *_ in comparisons(model) if answered else []:
-            judged = judgement_path(model, system, f"seed{seed}")
-            add(judged, stage="judge", calls=asked * size(test), answer_tokens=answer_tokens, price=price)
+        for system, seed, *_ in comparisons(model) if costs else []:
+            add(judgement_path(model, system, f"seed{seed}"), calls=asked * size(test), **costs)
     return sorted(
         jobs.values(), key=lambda job: ("rewrite", "tune", "generate", "rank", "drift", "judge").index(job["stage"])
     )
@@ -94,9 +102,6 @@ rule plan:
             response_tokens=min(CONFIG.plan.response_tokens, CONFIG.generation.max_new_tokens),
             batch=EXECUTION.generation_batch_size,
             checkpointing=EXECUTION.gradient_checkpointing,
-            price=(
-                plain(CONFIG.judge.server.price) if CONFIG.judge and CONFIG.judge.server else {"input": 0, "output": 0}
-            ),
             ceilings=CONFIG.ceilings.model_dump(),
             ledger=f"{RESULTS}/ledger",
         ),

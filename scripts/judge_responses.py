@@ -67,20 +67,20 @@ def make_judge(
 ) -> "Judge":
     """The judge that the settings describe; requests that are paid for count in the purse."""
     from implicit.chat_client import ChatServer
-    from implicit.judge_kinds import evaluator_judge, local_judge, oracle_judge, server_judge
+    from implicit.evaluators import evaluator_judge
+    from implicit.judge_kinds import local_judge, oracle_judge, server_judge
+    from implicit.judge_template import read_template
 
     settings, name = args.settings, args.settings["name"]
     asking = {"requests": args.requests, "timeout": args.timeout, "attempts": args.attempts}
-    keeping = {"answers": answers, "log": say}
-    template = read_template(settings.get("template"))
     if settings["kind"] == "oracle":
         return oracle_judge(*sides, name=name)
+    keeping = {"answers": answers, "log": say, "floor": settings["min_label_probability"]}
+    template = None if settings.get("template") is None else read_template(settings["template"])
     if settings["kind"] == "evaluator":
         return evaluator_judge(name=name, evaluator=settings["evaluator"], purse=purse, **keeping, **asking)
     if settings["kind"] == "server":
-        given = dict(settings["server"])
-        price = given.pop("price")
-        server = ChatServer(**given, input_price=price["input"], output_price=price["output"], **asking)
+        server = ChatServer.from_settings(settings["server"], **asking)
         answer = settings.get("answer", "logprobs")
         return server_judge(name=name, server=server, template=template, answer=answer, purse=purse, **keeping)
     model, tokenizer, identity = load_local(settings)
@@ -97,14 +97,6 @@ def make_judge(
         batch_tokens=args.batch,
         **keeping,
     )
-
-
-def read_template(path: str | None) -> str | None:
-    """The judge's template, if it has one of its own."""
-    try:
-        return None if path is None else Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"judge.template: {path} is no UTF-8 text: {error}") from None
 
 
 def load_local(settings: dict[str, Any]) -> tuple[Any, Any, str]:
@@ -189,7 +181,7 @@ def judge_responses(args: argparse.Namespace, this: Job) -> None:
     with Answers(kept, log=say) as answers, this.paying(answers) as purse:
         judge = make_judge(sides, answers, purse, this, args)
         judged = judge_pairs(*sides, judge, seed=settings["seed"], both_orders=settings.get("both_orders", False))
-        this.paid_now = judge.asked.spent
+        this.paid_now, this.unpriced_now = judge.asked.spent, judge.asked.unpriced
         orders = [judged.opponent_first or [None] * len(rows), judged.model_first or [None] * len(rows)]
         table = [
             {
@@ -206,9 +198,10 @@ def judge_responses(args: argparse.Namespace, this: Job) -> None:
                 "preference": preference,
                 "preference_output_1_first": one_first,
                 "preference_output_2_first": two_first,
+                "label_share": share,
             }
-            for row, first, second, preference, one_first, two_first in zip(
-                rows, *sides, judged.preferences, *orders, strict=True
+            for row, first, second, preference, one_first, two_first, share in zip(
+                rows, *sides, judged.preferences, *orders, judged.label_shares, strict=True
             )
         ]
         rates = win_rates(
@@ -222,10 +215,7 @@ def judge_responses(args: argparse.Namespace, this: Job) -> None:
             **rates,
             **mean_qualities(table),
             gamed_sha256=gamed_sha256,
-            protected=judged.protected,
-            position_bias=judged.position_bias,
-            consistent=judged.consistent,
-            first_shown=judged.first_shown,
+            **judged.summary(),
         )
 
 

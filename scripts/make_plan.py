@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from implicit.chat_client import estimate_tokens
-from stage.budget import UNITS, spent
+from implicit.chat_client import completion_limit, estimate_tokens
+from stage.budget import UNITS, spent, unpriced_calls
 from stage.command import read_settings, run_stage
 from stage.costs import CHARACTERS_PER_TOKEN, Machine, generation_hours, scoring_hours, tuning_hours
 from stage.storage import read_table
@@ -70,21 +70,43 @@ def cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, floa
         return nothing | {"tokens": tokens, "gpu_hours": hours}
     if stage == "rewrite":  # every response is looked at, and one out of ten is written anew
         if job["examples"] is None or job["mean_tokens"] is None:
-            return dict.fromkeys(nothing, None)
+            return nothing | dict.fromkeys(("calls", "judge_tokens", "price"), None)
         calls = round(1.1 * job["examples"])
         read = calls * (REWRITING_PROMPT + job["mean_tokens"])
         written = round(0.1 * job["examples"]) * job["mean_tokens"]
         return nothing | {"calls": calls, "judge_tokens": read + written, "price": priced(read, written, job["price"])}
-    calls = job["calls"]
-    characters = (INSTRUCTION_TOKENS + 2 * response) * CHARACTERS_PER_TOKEN
+    return nothing | judge_cost(job, settings)
+
+
+def judge_cost(job: Job, settings: dict[str, Any]) -> dict[str, float | None]:
+    """What the judgements of a comparison cost: a local judge's hours are not known, as its size is not."""
+    calls, price, answer_tokens = job["calls"], job["price"], job["answer_tokens"]
+    if job["kind"] == "local":
+        return {"calls": calls, "judge_tokens": 0, "gpu_hours": None}
+    if job["kind"] == "evaluator":
+        price, answer_tokens = evaluator_price(job["evaluator"])
+    characters = (INSTRUCTION_TOKENS + 2 * settings["response_tokens"]) * CHARACTERS_PER_TOKEN
     each = round(estimate_tokens(characters, alpaca_eval_2=True))
-    price = priced(calls * each, calls * job["answer_tokens"], job["price"])
-    return nothing | {"calls": calls, "judge_tokens": calls * each, "price": price}
+    return {
+        "calls": calls,
+        "judge_tokens": calls * each,
+        "price": priced(calls * each, calls * answer_tokens, price),
+    }
 
 
-def priced(read: int, written: int, price: dict[str, float]) -> float:
-    """The price of tokens that a server reads and writes; prices are of a million."""
-    return (read * price["input"] + written * price["output"]) / 1e6
+@cache
+def evaluator_price(evaluator: str) -> tuple[dict[str, float] | None, float]:
+    """The price of an evaluator's tokens, of a million, None where it is not known; and an answer's tokens, at most."""
+    from implicit.evaluators import load_evaluator  # which takes seconds to import
+
+    loaded = load_evaluator(evaluator)
+    price = loaded.price_per_token()
+    return None if price is None else dict.fromkeys(("input", "output"), 1e6 * price), completion_limit(loaded.given)
+
+
+def priced(read: float, written: float, price: dict[str, float] | None) -> float | None:
+    """The price of tokens that a server reads and writes; prices are of a million, None where they are not known."""
+    return None if price is None else (read * price["input"] + written * price["output"]) / 1e6
 
 
 def summed(jobs: list[Job], settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -113,31 +135,43 @@ def lines(rows: list[dict[str, Any]], settings: dict[str, Any]) -> list[str]:
         cells = [row["stage"], str(row["jobs"]), str(row["to do"])]
         for unit in ("tokens", "gpu_hours", "calls", "judge_tokens", "price"):
             value = row[unit]
-            cells.append("?" if value is None else f"{value:,.1f}" if unit in UNITS else f"{value:,.0f}")
+            cells.append("unknown" if value is None else f"{value:,.1f}" if unit in UNITS else f"{value:,.0f}")
         table.append(tuple(cells))
     widths = [max(len(line[i]) for line in table) for i in range(len(heads))]
     padded = [[cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in table]
     text = ["  ".join([line[0].ljust(widths[0]), *cells[1:]]) for line, cells in zip(table, padded, strict=True)]
     share = f"{100 * settings['machine']['utilisation']:.0f} %"
     text.append(f"\nGPU hours are of one {settings['gpu']} at {share} of its peak: a rough guess.")
-    if any(row["gpu_hours"] is None for row in rows):
-        text.append("?: not known yet; give `parameters` of the model, and `plan.tokens` of the dataset.")
-    already, ahead = spent(settings["ledger"]), total(rows)
-    for unit, name in (("gpu_hours", "GPU hours"), ("price", "price")):
-        ceiling = settings["ceilings"][unit]
-        if ceiling is None:
-            text.append(f"{name}: {already[unit]:,.1f} spent; no ceiling (ceilings.{unit})")
-        else:
-            sum_ = already[unit] + (ahead[unit] or 0.0)
-            fits = "within" if sum_ <= ceiling else "BEYOND"
-            text.append(f"{name}: {already[unit]:,.1f} spent, {sum_:,.1f} in all: {fits} the ceiling of {ceiling:g}")
-    return text
+    if any(row["gpu_hours"] is None for row in rows if row["stage"] != "judge"):
+        text.append("unknown hours: give `parameters` of the model, and `plan.tokens` of the dataset.")
+    if any(row["gpu_hours"] is None for row in rows if row["stage"] == "judge"):
+        text.append("unknown hours: the size of a local judge is not known before it is loaded.")
+    return text + [against_ceiling(unit, rows, settings) for unit in UNITS]
+
+
+def against_ceiling(unit: str, rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
+    """What was spent and is to come of a unit, against its ceiling: an amount that is not known is within none."""
+    name, ceiling = {"gpu_hours": "GPU hours", "price": "price"}[unit], settings["ceilings"][unit]
+    already = spent(settings["ledger"])[unit]
+    unpriced = unpriced_calls(settings["ledger"]) if unit == "price" else 0
+    is_known = total(rows)[unit] is not None and not unpriced
+    least = already + sum(row[unit] or 0.0 for row in rows)
+    before = f"{name}: {already:,.1f} spent" + (f" and {unpriced:,} calls of unknown price" if unpriced else "")
+    if ceiling is None:
+        return f"{before}; no ceiling (ceilings.{unit})"
+    sum_ = f"{'' if is_known else 'at least '}{least:,.1f} in all"
+    if least > ceiling:
+        return f"{before}, {sum_}: BEYOND the ceiling of {ceiling:g}"
+    if is_known:
+        return f"{before}, {sum_}: within the ceiling of {ceiling:g}"
+    return f"{before}, {sum_}: UNKNOWN whether that keeps to the ceiling of {ceiling:g}"
 
 
 def total(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The sum of all stages; what is not known counts as nothing."""
+    """The sum of all stages; None where a part is not known."""
     units = [key for key in rows[0] if key != "stage"]
-    return {"stage": "in all"} | {unit: sum(row[unit] or 0 for row in rows) for unit in units}
+    columns = {unit: [row[unit] for row in rows] for unit in units}
+    return {"stage": "in all"} | {unit: None if None in own else sum(own) for unit, own in columns.items()}
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from stage.charts import CONFIG, PANELS, VEGA_LITE
 from stage.command import arguments, run_stage, say
 from stage.examples import examples, packed
-from stage.spent import all_records, spent_by_stage
+from stage.spent import Spent, all_records, spent_by_stage
 from stage.storage import read_json, write_text
 from stage.table_forms import read_csv
 
@@ -208,7 +208,7 @@ def costs(results: Path) -> list[Row]:
             "at work": f"{own.work:,.0f}",
             "tokens": f"{own.tokens:,}" if own.tokens else "",
             "judge calls": f"{own.calls:,}" if own.calls else "",
-            "price": f"{own.price:,.4g}" + (f" and {own.unpriced} jobs of unknown price" if own.unpriced else ""),
+            "price": own.price_text(),
             "peak MiB": f"{own.memory:,}" if own.memory else "",
         }
         for own in stages
@@ -216,7 +216,8 @@ def costs(results: Path) -> list[Row]:
     total = {"stage": "all, one by one", "jobs": f"{sum(own.jobs for own in stages):,}"}
     total |= {"seconds": f"{sum(own.seconds for own in stages):,.0f}", "at work": f"{sum(s.work for s in stages):,.0f}"}
     total |= {"tokens": f"{sum(s.tokens for s in stages):,}", "judge calls": f"{sum(s.calls for s in stages):,}"}
-    return [*rows, total | {"price": f"{sum(own.price for own in stages):,.4g}", "peak MiB": ""}]
+    every = Spent("all", price=sum(own.price for own in stages), unpriced=sum(own.unpriced for own in stages))
+    return [*rows, total | {"price": every.price_text(), "peak MiB": ""}]
 
 
 def facts(settings: Row, config: Row, records: dict[str, Row]) -> str:

@@ -16,6 +16,7 @@ from implicit.published import MODELS, RANKING, RULE_WIN_RATES, WIN_RATES
 from stage.command import arguments, run_stage, say
 from stage.control_tables import CONTROLS, NOTES, interval_text, ranking_interval
 from stage.control_tables import TITLES as CONTROL_TITLES
+from stage.judge_notes import doubts, share_columns, without_shares
 from stage.rows import rows_sha256
 from stage.storage import read_json, read_table, write_text
 from stage.table_forms import fixed, mean_and_deviation, plus_minus, to_csv, to_latex, to_markdown
@@ -72,6 +73,7 @@ def win_rate_row(figures: list[Row], *, model: str, label: str, published: tuple
         "stopped": fixed(statistics.fmean(stopped for stopped, _ in given), 1),
         "tokens": fixed(statistics.fmean(tokens for _, tokens in given), 1),
         "position bias": mean_bias(summaries),
+        **share_columns(summaries),
         "seeds": len(summaries),
         "n": summaries[0]["n"],
         "judge": summaries[0]["judge"],
@@ -91,7 +93,7 @@ def win_rate_tables(settings: Row) -> dict[str, list[Row]]:
                 if figures:
                     published = _published(figures[0])
                     rows.append(win_rate_row(figures, model=model, label=figures[0]["label"], published=published))
-    return {name: rows for name, rows in tables.items() if rows}
+    return {name: without_shares(rows) for name, rows in tables.items() if rows}
 
 
 def _published(figure: Row) -> tuple:
@@ -249,7 +251,7 @@ def footnotes(name: str, settings: Row) -> list[str]:
     responses = [entry for entry in settings["responses"] if str(entry["path"]) in judged]
     systems = [(entry["model"], short(entry["system"])) for entry in responses]
     systems += [(e["model"], short(e["system"])) for e in settings["rankings"] if name == "table2"]
-    cut_rows, dropped_turns, unstopped, cut_prompts, protected = {}, {}, {}, {}, {}
+    cut_rows, dropped_turns, unstopped, cut_prompts, protected, by_system = {}, {}, {}, {}, {}, {}
     for entry in settings["tunings"]:
         record = read_json(entry["path"])
         if (entry["model"], entry["mode"]) in systems:
@@ -262,12 +264,14 @@ def footnotes(name: str, settings: Row) -> list[str]:
     for figure, summary in zip(figures, summaries, strict=True):
         texts = 3 * summary["n"]  # the instruction and two outputs of each
         add_counts(protected, (figure["model"], short(figure["system"])), summary["protected"], texts)
+        by_system.setdefault((figure["model"], short(figure["system"])), []).append(summary)
     lines = [
         listed("Rows cut at tuning.max_length", cut_rows, settings),
         listed("Turns dropped, as no response follows them", dropped_turns, settings),
         listed("Prompts cut, as they left too little of the context", cut_prompts, settings),
         listed("Responses not stopped, but cut off at max_new_tokens or the context", unstopped, settings),
         listed("Texts shown to the judge with their control marks broken up", protected, settings),
+        *(joined(what, texts, settings) for what, texts in doubts(by_system).items()),
     ]
     return [line for line in lines if line]
 
@@ -285,13 +289,16 @@ def add_counts(counts: dict[tuple[str, str], tuple[int, int]], system: tuple[str
 
 def listed(what: str, counts: dict[tuple[str, str], tuple[int, int]], settings: Row) -> str:
     """Counts that are not 0, as a line; empty where all are."""
+    return joined(
+        what, {system: f"{count:,} of {of:,}" for system, (count, of) in counts.items() if count}, settings, ", "
+    )
+
+
+def joined(what: str, texts: dict[tuple[str, str], str], settings: Row, between: str = "; ") -> str:
+    """What there is to say of systems, as a line; empty where there is nothing."""
     several = len(settings["models"]) > 1
-    told = [
-        f"{f'{model} ' if several else ''}{system} {count:,} of {of:,}"
-        for (model, system), (count, of) in counts.items()
-        if count
-    ]
-    return f"{what}: {', '.join(told)}." if told else ""
+    told = [f"{f'{model} ' if several else ''}{system} {text}" for (model, system), text in texts.items()]
+    return f"{what}: {between.join(told)}." if told else ""
 
 
 TITLES = {

@@ -12,7 +12,17 @@ from stage.storage import write_text
 
 JUDGED = ("table1", "table2", "table3", "table4", "epochs", "conditions")  # what is shown of an experiment with a judge
 UNJUDGED = ("table2", "tuning", "responses", "conditions")  # and of one without
-HIDDEN = ("each seed", "judge", "metric", "date", "of reference", "position bias", "tokens")  # too wide
+HIDDEN = (
+    "each seed",
+    "judge",
+    "metric",
+    "date",
+    "of reference",
+    "position bias",
+    "label share",
+    "label share, minimum",
+    "tokens",
+)  # too wide
 
 
 def narrow(path: Path) -> str:

@@ -31,16 +31,8 @@ def rewrite_dataset(args: argparse.Namespace, this: Job) -> None:
     """Ask the server, and write the rewritten conversations and their record."""
     settings = args.settings
     rows = read_table("conversations", args.data)
-    given = dict(settings["server"])
-    price = given.pop("price")
-    server = ChatServer(
-        **given,
-        input_price=price["input"],
-        output_price=price["output"],
-        requests=args.requests,
-        timeout=args.timeout,
-        attempts=args.attempts,
-    )
+    asking = {"requests": args.requests, "timeout": args.timeout, "attempts": args.attempts}
+    server = ChatServer.from_settings(settings["server"], **asking)
     with Answers(args.answers, log=say) as answers, this.paying(answers) as purse:
         done = rewrite(
             rows,
@@ -54,10 +46,10 @@ def rewrite_dataset(args: argparse.Namespace, this: Job) -> None:
         asked = Asked()
         asked.add(done.detected)
         asked.add(done.rewritten)
-        this.paid_now = asked.spent
+        this.paid_now, this.unpriced_now = asked.spent, asked.unpriced
     told = asked.summary()
     kept = "" if done.kept_characters is None else f", to {100 * done.kept_characters:.0f} % of their characters"
-    price = "not known" if told["price"] is None else f"{told['price']:.4f}"
+    price = "unknown" if told["price"] is None else f"{told['price']:.4f}"
     write_table("conversations", done.rows, args.output)
     this.finish(
         f"{done.flagged} of {done.turns} responses in {len(rows)} conversations rewritten{kept}; {told['calls']} calls "

@@ -20,7 +20,7 @@ from stage.bases import shared_bases
 from stage.command import InputError, arguments, run_stage, say
 from stage.control_recounts import RECOUNTS, condition_values, conditions, conditions_by_world
 from stage.record import fingerprint
-from stage.recounts import data, epochs, judged, ranking, responses, similarity, tuning, win_rates
+from stage.recounts import data, epochs, judged, low_shares, ranking, responses, similarity, tuning, win_rates
 from stage.storage import read_json, read_table
 from stage.table_forms import fixed
 
@@ -178,6 +178,8 @@ def check_footnotes(name: str, settings: Row, folder: Path) -> list[str]:
     ):
         told |= {f"{kind}: {each}" for each in re.findall(r"[^ ,][^,]*? [\d,]+ of [\d,]*\d", listed)}
     wanted = footnotes(name, settings)
+    told |= {f"Labels: {low}" for low in re.findall(r"^Labels with little [^:]*: (.*)\.$", text, re.M)}
+    wanted |= {f"Labels: {low}" for low in [low_shares(name, settings)] if low}
     return [f"{folder / name}.md, footnote: {line!r} stands there, but is not so" for line in sorted(told - wanted)] + [
         f"{folder / name}.md, footnote: {line!r} is missing" for line in sorted(wanted - told)
     ]

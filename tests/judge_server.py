@@ -125,15 +125,16 @@ def judged(
     both_orders=False,
     answer="logprobs",
     purse=None,
+    floor=0.0,
     **changes,
 ):
     with served(service) as url, Answers(path, log=(log or []).append) as answers:
         judge = server_judge(
             name="judge", server=asking(url, **changes), answers=answers, template=template, answer=answer,
-            log=[].append if log is None else log.append, purse=purse,
+            log=[].append if log is None else log.append, purse=purse, floor=floor,
         )  # fmt: skip
         found = judge_pairs(*pairs, judge, seed=0, both_orders=both_orders)
-    return found, judge.summary()
+    return found, judge.summary() | found.summary()
 
 
 def write_files(folder, pairs):
@@ -155,4 +156,5 @@ def command_line(files, settings, **options):
     for name, value in (given | {"summary": "out.json", "answers": "deep/answers.jsonl"} | options).items():
         line += [f"--{name}", str(files / value) if isinstance(value, str) else json.dumps(value)]
     common = {"name": "j", "seed": 0, "bootstrap": 20, "metric": "length_controlled_minimal", "both_orders": False}
+    common["min_label_probability"] = 0.0
     return [*line, "--settings", json.dumps(common | settings)]

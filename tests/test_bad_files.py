@@ -212,7 +212,7 @@ def a_template_without_its_placeholders(folder):
     (folder / "t.txt").write_text("{instruction}")
 
 
-@wrong(judge_responses, r"judge.template: .*t.txt is no UTF-8 text", kind="server", server=SERVER, template="t.txt")
+@wrong(judge_responses, r"judge.template: .*t.txt is not UTF-8 text", kind="server", server=SERVER, template="t.txt")
 def a_template_that_is_no_text(folder):
     (folder / "t.txt").write_bytes(b"\xff\xfe{instruction}")
 
@@ -240,7 +240,7 @@ def an_evaluator_that_nobody_ships(folder):
     pass
 
 
-@wrong(judge_responses, r"judge.evaluator: .*e.yaml is no YAML", kind="evaluator", evaluator="e.yaml")
+@wrong(judge_responses, r"judge.evaluator: .*e.yaml is not YAML", kind="evaluator", evaluator="e.yaml")
 def an_evaluator_that_is_no_yaml(folder):
     (folder / "e.yaml").write_text("a: [")
 
@@ -260,7 +260,7 @@ def an_evaluator_without_its_template(folder):
     (folder / "e.yaml").write_text("a: {prompt_template: none.txt}")
 
 
-@wrong(judge_responses, r"judge.evaluator: .*'davinci' is no chat model", kind="evaluator", evaluator="e.yaml")
+@wrong(judge_responses, r"judge.evaluator: .*'davinci'", kind="evaluator", evaluator="e.yaml")
 def an_evaluator_that_is_no_chat_model(folder):
     (folder / "t.txt").write_text("{instruction} {output_1} {output_2}")
     settings = {

@@ -44,6 +44,9 @@ SERVER = {"base_url": "https://api.example.com/v1", "model": "judge", "price": {
 SECRET = "sk-very-secret-0123456789"
 
 
+EVALUATOR = DEFAULT["judge"] | {"kind": "evaluator"}
+
+
 def judge(**changes):
     """The default judge as one behind a server, changed."""
     return DEFAULT["judge"] | {"kind": "server", "server": SERVER} | changes
@@ -175,6 +178,10 @@ CONFIGS = [
     ("judge.reference_mode", "gold", "judge.reference_mode: 'gold' is not defined"),
     ("judge.metric", "length", "judge.metric: Input should be 'length_controlled_minimal' or 'length_controlled_v1'"),
     ("judge.bootstrap", 1, "judge.bootstrap: Input should be greater than or equal to 2, but it is 1"),
+    ("judge.min_label_probability", 1.5, "judge.min_label_probability: Input should be less than or equal to 1"),
+    ("judge", judge(answer="text", server=SERVER | {"request": {"max_tokens": 1}}), "judge: 'answer' is text: max_tokens"),
+    ("judge", judge(template="pyproject.toml"), "judge.template: its placeholders must be"),
+    ("judge", EVALUATOR | {"evaluator": "nobody"}, "judge.evaluator: no folder or file 'nobody'"),
     ("judge", judge(template="no/such.txt"), "judge.template: file no/such.txt: not found"),
     ("judge", judge(server=SERVER | {"base_url": "api.example.com"}), "judge.server.base_url: String should match pattern"),
     ("judge", judge(server=SERVER | {"base_url": f"https://me:{SECRET}@a.b/v1"}), "judge.server: 'base_url' must hold no user"),
@@ -196,6 +203,22 @@ def test_a_wrong_config_is_named_by_key_and_value(path, value, message):
     with pytest.raises(ConfigError) as caught:
         check_config(changed(path, value))
     assert message in str(caught.value) and SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(("own", "key"), [
+    (judge(server=SERVER | {"price": None}), "judge.server.price"),
+    (EVALUATOR | {"evaluator": "guanaco_33b"}, "judge.evaluator"),
+    (EVALUATOR | {"evaluator": "claude"}, "judge.evaluator"),
+])  # fmt: skip
+def test_a_price_that_is_not_known_is_refused_where_there_is_a_ceiling(own, key):
+    config = changed("judge", own)
+    check_config(config)
+    config["ceilings"]["price"] = 5.0
+    with pytest.raises(ConfigError, match=rf"^{key}: ceilings.price is set, but the price is not known") as caught:
+        check_config(config)
+    assert len(str(caught.value).splitlines()) == 1
+    config["judge"] = EVALUATOR | {"evaluator": "weighted_alpaca_eval_gpt4_turbo"}  # whose price alpaca-eval knows
+    assert check_config(config).ceilings.price == 5.0
 
 
 def test_all_faults_of_a_config_are_told_at_once():

@@ -78,6 +78,12 @@ def plan_settings(tmp_path, jobs):
             "ceilings": {"gpu_hours": 1.0, "price": None}, "ledger": str(tmp_path / "ledger")}  # fmt: skip
 
 
+def judging(kind, **changes):
+    """805 judgements, as the plan takes them."""
+    job = {"stage": "judge", "kind": kind, "calls": 805, "answer_tokens": 1, "price": None, "evaluator": None}
+    return job | {"outputs": ["z"]} | changes
+
+
 def test_the_plan_counts_what_is_still_to_do(tmp_path):
     (tmp_path / "done.json").write_text("{}")
     rows = [
@@ -96,7 +102,7 @@ def test_the_plan_counts_what_is_still_to_do(tmp_path):
             "outputs": [str(tmp_path / "done.json"), str(tmp_path / "new.json")],
         },
         data | {"data": "not/yet.parquet", "outputs": ["x", "y"]},
-        {"stage": "judge", "calls": 805, "answer_tokens": 1, "price": {"input": 2.0, "output": 8.0}, "outputs": ["z"]},
+        judging("server", price={"input": 2.0, "output": 8.0}),
     ]
     settings = plan_settings(tmp_path, jobs)
     tune, judge = summed(jobs, settings)
@@ -122,4 +128,37 @@ def test_what_is_not_known_is_said_to_be_unknown(tmp_path):
         }
     ]
     text = "\n".join(lines(summed(jobs, plan_settings(tmp_path, jobs)), plan_settings(tmp_path, jobs)))
-    assert "?" in text.splitlines()[1] and "give `parameters`" in text
+    assert "unknown" in text.splitlines()[1] and "give `parameters`" in text
+    assert "UNKNOWN whether that keeps to the ceiling of 1\n" in text and "within" not in text
+
+
+@pytest.mark.parametrize("job", [
+    judging("server"), judging("evaluator", evaluator="guanaco_33b"),
+    judging("evaluator", evaluator="claude"), {"stage": "rewrite", "examples": 10, "mean_tokens": 9, "price": None, "outputs": ["z"]},
+])  # fmt: skip
+def test_a_price_that_is_not_known_is_within_no_ceiling(tmp_path, job):
+    settings = plan_settings(tmp_path, [job])
+    settings["ceilings"]["price"] = 100.0
+    text = lines(summed([job], settings), settings)
+    assert text[1].endswith("unknown") and text[2].endswith("unknown")
+    assert text[-1] == "price: 0.0 spent, at least 0.0 in all: UNKNOWN whether that keeps to the ceiling of 100"
+    Ledger(budget(tmp_path / "ledger"), "before").settle(price=200.0, unpriced_calls=7)
+    text = lines(summed([job], settings), settings)
+    assert "200.0 spent and 7 calls of unknown price, at least 200.0 in all: BEYOND" in text[-1]
+
+
+def test_the_price_of_an_evaluator_is_alpaca_evals_own_or_its_configs(tmp_path):
+    jobs = [judging("evaluator", evaluator="weighted_alpaca_eval_gpt4_turbo")]
+    (judge,) = summed(jobs, plan_settings(tmp_path, jobs))
+    assert judge["price"] == pytest.approx((judge["judge_tokens"] + 805) * 10e-6)  # of a token, for gpt-4-1106-preview
+    (local,) = summed([judging("local")], plan_settings(tmp_path, jobs))
+    assert (local["price"], local["gpu_hours"], local["calls"]) == (0.0, None, 805)
+
+
+def test_known_amounts_are_within_a_ceiling_only_where_the_past_is_known_too(tmp_path):
+    job = judging("server", price={"input": 0.0, "output": 0.0})
+    settings = plan_settings(tmp_path, [job])
+    settings["ceilings"]["price"] = 1.0
+    assert "within the ceiling" in lines(summed([job], settings), settings)[-1]
+    Ledger(budget(tmp_path / "ledger"), "before").settle(unpriced_calls=1)
+    assert "UNKNOWN whether" in lines(summed([job], settings), settings)[-1]

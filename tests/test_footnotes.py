@@ -20,7 +20,7 @@ RANKED = {score: {"capability": 0.5, "low": 0.4, "high": 0.6, "ties": 0.0} for s
 def tables(tmp_path):
     """A function that writes the tables of made-up files, and returns their texts; options say what was lost."""
 
-    def make(*, rows_cut=0, dropped=0, unstopped=0, prompts_cut=0, protected=0, models=("tiny",)):
+    def make(*, rows_cut=0, dropped=0, unstopped=0, prompts_cut=0, protected=0, models=("tiny",), **judged):
         figures, responses, tunings, rankings = [], [], [], []
         for model in models:
             for system in (
@@ -63,7 +63,7 @@ def tables(tmp_path):
                 for seed in seeds:
                     own = system if system == "base" else f"{system}/seed{seed}"
                     inputs = {"responses": f"{own}/test.parquet", "opponent": f"it/chosen/seed{seed}/test.parquet"}
-                    summary = RATES | {"protected": protected * (system == "poem/chosen"), "inputs": {
+                    summary = RATES | judged | {"protected": protected * (system == "poem/chosen"), "inputs": {
                         name: {"path": str(tmp_path / model / path)} for name, path in inputs.items()}}  # fmt: skip
                     path = tmp_path / model / f"{system.split('/')[0]}-{seed}.json"
                     write_json(summary, path)
@@ -129,6 +129,21 @@ def test_dropped_turns_stand_under_the_tables_of_what_was_tuned_on_them(tables):
     made = tables(dropped=24)
     assert notes(made["table2"]["md"]) == ["Turns dropped, as no response follows them: it 24 of 900."]
     assert notes(made["table3"]["md"]) == ["Turns dropped, as no response follows them: it 24 of 900, poem 24 of 900."]
+
+
+def test_columns_and_a_footnote_tell_of_labels_with_little_probability(tables):
+    def doubts(text):
+        return [line for line in text.splitlines() if line.startswith(("Labels with", "Share of comparisons won"))]
+
+    sound = tables(label_share=0.99999, label_share_minimum=0.9996, first_shown=3.0)["table3"]
+    assert 'label share,"label share, minimum"' in sound["csv"] and "1.000" in sound["csv"]
+    assert doubts(sound["md"]) == []
+    for mean, least in ((0.89, 0.6), (0.95, 0.49)):
+        made = tables(label_share=mean, label_share_minimum=least, first_shown=50.0)["table3"]
+        low, first = doubts(made["md"])
+        assert low.endswith(f"mean: poem {mean:.3f}, minimum {least:.3f}.") and first.endswith("poem +50.0.")
+        assert f"{mean:.3f},{least:.3f}" in made["csv"] and low in made["tex"]
+    assert "label share" not in tables()["table3"]["csv"] and doubts(tables()["table3"]["md"]) == []
 
 
 def test_of_several_models_each_is_named(tables):

@@ -149,7 +149,7 @@ RETRIED = {  # name: (what the server does, what the message says of it)
     ),
     "a refusal": (choice(message={"role": "assistant", "content": None, "refusal": "No."}), "no preference can be read"),
     "a content filter": (choice(finish_reason="content_filter"), "no preference can be read"),
-    "a wrong label": (relabelled, "no preference can be read"),
+    "probabilities that sum to more than 1": (relabelled, "no preference can be read"),
     "the key, in the reply": (echoed, r"no chat completion: 'You sent Authorization: Bearer \*\*\*'"),
 }  # fmt: skip
 
@@ -459,7 +459,7 @@ def test_no_request_is_sent_that_would_pass_a_ceiling(pairs, tmp_path):
         judged(service, pairs, tmp_path / "a.jsonl", purse=purse)
     assert len(service.bodies) == 4 == len((tmp_path / "a.jsonl").read_text().splitlines())
     assert all(0 < price < 0.01 for price in purse.prices)
-    with pytest.raises(ServerError, match="the price of judge is not known"):
+    with pytest.raises(ServerError, match=r"judge: ceilings\.price is set, but the price is not known"):
         judged(service, pairs, None, purse=purse, input_price=None)
     everything = Four()
     judged(Service(good), pairs[:1] * 2, None, purse=everything)  # equal sides: nothing to ask
@@ -474,7 +474,7 @@ def _judge(url, pairs, folder, number, ceiling):
     """A judging job in a process of its own: whether the ceiling let it through."""
     with Answers(None) as answers:
         judge = server_judge(
-            name="judge", server=asking(url), answers=answers, template=TEMPLATE, purse=ledger(folder, f"job {number}", ceiling),
+            name="judge", server=asking(url), answers=answers, template=TEMPLATE, floor=0.0, purse=ledger(folder, f"job {number}", ceiling),
         )  # fmt: skip
         try:
             judge.complete([f"{TEMPLATE} {row['id']} (m) good {number}" for row in pairs[1]])
@@ -489,7 +489,9 @@ def test_jobs_at_the_same_time_do_not_pass_a_ceiling_together(pairs, tmp_path):
     with served(service) as url:
         purse = Four()
         with Answers(None) as answers:
-            judge = server_judge(name="j", server=asking(url), answers=answers, template=TEMPLATE, purse=purse)
+            judge = server_judge(
+                name="j", server=asking(url), answers=answers, template=TEMPLATE, floor=0.0, purse=purse
+            )
             with pytest.raises(RuntimeError, match="the ceiling"):
                 judge.complete([f"{TEMPLATE} {row['id']} (m) good 0" for row in pairs[1]])
         one, service.bodies = purse.begun[0], []

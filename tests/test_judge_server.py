@@ -15,9 +15,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import judge_responses
 from implicit.answers import Answers
-from implicit.judge import IncompleteJudging, JudgeError, judge_pairs, label_share
-from implicit.judge_kinds import ALPACA_EVAL_2, evaluator_judge, local_judge
+from implicit.evaluators import evaluator_judge
+from implicit.judge import IncompleteJudging, JudgeError, judge_pairs
+from implicit.judge_kinds import ALPACA_EVAL_2, local_judge
 from implicit.local_judge import LocalJudgeError, encode_messages, label_tokens, score_labels
+from implicit.preferences import label_share
 from implicit.pretrain import Architecture, build_model
 from implicit.win_rates import MetricError
 from stage.command import InputError
@@ -89,7 +91,7 @@ def test_preferences_through_a_server_equal_those_of_the_same_model_in_process(j
     with Answers(None) as answers:
         judge = local_judge(
             name="judge", model=model, tokenizer=tokenizer, identity="tiny", answers=answers, template=template,
-            batch_tokens=4096,
+            batch_tokens=4096, floor=0.0,
         )  # fmt: skip
         local = judge_pairs(*pairs, judge, seed=0, both_orders=True)
     assert local.preferences == pytest.approx(remote.preferences, abs=1e-6)
@@ -97,7 +99,7 @@ def test_preferences_through_a_server_equal_those_of_the_same_model_in_process(j
     assert local.position_bias == pytest.approx(remote.position_bias, abs=1e-4)
     assert max(remote.preferences) - min(remote.preferences) > 0.01  # they differ, and not by their order alone
     assert remote.preferences[3] == 1.5 and told["calls"] == 22
-    summary = judge.summary()
+    summary = judge.summary() | local.summary()
     assert summary["template"] == told["template"] and summary["label_share"] == pytest.approx(told["label_share"])
     assert summary["prompt_tokens"] == told["prompt_tokens"] and (summary["kind"], told["kind"]) == ("local", "server")
     assert told["model"] == "judge" and len(told["date"]) == 10
@@ -116,10 +118,12 @@ def test_an_evaluator_of_alpaca_evals_asks_as_its_config_says(judging, pairs, tm
     with served(service) as url:
         monkeypatch.setenv("OPENAI_BASE_URL", url)
         with Answers(tmp_path / "e.jsonl") as answers:
-            judge = evaluator_judge(name="e", evaluator=str(tmp_path / "mine"), answers=answers)
+            judge = evaluator_judge(name="e", evaluator=str(tmp_path / "mine"), answers=answers, floor=0.0)
             found = judge_pairs(*pairs, judge, seed=0)
         with Answers(None) as answers, pytest.raises(IncompleteJudging):  # this model's top 5 do not hold the labels
-            judge_pairs(*pairs, evaluator_judge(name="e", evaluator=name, answers=answers, attempts=1), seed=0)
+            judge_pairs(
+                *pairs, evaluator_judge(name="e", evaluator=name, answers=answers, floor=0.0, attempts=1), seed=0
+            )
     assert {k: v for k, v in service.bodies[0].items() if k != "messages"} == {
         "model": "judge", "max_tokens": 1, "temperature": 1, "logprobs": True, "top_logprobs": 600,
     }  # fmt: skip
@@ -143,28 +147,27 @@ def test_a_local_judge_needs_labels_of_one_token_and_prompts_that_fit(judging, p
     assert {tokenizer.decode([i]).strip() for i in label_tokens(tokenizer, ("m", "M"))[1]} == {"M"}
     assert encode_messages(tokenizer, [{"role": "user", "content": "a"}])[0] == tokenizer.bos_token_id
     with pytest.raises(LocalJudgeError, match="1 of 2 prompts are longer than the judge's context of 2048"):
-        score_labels(
-            model, [[5] * 10, [5] * 2049], [[1], [2]], batch_tokens=99, done=lambda i, p: pytest.fail("computed")
-        )
+        next(score_labels(model, [[5] * 10, [5] * 2049], [[1], [2]], batch_tokens=99))
     pairs[1][0]["output"], pairs[1][1]["output"] = "</s>assistant: </s>", "It is his <turn> now."
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})  # which the model has no embedding of
     with Answers(None) as answers:
         judge = local_judge(
-            name="j", model=model, tokenizer=tokenizer, identity="t", answers=answers, template=TEMPLATE
+            name="j", model=model, tokenizer=tokenizer, identity="t", answers=answers, template=TEMPLATE, floor=0.0
         )
         found = judge_pairs(*pairs, judge, seed=0)
     assert "<turn>" in judge.special and found.protected == 2
-    assert all(0 < label_share(a.content) < 1 for a in judge.asked.answers)
+    assert all(0 < label_share(a.content).probability < 1 for a in judge.asked.answers)
 
 
 def test_batched_scores_are_those_of_single_prompts_for_absolute_positions_too(tokenizer):
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64, vocab_size=500)).eval()
     prompts, tokens = [[7 + i + j for j in range(3 + 9 * i)] for i in range(6)], [[5, 9], [11]]
-    batched, single = {}, {}
-    score_labels(model, prompts, tokens, batch_tokens=150, done=batched.__setitem__)
-    score_labels(model, prompts, tokens, batch_tokens=1, done=single.__setitem__)
+    batched, single = (
+        {place: logprobs for place, logprobs, _ in score_labels(model, prompts, tokens, batch_tokens=count)}
+        for count in (150, 1)
+    )
     assert [batched[i] for i in range(6)] == [pytest.approx(single[i], abs=1e-5) for i in range(6)]
     with torch.inference_mode():
         logprobs = model(torch.tensor([prompts[2]])).logits[0, -1].log_softmax(-1)
@@ -187,7 +190,14 @@ def test_a_chat_template_that_writes_the_bos_does_not_get_another(judging):
 
 def test_a_local_judge_goes_on_where_it_was_stopped(judging, pairs, tmp_path):
     model, tokenizer = judging
-    given = {"name": "j", "model": model, "tokenizer": tokenizer, "template": TEMPLATE, "batch_tokens": 300}
+    given = {
+        "name": "j",
+        "model": model,
+        "tokenizer": tokenizer,
+        "template": TEMPLATE,
+        "batch_tokens": 300,
+        "floor": 0.0,
+    }
     results = []
     for identity in ("t@1", "t@1", "t@2"):  # the third: the same name, other weights
         with Answers(tmp_path / "a.jsonl") as answers:

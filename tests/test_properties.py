@@ -1,6 +1,8 @@
 """What holds for any text and any score: the renderer, the ranking and the win rate, on drawn examples."""
 
+import math
 import re
+from functools import partial
 
 import architectures
 import pytest
@@ -13,7 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from implicit.judge import CONTROL, LABELS, MARK, Judge, protect, read_preferences, text_preference, weighted_preference
+from implicit.judge import CONTROL, MARK, Judge, protect, read_preferences
+from implicit.preferences import LABELS, ROUNDING, label_share, parser_share, text_preference, weighted_preference
 from implicit.pretrain import Architecture, build_model
 from implicit.rank import ranking_capability, score_responses
 from implicit.render import Format, hide_instructions, render, render_prompt
@@ -187,8 +190,8 @@ anything = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() 
                         max_leaves=8)  # fmt: skip
 
 
-def judging(parse):
-    return Judge("j", "server", "m", "", complete=lambda prompts: [], parse=parse)
+def judging(parse, share=label_share):
+    return Judge("j", "server", "m", "", complete=lambda prompts: [], parse=parse, share=share)
 
 
 @example(completion=0.5, parse=lambda completion: [completion])
@@ -196,8 +199,10 @@ def judging(parse):
     completion=anything | st.floats(0, 3), parse=st.sampled_from([weighted_preference, text_preference, lambda c: [c]])
 )
 def test_no_answer_whatever_breaks_the_reading_of_answers(completion, parse):
-    (preference,) = read_preferences(judging(parse), completion)
-    assert preference is None or 1 <= preference <= 2
+    for share in (label_share, partial(parser_share, numerator_token="m", denominator_tokens=["m", "M"])):
+        (preference,) = read_preferences(judging(parse, share), completion)
+        assert preference is None or 1 <= preference <= 2
+        assert share(completion) is None or 0 <= share(completion).probability <= 1
     if isinstance(completion, dict):
         assert isinstance(said(completion), str)
 
@@ -209,7 +214,9 @@ def test_the_weighted_preference_is_the_share_of_the_second_label_and_turns_with
         read_preferences(judging(lambda c, order=order: weighted_preference(c, order)), choice)[0]
         for order in (LABELS, LABELS[::-1])
     )
-    assert (one is None) == (other is None) == (not any(t["token"].strip("▁Ġ \n\t") in LABELS for t in top))
+    labelled = any(t["token"].strip("▁Ġ \n\t") in LABELS for t in top)
+    sum_ = sum(math.exp(p) for _, p in {(t["token"], t["logprob"]) for t in top})  # one that stands twice counts once
+    assert (one is None) == (other is None) == (not labelled or sum_ > 1 + ROUNDING)
     assert one is None or one + other == pytest.approx(3)
 
 

@@ -19,6 +19,7 @@ from implicit.rewriting import (
     restates,
     rewrite,
 )
+from stage.budget import unpriced_calls
 from stage.storage import read_json, read_table, write_table
 
 ROOT = Path(__file__).parents[1]
@@ -187,6 +188,22 @@ def test_the_script_rewrites_a_dataset_and_says_what_it_took(rows, tmp_path, mon
         assert "560 + 19 tokens, price 0.0062" in done.stdout and KEY not in done.stdout
         monkeypatch.setattr(sys, "argv", line)
         rewrite_dataset.main()
+        unpriced = json.dumps({"server": server | {"price": None}, "detect": DETECT, "rewrite": REWRITE})
+        budget = {
+            "folder": str(tmp_path / "ledger"),
+            "ceilings": {},
+            "machine": {"tflops": 1, "bandwidth": 1, "utilisation": 1},
+        }
+        again = [*line, "--settings", unpriced, "--answers", str(tmp_path / "b.jsonl"), "--budget", json.dumps(budget)]
+        again[again.index("--output") + 1] = str(tmp_path / "unpriced.parquet")
+        with monkeypatch.context() as patched:
+            said = []
+            patched.setattr(rewrite_dataset, "say", said.append)
+            patched.setattr(sys, "argv", [*again, "--record", str(tmp_path / "unpriced.json")])
+            rewrite_dataset.main()
+        assert said[-1].endswith("price unknown") and read_json(tmp_path / "unpriced.json")["price"] is None
+        assert unpriced_calls(tmp_path / "ledger") == read_json(tmp_path / "unpriced.json")["unpriced_calls"] == 10
+        del service.bodies[10:]
     assert len(service.bodies) == 10 and "0 calls now, 10 answers of before" in capsys.readouterr().out
     assert read_table("conversations", tmp_path / "new.parquet") == run(service, rows).rows
     record = read_json(tmp_path / "record.json")

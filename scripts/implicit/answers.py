@@ -50,6 +50,7 @@ class Answers:
         self.path = None if path is None else Path(path)
         self.log = log
         self._found: dict[str, Answer] = {}
+        self._paid, self._unpriced = 0.0, 0
         self._lock = threading.Lock()
         self._file: int | None = None
 
@@ -74,8 +75,12 @@ class Answers:
         return len(self._found)
 
     def paid(self) -> float:
-        """The price of all answers together, as far as it is known."""
-        return sum(answer.price or 0.0 for answer in self._found.values())
+        """The price of all answers together, as far as it is known; one that was asked for again counts each time."""
+        return self._paid
+
+    def unpriced(self) -> int:
+        """The number of answers of unknown price."""
+        return self._unpriced
 
     def get(self, key: str) -> Answer | None:
         """The answer of a key, if there is one."""
@@ -93,7 +98,12 @@ class Answers:
                 except OSError as error:
                     os.ftruncate(self._file, end)
                     raise AnswersError(f"{self.path} cannot be written: {error.strerror}; it is as it was") from None
-            self._found[answer.key] = answer
+            self._hold(answer)
+
+    def _hold(self, answer: Answer) -> None:
+        self._found[answer.key] = answer
+        self._paid += answer.price or 0.0
+        self._unpriced += answer.price is None
 
     def _claim(self) -> None:
         """Keep other processes out until the file is closed: two writers would mix their lines, and pay twice.
@@ -121,7 +131,7 @@ class Answers:
                     raise TypeError
             except (ValueError, TypeError):
                 raise AnswersError(f"{self.path}, line {number}: no answer; mend or delete that line") from None
-            self._found[answer.key] = answer
+            self._hold(answer)
 
 
 def _write(file: int, content: bytes) -> None:

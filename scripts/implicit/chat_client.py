@@ -1,30 +1,33 @@
 """Questions to an OpenAI-compatible server: many at a time, each tried again with growing pauses, every answer kept.
 
-An answer that cannot be read (empty, refused, without the label or the log-probabilities that were asked for) counts as
-none: it is asked again, never kept, and named at the end. What trying again cannot mend, such as a wrong key, stops
-everything at once with one message.
+An answer that cannot be read (empty, refused, without the log-probabilities that were asked for) counts as none: it is
+asked again, never kept, and named at the end. One that would be the same if asked again counts as none, too, but is
+kept. What trying again cannot mend, such as a wrong key, stops everything at once with one message.
 """
 
-import json
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from implicit.answers import Answer, Answers, answer_key
 from implicit.connections import ServerError, connect, read_key, without_key
+from implicit.progress import Progress
+from implicit.replies import may_pass, pause_asked_for, read_completion, tokens_used
 
 if TYPE_CHECKING:
     import openai
 
 LONGEST_PAUSE = 60.0  # seconds, of our own pauses
-LONGEST_ASKED_PAUSE = 600.0  # seconds, of those that a server asks for
 STOP_AFTER = 10  # questions without an answer, one after the other: then the rest is not worth asking for
 UNLIMITED_TOKENS = 256  # a guess at an answer's length where the request sets no limit, for the estimate alone
 OURS = ("model", "messages", "stream", "n", "api_key", "extra_headers")  # what a request may not set
+
+
+class LastingFault(str):
+    """What is wrong with an answer that can be read, and would be the same if asked for again, such as a low share."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,13 @@ class ChatServer:
     timeout: float = 120.0
     attempts: int = 6
     pause: float = 1.0  # before the second attempt; twice as long before each later one
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any], **asking: Any) -> Self:
+        """The server of a section of the config, whose `price` is null where it is not known."""
+        given = {key: value for key, value in settings.items() if key != "price"}
+        price = settings["price"] or {"input": None, "output": None}
+        return cls(**given, input_price=price["input"], output_price=price["output"], **asking)
 
     def price(self, prompt_tokens: float, completion_tokens: float) -> float | None:
         """The price of so many tokens."""
@@ -65,15 +75,17 @@ class Question:
 class Asked:
     """What asking came to, in the order of the questions; more can be added to it.
 
-    ``failures`` says why for each place without an answer. ``calls`` and ``spent`` are of now, and count answers that
-    could not be read as well; ``tokens`` and ``price`` are of the answers used, whenever they were asked for.
+    ``failures`` says why for each place without an answer, or with one of a LastingFault. ``calls``, ``spent`` and
+    ``unpriced``, the number of calls of unknown price, are of now, and count answers that could not be read as well;
+    ``tokens`` and ``price`` are of the answers used, whenever they were asked for.
     """
 
     answers: list[Answer | None] = field(default_factory=list)
     failures: dict[int, str] = field(default_factory=dict)
     calls: int = 0
     cached: int = 0
-    spent: float | None = 0.0
+    spent: float = 0.0
+    unpriced: int = 0
 
     def add(self, other: "Asked") -> None:
         """Append what another round of asking came to."""
@@ -81,7 +93,8 @@ class Asked:
         self.answers += other.answers
         self.calls += other.calls
         self.cached += other.cached
-        self.spent = _sum([self.spent, other.spent])
+        self.spent += other.spent
+        self.unpriced += other.unpriced
 
     def summary(self) -> dict[str, Any]:
         """Calls, tokens and price for a record; the date is the UTC day of the newest answer."""
@@ -93,7 +106,8 @@ class Asked:
             "prompt_tokens": sum(answer.prompt_tokens for answer in used),
             "completion_tokens": sum(answer.completion_tokens for answer in used),
             "price": _sum([answer.price for answer in used]),
-            "price_now": self.spent,
+            "price_now": None if self.unpriced else self.spent,
+            "unpriced_calls": sum(answer.price is None for answer in used),
         }
 
 
@@ -124,6 +138,19 @@ def completion_limit(request: dict[str, Any]) -> float:
     return request.get("max_completion_tokens") or request.get("max_tokens") or UNLIMITED_TOKENS
 
 
+def is_kept(fault: str | None) -> bool:
+    """Whether an answer with such a fault, None for none, is kept."""
+    return fault is None or isinstance(fault, LastingFault)
+
+
+def unknown_price(what: str) -> str:
+    """What to do where requests of unknown price meet a ceiling."""
+    return (
+        f"{what}: ceilings.price is set, but the price is not known. Give the price ({{input, output}} of a server, "
+        "price_per_token in an evaluator's completions_kwargs), or set ceilings.price: null"
+    )
+
+
 def utc_now() -> str:
     """The time, as it is stored beside an answer."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -134,17 +161,6 @@ def check_request(request: dict[str, Any]) -> None:
     wrong = [name for name in OURS if name in request]
     if wrong:
         raise ServerError(f"server.request: {', '.join(wrong)} cannot be set there")
-
-
-def choice_text(choice: dict[str, Any]) -> str:
-    """The text of an answer, or the arguments of the tool that it calls; empty where there is neither."""
-    message = choice.get("message")
-    message = message if isinstance(message, dict) else {}
-    calls = message.get("tool_calls")
-    call = calls[0] if isinstance(calls, list) and calls else {}
-    function = (call.get("function") if isinstance(call, dict) else None) or message.get("function_call")
-    arguments = function.get("arguments") if isinstance(function, dict) else None
-    return str(arguments or message.get("content") or "")
 
 
 def ask(
@@ -160,7 +176,8 @@ def ask(
     """Ask every question that ``answers`` does not hold; what comes back is kept there at once.
 
     An answer's content is the first choice of the server's reply, as it came. ``fault`` says what is wrong with
-    one, or None: such an answer is asked for again. What ``purse`` raises stops everything.
+    one, or None: such an answer is asked for again; with a LastingFault it is kept, and only another run asks again.
+    What ``purse`` raises stops everything.
 
     Raises ServerError for what trying again cannot mend. Answers that arrive while it stops are kept all the same.
     """
@@ -177,16 +194,17 @@ def ask(
     )
     if pending and purse is not None:
         if price is None:
-            raise ServerError(f"the price of {server.model} is not known, and there is a ceiling: give the price")
+            raise ServerError(unknown_price(server.model))
         purse.begin(price)
     asking = _Asking(server, answers, fault, purse)
     reasons = asking.run(pending, log) if pending else {}
     return Asked(
-        answers=[None if key in reasons else answers.get(key) for key in keys],
+        answers=[answers.get(key) if is_kept(reasons.get(key)) else None for key in keys],
         failures={place: reasons[key] for place, key in enumerate(keys) if key in reasons},
         calls=asking.calls,
         cached=sum(key in known for key in keys),
         spent=asking.spent,
+        unpriced=asking.unpriced,
     )
 
 
@@ -201,7 +219,7 @@ class _Asking:
         purse: Purse | None,
     ) -> None:
         self.server, self.answers, self.fault, self.purse = server, answers, fault, purse
-        self.calls, self.spent = 0, server.price(0, 0)
+        self.calls, self.spent, self.unpriced = 0, 0.0, 0
         self.lock, self.stop = threading.Lock(), threading.Event()
 
     def run(self, pending: dict[str, Question], log: Callable[[str], None]) -> dict[str, str]:
@@ -210,6 +228,7 @@ class _Asking:
         client = connect(self.server.base_url, self.key, timeout=self.server.timeout)
         reasons: dict[str, str] = {}
         without = done = 0
+        progress = Progress(len(pending), "questions", log=log)
         with client, ThreadPoolExecutor(max_workers=self.server.requests) as pool:
             futures = {pool.submit(self.ask_one, client, key, question): key for key, question in pending.items()}
             try:
@@ -220,14 +239,15 @@ class _Asking:
                     if reason is not None:
                         reasons[futures[future]] = reason
                         if not self.stop.is_set():
-                            log(f"no answer after {self.server.attempts} attempts: {reason}")
+                            often = 1 if isinstance(reason, LastingFault) else self.server.attempts
+                            log(f"no answer after {often} attempts: {reason}")
                     if without == STOP_AFTER and done < len(pending) and not self.stop.is_set():
                         log(f"{STOP_AFTER} questions in a row have no answer: the rest is not asked")
                         self.stop.set()
-                    if done % max(50, len(pending) // 20) == 0:
-                        log(f"{done}/{len(pending)} asked, {done - len(reasons)} answered")
+                    progress.advance()
             finally:  # threads that pause or wait for their turn end; those with a request under way finish it
                 self.stop.set()
+        log(f"{len(pending):,} questions, {len(pending) - len(reasons):,} answered")
         return reasons
 
     def ask_one(self, client: "openai.OpenAI", key: str, question: Question) -> str | None:
@@ -251,39 +271,40 @@ class _Asking:
                         model=self.server.model, messages=question.messages, extra_body=self.server.request
                     )
                 except openai.APIStatusError as error:
-                    if not _may_pass(error):
+                    if not may_pass(error):
                         raise ServerError(self.explain(error)) from None
-                    reason, asked_pause = f"status {error.status_code}", _pause_asked_for(error)
+                    reason, asked_pause = f"status {error.status_code}", pause_asked_for(error)
                     continue
                 except openai.APIConnectionError as error:  # time-outs are of this kind
                     reason = f"{type(error).__name__}: {error}"
                     continue
                 reason = self.keep(key, question, without_key(reply.text, self.key))
-                if not reason:
-                    return None
+                if not reason or isinstance(reason, LastingFault):
+                    return reason or None
             return reason
         except BaseException:
             self.stop.set()
             raise
 
     def keep(self, key: str, question: Question, text: str) -> str:
-        """Keep the answer in a reply. Returns what is wrong with it, and does not keep it then."""
-        reply = _completion(text)
+        """Keep the answer in a reply. Returns what is wrong with it, and does not keep it if that may pass."""
+        reply = read_completion(text)
         if reply is None:
             return f"the reply is no chat completion: {text[:200]!r}"
         choice = reply["choices"][0]
         tokens = [
-            _used(reply, "prompt_tokens", question.prompt_tokens),
-            _used(reply, "completion_tokens", question.completion_tokens),
+            tokens_used(reply, "prompt_tokens", question.prompt_tokens),
+            tokens_used(reply, "completion_tokens", question.completion_tokens),
         ]
         price = self.server.price(*tokens)
         wrong = self.fault(choice)
-        if wrong is None:
+        if is_kept(wrong):
             model = str(reply.get("model") or self.server.model)
             self.answers.add(Answer(key, model, choice, *tokens, price, utc_now()))
         with self.lock:
             self.calls += 1
-            self.spent = _sum([self.spent, price])
+            self.spent += price or 0.0
+            self.unpriced += price is None
             if self.purse is not None:
                 self.purse.correct(price - self.server.price(question.prompt_tokens, question.completion_tokens))
         return wrong or ""
@@ -299,44 +320,6 @@ class _Asking:
         }.get(error.status_code, "server.base_url, server.model and server.request")
         said = " ".join(without_key(str(error.message), self.key).split())[:300]
         return f"{self.server.base_url} answers with status {error.status_code}: {said}. Check {check}"
-
-
-def _completion(text: str) -> dict[str, Any] | None:
-    """A reply whose first choice holds a message; None for any other."""
-    try:
-        reply = json.loads(text)
-        return reply if isinstance(reply["choices"][0]["message"], dict) else None
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        return None
-
-
-def _used(reply: dict[str, Any], name: str, estimate: float) -> int:
-    """The tokens that a reply says were used; the estimate where it does not say, or says what is no number."""
-    usage = reply.get("usage")
-    said = usage.get(name) if isinstance(usage, dict) else None
-    return said if isinstance(said, int) and said >= 0 else round(estimate)
-
-
-def _may_pass(error: "openai.APIStatusError") -> bool:
-    """Whether a fault may pass by itself: one of load or of the server, but no empty account."""
-    if error.status_code == 429:
-        return error.code != "insufficient_quota"
-    return error.status_code in (408, 409) or error.status_code >= 500
-
-
-def _pause_asked_for(error: "openai.APIStatusError") -> float | None:
-    """The seconds of a Retry-After header, which may also give a date."""
-    asked = error.response.headers.get("retry-after")
-    if asked is None:
-        return None
-    try:
-        seconds = float(asked)
-    except ValueError:
-        try:
-            seconds = (parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
-            return None
-    return min(max(seconds, 0.0), LONGEST_ASKED_PAUSE)
 
 
 def _sum(prices: Sequence[float | None]) -> float | None:

@@ -27,7 +27,7 @@ def read_key(base_url: str, variable: str) -> str:
     key, file = os.environ.get(variable, "").strip(), os.environ.get(f"{variable}_FILE", "").strip()
     if not key and file:
         try:
-            key = Path(file).read_text(encoding="utf-8").strip()
+            key = Path(file).read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError):
             raise ServerError(f"{variable}_FILE names {file}, which cannot be read as text") from None
         if not key:

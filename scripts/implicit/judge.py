@@ -1,7 +1,7 @@
 """Head-to-head judging through alpaca-eval's own annotator, with guards where it fails in silence.
 
 A judge is a template, a function that completes prompts, and one that reads a preference from a completion; see
-`implicit.judge_kinds` for the four kinds.
+`implicit.judge_kinds` and `implicit.evaluators` for the four kinds, `implicit.preferences` for what is read.
 """
 
 import hashlib
@@ -19,13 +19,23 @@ import alpaca_eval
 import numpy as np
 import yaml
 
-from implicit.chat_client import Asked, choice_text
+from implicit.chat_client import Asked, LastingFault
+from implicit.judge_template import JudgeError
+from implicit.preferences import LabelShare, cut_off, text_preference
 
 logging.getLogger().setLevel(logging.WARNING)  # importing alpaca_eval sets it to INFO: then every request is logged
 
 MARK = "\x1e"  # between the parts of the oracle's prompt: no text holds it, see `protect`
-LABELS = ("m", "M")  # of the output shown first and of the other, in AlpacaEval 2's prompt
-PLACEHOLDERS = ("instruction", "output_1", "output_2")
+FLOOR = "judge.min_label_probability"  # the key of the config
+# What can be done where the labels of a kind of judge have too little of the probability.
+REMEDIES = {
+    "server": "Set judge.answer: text, with enough max_tokens in judge.server.request for a whole answer; or turn off "
+    "thinking there, as by chat_template_kwargs: {enable_thinking: false}",
+    "evaluator": "Choose another judge.evaluator: one that reads the answer's text, or of a model that does not think "
+    "first",
+    "local": "Choose a judge.path that answers with the label at once: a model tuned to follow instructions, without "
+    "thinking",
+}
 
 # What a judge's prompt must not take from a judged text: the template's placeholders, and the marks of turns of the
 # chat formats in use. In each, a blank is put behind the first character, which ends its meaning and keeps it readable.
@@ -42,10 +52,6 @@ class IncompleteJudging(RuntimeError):
     """Some comparisons have no judgement: win rates on what is left would be of another set."""
 
 
-class JudgeError(ValueError):
-    """Pairs that cannot be judged, or a judge that cannot be; the message says what would be right."""
-
-
 @dataclass(frozen=True)
 class Judge:
     """What alpaca-eval's annotator needs of a judge.
@@ -54,6 +60,9 @@ class Judge:
     ``batch_size`` preferences for the outputs in the order shown, 1 to 2, None where it says none. ``options`` are of
     alpaca-eval's annotator, ``special`` texts that judged texts may not bring into a prompt, besides the usual ones.
     ``asked`` grows with what the judge is asked.
+
+    ``share`` gives the labels' share of a completion's probability, None for a judge that is not read by it. Where it
+    is below ``floor``, there is no preference.
     """
 
     name: str
@@ -66,18 +75,16 @@ class Judge:
     options: dict[str, Any] = field(default_factory=dict)
     special: tuple[str, ...] = ()
     asked: Asked = field(default_factory=Asked)
+    share: Callable[[Any], LabelShare | None] = lambda completion: None
+    floor: float = 0.0
 
     def summary(self) -> dict[str, Any]:
         """What a record says of the judge and of the answers that it gave."""
-        shares = [
-            share for answer in self.asked.answers if answer and (share := label_share(answer.content)) is not None
-        ]
         return {
             "judge": self.name,
             "kind": self.kind,
             "model": self.model,
             "template": hashlib.sha256(self.template.encode()).hexdigest()[:12],
-            "label_share": float(np.mean(shares)) if shares else None,
         } | self.asked.summary()
 
 
@@ -87,7 +94,8 @@ class Judgements:
 
     ``protected`` counts texts that could not be shown as they are. ``position_bias`` (percent points, towards the
     output shown first) and ``consistent`` (share of pairs with the same winner) are None without both orders;
-    ``first_shown`` is the same bias from random orders, which has a sampling error of its own.
+    ``first_shown`` is the same bias from random orders, which has a sampling error of its own. ``label_shares`` holds
+    for each row the lowest share of the labels among its answers, None where none was read.
     """
 
     preferences: list[float]
@@ -97,6 +105,19 @@ class Judgements:
     position_bias: float | None = None
     consistent: float | None = None
     first_shown: float | None = None
+    label_shares: list[float | None] = field(default_factory=list)
+
+    def summary(self) -> dict[str, Any]:
+        """What a record says of the judgements."""
+        shares = [share for share in self.label_shares if share is not None]
+        return {
+            "protected": self.protected,
+            "position_bias": self.position_bias,
+            "consistent": self.consistent,
+            "first_shown": self.first_shown,
+            "label_share": float(np.mean(shares)) if shares else None,
+            "label_share_minimum": min(shares, default=None),
+        }
 
 
 def protect(text: str, special: Sequence[str] = ()) -> str:
@@ -155,13 +176,15 @@ def judge_pairs(
         for text, shown in zip(*pair, strict=True)
     )
     if not both_orders:
-        preferences, shown = _annotate(*sides, judge, seed=seed)
-        share = 100 * (float(np.mean([2 - p for p in shown])) - 0.5) if shown else None
+        preferences, shown, shares = _annotate(*sides, judge, seed=seed)
+        first = 100 * (float(np.mean([2 - p for p in shown])) - 0.5) if shown else None
         biased = judge.kind != "oracle" and judge.batch_size == 1
-        return Judgements(preferences, None, None, protected, first_shown=share if biased else None)
+        first_shown = first if biased else None
+        return Judgements(preferences, None, None, protected, first_shown=first_shown, label_shares=shares)
     ordered = replace(judge, options=judge.options | {"is_randomize_output_order": False})
-    opponent_first, _ = _annotate(*sides, ordered, seed=seed)
-    model_first = [3 - p for p in _annotate(*reversed(sides), ordered, seed=seed)[0]]
+    opponent_first, _, shares = _annotate(*sides, ordered, seed=seed)
+    reversed_preferences, _, other_shares = _annotate(*reversed(sides), ordered, seed=seed)
+    model_first = [3 - p for p in reversed_preferences]
     differ = [a["output"] != b["output"] for a, b in zip(*sides, strict=True)]
     first, second = np.array(opponent_first)[differ], np.array(model_first)[differ]
     return Judgements(
@@ -171,6 +194,10 @@ def judge_pairs(
         protected=protected,
         position_bias=float(100 * (((2 - first) + (second - 1)) / 2 - 0.5).mean()) if any(differ) else None,
         consistent=float((np.sign(first - 1.5) == np.sign(second - 1.5)).mean()) if any(differ) else None,
+        label_shares=[
+            min((share for share in of_row if share is not None), default=None)
+            for of_row in zip(shares, other_shares, strict=True)
+        ],
     )
 
 
@@ -191,14 +218,18 @@ def _protected(side: Sequence[dict[str, Any]], judge: Judge) -> list[dict[str, A
 
 def _annotate(
     opponent: Sequence[dict[str, Any]], model: Sequence[dict[str, Any]], judge: Judge, *, seed: int
-) -> tuple[list[float], list[float]]:
-    """Run alpaca-eval's annotator: a preference per row, and those in the order shown, of all that were shown."""
+) -> tuple[list[float], list[float], list[float | None]]:
+    """Run alpaca-eval's annotator: a preference per row; those in the order shown, of all that were shown; shares."""
     shown: list[float] = []
+    asked: list[str] = []
+    read: list[Any] = []  # completions, in the order of the prompts
 
     def complete(prompts: list[str]) -> dict[str, list[Any]]:
+        asked.extend(prompts)
         return {"completions": judge.complete(list(prompts))}
 
     def parse(completion: Any) -> list[float | None]:
+        read.append(completion)
         found = read_preferences(judge, completion)
         shown.extend(p for p in found if p is not None)
         return found
@@ -207,7 +238,7 @@ def _annotate(
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / judge.name
         config.mkdir()
-        (config / "prompt.txt").write_text(judge.template, encoding="utf-8")
+        (config / "prompt.txt").touch()  # alpaca-eval would read it in the locale's encoding: the text is set below
         settings = {"prompt_template": f"{judge.name}/prompt.txt", "batch_size": judge.batch_size} | judge.options
         (config / "configs.yaml").write_text(yaml.safe_dump({judge.name: settings}), encoding="utf-8")
         annotator = alpaca_eval.annotators.PairwiseAnnotator(
@@ -218,26 +249,64 @@ def _annotate(
             fn_completions=complete,
             fn_completion_parser=parse,
         )
+        annotator.annotators[judge.name].prompt_template = judge.template
         judged = annotator.annotate_head2head(outputs_1=sides[0], outputs_2=sides[1], chunksize=None)
-    found = {row["instruction"]: row["preference"] for row in judged}
-    preferences = [found.get(row["instruction"]) for row in model]
+    found = {row["instruction"]: row for row in judged}
+    preferences = [found.get(row["instruction"], {}).get("preference") for row in model]
     without = [row["id"] for row, p in zip(model, preferences, strict=True) if p is None or math.isnan(p)]
     if without or len(judged) != len(model):
-        why = list(dict.fromkeys(judge.asked.failures.values()))
-        raise IncompleteJudging(
-            f"{len(without)} of {len(model)} comparisons by judge {judge.name!r} have no judgement: rows {without[:20]}"
-            + (f"; why: {'; '.join(why[:3])}. Answers that came are kept: run it again for the rest" if why else "")
+        low = [
+            (prompt, share)
+            for prompt, completion in zip(asked, read, strict=True)
+            if (share := shortfall(judge, completion)) is not None
+        ]
+        named = [(_row_of(prompt, opponent, model, judge), share) for prompt, share in low]
+        raise IncompleteJudging(_incomplete(judge, without, len(model), named))
+    shares = [judge.share(found[row["instruction"]].get(annotator.completion_key)) for row in model]
+    kept = [None if share is None else share.probability for share in shares]
+    return [float(preference) for preference in preferences], shown, kept
+
+
+def _row_of(
+    prompt: str, opponent: Sequence[dict[str, Any]], model: Sequence[dict[str, Any]], judge: Judge
+) -> str | None:
+    """The id of the row that a prompt shows; None where a prompt shows several."""
+    for theirs, ours in zip(opponent, model, strict=True):
+        for first, second in ((theirs, ours), (ours, theirs)):
+            texts = {"instruction": ours["instruction"], "output_1": first["output"], "output_2": second["output"]}
+            filled = judge.template
+            for name, text in texts.items():  # no text holds a placeholder, see `protect`
+                filled = filled.replace(f"{{{name}}}", text)
+            if filled == prompt:
+                return ours["id"]
+    return None
+
+
+def _incomplete(judge: Judge, without: list[str], count: int, low: list[tuple[str | None, LabelShare]]) -> str:
+    """What is missing, why, and what can be done."""
+    lines = [f"{len(without)} of {count} comparisons by judge {judge.name!r} have no judgement: rows {without[:20]}"]
+    if low:
+        row, share = low[0]
+        where = "" if row is None else f"row {row!r}, "
+        lines.append(
+            f"{len(low)} because their labels have less of the probability than {FLOOR}, {judge.floor:g}: such as "
+            f"{where}where {share}. {REMEDIES.get(judge.kind, 'Choose another judge')}; or lower {FLOOR}, which reads "
+            "the answers that are kept, without asking again"
         )
-    return [float(preference) for preference in preferences], shown
+    why = list(dict.fromkeys(why for why in judge.asked.failures.values() if not isinstance(why, LastingFault)))
+    if why:
+        lines.append(f"why: {'; '.join(why[:3])}. Answers that came are kept: run it again for the rest")
+    return "; ".join(lines)
 
 
 def read_preferences(judge: Judge, completion: Any) -> list[float | None]:
     """What a completion says: a preference for each pair of its batch, None for all where it cannot be read.
 
-    A tie is 1.5, though some of alpaca-eval's parsers say 0, which its annotator does not accept.
+    There is none either where the labels have less of the probability than the judge's floor. A tie is 1.5, though some
+    of alpaca-eval's parsers say 0, which its annotator does not accept.
     """
     try:
-        found = [] if completion is None else list(judge.parse(completion))
+        found = [] if completion is None or shortfall(judge, completion) else list(judge.parse(completion))
     except Exception:  # alpaca-eval's parsers raise whatever an answer of another shape leads to
         found = []
     found = [1.5 if p == 0 else p for p in found]
@@ -246,63 +315,19 @@ def read_preferences(judge: Judge, completion: Any) -> list[float | None]:
     return [float(p) for p in found]
 
 
+def shortfall(judge: Judge, completion: Any) -> LabelShare | None:
+    """The labels' share of a completion's probability where it is 0 or below the judge's floor; else None."""
+    share = None if completion is None else judge.share(completion)
+    return share if share is not None and (share.probability < judge.floor or share.probability == 0) else None
+
+
 def fault_of(judge: Judge, completion: Any) -> str | None:
     """What is wrong with a completion, or None if preferences can be read from it."""
     if read_preferences(judge, completion) != [None] * judge.batch_size:
         return None
+    share = shortfall(judge, completion)
+    if share is not None:
+        return LastingFault(str(share))
+    if judge.parse is text_preference and cut_off(completion):
+        return "the answer is cut off before it ends: raise max_tokens in judge.server.request"
     return f"no preference can be read from the answer {json.dumps(completion, ensure_ascii=False, default=str)[:200]}"
-
-
-def check_template(template: str, *, pairs: int = 1) -> None:
-    """Raise JudgeError unless a template has the three placeholders, once for each pair, and no others."""
-    found = re.findall(r"{([^ \s]+?)}", template)  # as alpaca-eval looks for them
-    if sorted(found) != sorted(PLACEHOLDERS * pairs):
-        raise JudgeError(
-            f"judge.template: its placeholders must be {{instruction}}, {{output_1}} and {{output_2}}, each "
-            f"{'once' if pairs == 1 else f'{pairs} times'}, and no other braces around words, but they are {found}"
-        )
-    if template.strip().startswith("<|im_start|>") != template.strip().endswith("<|im_end|>"):
-        raise JudgeError("judge.template: one in ChatML must begin with <|im_start|> and end with <|im_end|>")
-
-
-def weighted_preference(choice: dict[str, Any], labels: Sequence[str] = LABELS) -> list[float | None]:
-    """AlpacaEval 2's weighted preference, from top log-probabilities: 2 - p(first label) / (p(first) + p(second)).
-
-    They are those of the answer's first token. Tokens are compared without blanks around them, as some servers give
-    ' m'; a label that is not among them counts as 0, and without both there is no preference.
-    """
-    logprobs = _label_logprobs(choice, labels)
-    if logprobs is None:
-        return [None]
-    return [2 - float(np.exp(logprobs[0] - np.logaddexp(*logprobs)))]
-
-
-def label_share(choice: Any, labels: Sequence[str] = LABELS) -> float | None:
-    """The probability of the two labels together, None where there are no log-probabilities of them."""
-    logprobs = _label_logprobs(choice, labels) if isinstance(choice, dict) else None
-    return None if logprobs is None else float(np.exp(np.logaddexp(*logprobs)))
-
-
-def _label_logprobs(choice: dict[str, Any], labels: Sequence[str]) -> list[float] | None:
-    tokens = (choice.get("logprobs") or {}).get("content") or []
-    if not tokens or _refused(choice):
-        return None
-    top = [(_bare(token["token"]), token["logprob"]) for token in tokens[0].get("top_logprobs") or []]
-    if any(math.isnan(p) for _, p in top):
-        return None
-    found = [np.logaddexp.reduce([p for token, p in top if token == label] or [-np.inf]) for label in labels]
-    return None if np.isinf(found).all() else [float(logprob) for logprob in found]
-
-
-def _bare(token: str) -> str:
-    return token.replace("▁", " ").replace("Ġ", " ").strip()
-
-
-def text_preference(choice: dict[str, Any], labels: Sequence[str] = LABELS) -> list[float | None]:
-    """1 or 2 for an answer that is one of the labels, but for thoughts before it and marks around it; else None."""
-    said = choice_text(choice).rpartition("</think>")[2].strip().strip("\"'`*.()[]: \n")
-    return [None if said not in labels or _refused(choice) else labels.index(said) + 1.0]
-
-
-def _refused(choice: dict[str, Any]) -> bool:
-    return bool((choice.get("message") or {}).get("refusal")) or choice.get("finish_reason") == "content_filter"

@@ -1,12 +1,16 @@
 """A judge without a server: a causal language model's next-token probabilities of the two labels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from implicit.context import ContextUnknown, context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+OTHERS = 3  # tokens besides the labels whose probability is kept
 
 
 class LocalJudgeError(ValueError):
@@ -48,13 +52,13 @@ def score_labels(
     tokens: Sequence[Sequence[int]],
     *,
     batch_tokens: int,
-    done: Callable[[int, list[float]], None],
-) -> None:
+) -> Iterator[tuple[int, list[float], list[tuple[int, float]]]]:
     """Log-probabilities (nats) of each label, by the tokens it may be, as the token after each prompt.
 
-    ``done`` gets a prompt's place and its label's log-probabilities as soon as they are known, longest prompts first.
-    Batches hold at most ``batch_tokens`` tokens with padding, which is on the left. Raises LocalJudgeError, before
-    anything is computed, where prompts are longer than the model's context: nothing is cut off.
+    Gives a prompt's place, its labels' log-probabilities, and ids and log-probabilities of the three most likely
+    tokens of the others, as soon as they are known, longest prompts first. Batches hold at most ``batch_tokens``
+    tokens with padding, which is on the left. Raises LocalJudgeError, before anything is computed, where prompts are
+    longer than the model's context: nothing is cut off.
     """
     import torch
 
@@ -90,16 +94,25 @@ def score_labels(
                 logits_to_keep=1,
             ).logits[:, -1]
         scores = logits.double().log_softmax(dim=-1).cpu()
+        if scores.isnan().any():
+            raise LocalJudgeError(
+                "the judge's logits are not finite: its weights are broken, or judge.precision too low"
+            )
+        others = scores.clone()
+        others[:, [token for ids_ in tokens for token in ids_]] = -inf
+        top = others.topk(min(OTHERS, scores.shape[1]), dim=-1)
         for row, i in enumerate(batch):
-            done(i, [scores[row, list(ids_)].logsumexp(dim=0).item() for ids_ in tokens])
+            likely = zip(top.indices[row].tolist(), top.values[row].tolist(), strict=True)
+            rivals = [(token, logprob) for token, logprob in likely if logprob > -inf]
+            yield i, [scores[row, list(ids_)].logsumexp(dim=0).item() for ids_ in tokens], rivals
 
 
-def as_choice(labels: Sequence[str], logprobs: Sequence[float]) -> dict[str, Any]:
-    """Label's log-probabilities in the shape of an OpenAI-compatible server's answer."""
-    ranked = sorted(
-        ({"token": label, "logprob": logprob} for label, logprob in zip(labels, logprobs, strict=True)),
-        key=lambda entry: -entry["logprob"],
-    )
+def as_choice(
+    labels: Sequence[str], logprobs: Sequence[float], others: Sequence[tuple[str, float]] = ()
+) -> dict[str, Any]:
+    """Labels' log-probabilities, and those of other tokens, in the shape of an OpenAI-compatible server's answer."""
+    found = [*zip(labels, logprobs, strict=True), *others]
+    ranked = [{"token": token, "logprob": logprob} for token, logprob in sorted(found, key=lambda entry: -entry[1])]
     return {
         "message": {"role": "assistant", "content": ranked[0]["token"]},
         "logprobs": {"content": [ranked[0] | {"top_logprobs": ranked}]},

@@ -79,6 +79,12 @@ def position_bias(rows: Sequence[Row]) -> float | None:
     return 100 * (math.fsum(shares) / len(shares) - 0.5) if shares else None
 
 
+def label_shares(rows: Sequence[Row]) -> tuple[float | None, float | None]:
+    """Mean and minimum of the labels' share of the judge's probability; None where it was read from none."""
+    shares = [row["label_share"] for row in rows if row["label_share"] is not None]
+    return (math.fsum(shares) / len(shares), min(shares)) if shares else (None, None)
+
+
 def controlled_win_rate(rows: Sequence[Row], *, gamed: Path | None = None) -> float | None:
     """The length-controlled win rate in percent, as AlpacaEval 2 defines it (arXiv 2404.04475, equation 1); see below.
 

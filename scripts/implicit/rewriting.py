@@ -16,10 +16,10 @@ from implicit.chat_client import (
     Purse,
     Question,
     ask,
-    choice_text,
     completion_limit,
     estimate_tokens,
 )
+from implicit.replies import choice_text
 
 PLACEHOLDERS = ("instruction", "response")
 VERDICT = re.compile(r"####\s*(YES|NO)\b")

@@ -68,12 +68,16 @@ class Ledger:
         """Count what an answer cost beyond its estimate, or less. Raises CeilingReached: then no more is sent."""
         self.spend(difference)
 
-    def settle(self, *, price: float = 0.0, gpu_hours: float = 0.0) -> None:
-        """Replace what was set aside by what it came to: the price of all runs, and the GPU hours of this one."""
+    def settle(self, *, price: float = 0.0, gpu_hours: float = 0.0, unpriced_calls: int = 0) -> None:
+        """Replace what was set aside by what it came to: the price of all runs, and the GPU hours of this one.
+
+        ``unpriced_calls`` counts the calls whose price is not known.
+        """
         if self.folder is not None:
             hours = self.used_before + gpu_hours
             with self._locked():
-                self._write({"gpu_hours": hours, "price": price}, used=hours)
+                amounts = {"gpu_hours": hours, "price": price, "unpriced_calls": unpriced_calls}
+                self._write(amounts, used=hours)
 
     def _path(self) -> Path:
         return self.folder / f"{hashlib.sha256(self.job.encode()).hexdigest()[:16]}.json"
@@ -104,3 +108,9 @@ def spent(folder: Path) -> dict[str, float]:
     """The sum of all entries of a ledger."""
     entries = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("*.json")]
     return {unit: sum(entry[unit] for entry in entries) for unit in UNITS}
+
+
+def unpriced_calls(folder: Path) -> int:
+    """The number of calls in a ledger whose price is not known."""
+    entries = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("*.json")]
+    return sum(entry.get("unpriced_calls", 0) for entry in entries)

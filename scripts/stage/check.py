@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from implicit.chat_client import unknown_price
+from implicit.judge_template import JudgeError, check_template, read_template
 from stage.check_names import meant, names_taken, unknown_names
 from stage.check_values import bad_values, used_sources
 from stage.config import Config, Model, merged
@@ -31,7 +33,7 @@ def check_config(raw: dict[str, Any], files: Sequence[str | Path] = ()) -> Confi
         raise ConfigError("\n".join(_explain(fault) for fault in error.errors())) from None
     config = _with_conditions(config)
     _refuse([*unknown_names(config), *names_taken(config), *_bad_overlays(config)])
-    _refuse([*bad_values(config), *_missing_files(config)])
+    _refuse([*bad_values(config), *_missing_files(config), *_unfit_judge(config)])
     return config
 
 
@@ -133,6 +135,25 @@ def _bad_overlays(config: Config) -> list[str]:
             except ValidationError as error:
                 faults += [f"{key}.{section}.{_explain(fault, type(common))}" for fault in error.errors()]
     return faults
+
+
+def _unfit_judge(config: Config) -> list[str]:
+    """A template or an evaluator that cannot be used, and what has no known price where there is a ceiling."""
+    judge, faults = config.judge, []
+    servers = {"judge.server.price": judge and judge.server}
+    if any(source.origin == "rewrite" for source in used_sources(config).values()):
+        servers["rewriting.server.price"] = config.rewriting and config.rewriting.server
+    without = [key for key, server in servers.items() if server and server.price is None]
+    try:
+        if judge and judge.template and Path(judge.template).is_file():
+            check_template(read_template(judge.template))
+        if judge and judge.evaluator:
+            from implicit.evaluators import load_evaluator  # which takes seconds to import
+
+            without += ["judge.evaluator"] if load_evaluator(judge.evaluator).price_per_token() is None else []
+    except JudgeError as error:
+        faults.append(str(error))
+    return faults + ([unknown_price(key) for key in without] if config.ceilings.price is not None else [])
 
 
 def _missing_files(config: Config) -> list[str]:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
-from implicit.chat_client import OURS
+from implicit.chat_client import OURS, completion_limit
 from stage.config_types import (
     Count,
     Distinct,
@@ -416,8 +416,8 @@ class Server(Section):
     """The environment variable that holds the key, never the key itself."""
     request: JsonObject = {}
     """Goes into every request as it is: temperature, max_tokens, logprobs."""
-    price: Price
-    """In the currency of `ceilings.price`."""
+    price: Price | None
+    """In the currency of `ceilings.price`; `null`: not known, which no `ceilings.price` allows."""
 
     @model_validator(mode="after")
     def without_secrets(self) -> Self:
@@ -451,6 +451,7 @@ class Judge(Section):
     """A file with `{instruction}`, `{output_1}` and `{output_2}`; `null` is that of AlpacaEval 2."""
     answer: Literal["logprobs", "text"] = "logprobs"
     """`logprobs`: the weighted preference of AlpacaEval 2; `text`: the label itself."""
+    min_label_probability: Annotated[float, Field(ge=0, le=1)]
     reference_mode: str
     seed: Seed
     bootstrap: Draws
@@ -467,6 +468,10 @@ class Judge(Section):
         request = self.server.request if self.server and self.answer == "logprobs" else None
         if request is not None and not (request.get("logprobs") and request.get("top_logprobs")):
             raise ValueError("'answer' is logprobs: 'server.request' needs logprobs: true and top_logprobs: 2 or more")
+        if self.server and self.answer == "text" and completion_limit(self.server.request) < 2:
+            raise ValueError(
+                "'answer' is text: max_tokens in 'server.request' must be 2 or more; what is cut off is not read"
+            )
         return self
 
 

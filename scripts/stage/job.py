@@ -42,7 +42,9 @@ class Job:
         self.hashes = {name: entry["sha256"] for name, entry in record.content["inputs"].items()}
         self.reserved = False
         self.price = 0.0  # of all answers that servers have given for this job, in earlier runs, too
-        self.paid_now: float | None = 0.0  # of it, what the script knows that this run has paid
+        self.paid_now = 0.0  # of it, what the script knows that this run has paid
+        self.unpriced = 0  # answers of unknown price, in earlier runs, too
+        self.unpriced_now = 0  # of them, those that the script knows this run has had
         self.earlier_hours = 0.0  # GPU hours of runs that were killed, as far as a checkpoint knows them
 
     @property
@@ -63,12 +65,13 @@ class Job:
     def paying(self, answers: "Answers") -> Iterator[Ledger | None]:
         """Count the price of all answers, those of earlier runs included. Gives what guards the ceiling, if any."""
         check_wanted()
-        before = answers.paid()
+        before, unpriced_before = answers.paid(), answers.unpriced()
         self.ledger.spend(before)
         try:
             yield None if self.ledger.ceilings["price"] is None else self.ledger
         finally:
-            self.price = max(answers.paid(), self.ledger.spent["price"], before + (self.paid_now or 0.0))
+            self.price = max(answers.paid(), self.ledger.spent["price"], before + self.paid_now)
+            self.unpriced = max(answers.unpriced(), unpriced_before + self.unpriced_now)
 
     def gpu_seconds(self) -> float:
         """What this run has used of GPUs so far."""
@@ -81,10 +84,10 @@ class Job:
 
     def settle(self) -> None:
         """Leave in the ledger what the job has used."""
-        if self.reserved or self.price != 0.0 or self.ledger.reserved["price"]:
+        if self.reserved or self.price != 0.0 or self.unpriced or self.ledger.reserved["price"]:
             killed = max(0.0, self.earlier_hours - self.ledger.used_before)
             hours = killed + self.gpu_seconds() / 3600 if self.reserved else 0.0
-            self.ledger.settle(price=self.price, gpu_hours=hours)
+            self.ledger.settle(price=self.price, gpu_hours=hours, unpriced_calls=self.unpriced)
 
 
 @contextmanager

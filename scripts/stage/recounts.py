@@ -42,12 +42,13 @@ def judged(path: str, gamed: Path | None) -> Row:
     told = recount.win_rate(rows)
     told["win_rate_error"] = recount.win_rate_error(rows, draws=settings["bootstrap"], seed=settings["seed"])
     told["position_bias"] = recount.position_bias(rows)
+    told["label_share"], told["label_share_minimum"] = recount.label_shares(rows)
     if not full or gamed:
         told["lc_win_rate"] = recount.controlled_win_rate(rows, gamed=gamed if full else None)
     faults = [
-        f"{path}: {key} is {summary[key]}, but the judgements give {told[key]}"
+        f"{path}: {key} is {summary.get(key)}, but the judgements give {told[key]}"
         for key in told
-        if not same(summary[key], told[key])
+        if not same(summary.get(key), told[key])
     ]
     return summary | told | {"faults": faults, "counted": sorted(told), "rows": rows}
 
@@ -93,6 +94,7 @@ def win_rates(name: str, settings: Row, gamed: Path | None) -> list[Row]:
                 "of reference": mean([each["quality_1"] for each in found], 2),
                 **stopped_and_tokens(found),
                 "position bias": mean(biases, 1, sign="+"),
+                **shares(found),
                 "seeds": len(found),
                 "n": found[0]["n"],
                 "judge": found[0]["judge"],
@@ -100,7 +102,33 @@ def win_rates(name: str, settings: Row, gamed: Path | None) -> list[Row]:
                 "date": max(each["date"] or "" for each in found),
             }
         )
-    return rows
+    asked = any(row["label share"] for row in rows)
+    return [{k: v for k, v in row.items() if asked or not k.startswith("label share")} for row in rows]
+
+
+def shares(found: list[Row]) -> Row:
+    """The columns of the labels' share of the judge's probability."""
+    known = [each for each in found if each["label_share"] is not None]
+    lowest = min([each["label_share_minimum"] for each in known], default=None)
+    return {
+        "label share": mean([each["label_share"] for each in known], 3),
+        "label share, minimum": "" if lowest is None else fixed(lowest, 3),
+    }
+
+
+def low_shares(name: str, settings: Row) -> str:
+    """What a table's footnote must say of labels with little of the probability; nothing where there are none."""
+    told, several = [], len(settings["models"]) > 1
+    figures = [entry for entry in settings["figures"] if name in entry["tables"]]
+    for model, system in dict.fromkeys((e["model"], e["system"].split("/chosen")[0]) for e in figures):
+        own = [e for e in figures if (e["model"], e["system"].split("/chosen")[0]) == (model, system)]
+        pairs = [recount.label_shares(read_table("judgements", Path(e["path"]).with_suffix(".parquet"))) for e in own]
+        known = [pair for pair in pairs if pair[0] is not None]
+        average = statistics.fmean(pair[0] for pair in known) if known else 1.0
+        lowest = min([pair[1] for pair in known], default=1.0)
+        if average < 0.9 or lowest < 0.5:
+            told.append(f"{f'{model} ' if several else ''}{system} {fixed(average, 3)}, minimum {fixed(lowest, 3)}")
+    return "; ".join(told)
 
 
 def ranking(settings: Row) -> list[Row]:

@@ -22,7 +22,13 @@ class Spent:
     tokens: int = 0
     calls: int = 0
     price: float = 0.0
-    unpriced: int = 0  # jobs whose price is not known
+    unpriced: int = 0  # calls whose price is not known
+
+    def price_text(self) -> str:
+        """The price with what is not known of it."""
+        known = f"{self.price:,.4g}" if self.price or not self.unpriced else ""
+        unknown = f"{self.unpriced:,} calls of unknown price" if self.unpriced else ""
+        return " and ".join(part for part in (known, unknown) if part)
 
 
 def all_records(results: Path) -> dict[str, dict[str, Any]]:
@@ -65,7 +71,7 @@ def spent_by_stage(results: Path) -> list[Spent]:
         own.tokens += tokens(record)
         own.calls += (record.get("calls") or 0) + (record.get("cached") or 0)
         own.price += record.get("price") or 0.0
-        own.unpriced += "price" in record and record["price"] is None
+        own.unpriced += record.get("unpriced_calls") or 0
     for stage, own in stages.items():
         if counted[stage]:
             own.jobs, own.seconds = counted[stage], own.work

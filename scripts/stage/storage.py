@@ -65,7 +65,8 @@ SCHEMAS = {
         ]
     ),
     # alpaca-eval's names: output_1 is the opponent's, output_2 the judged model's; preference 1 to 2, 1.5 a tie. Where
-    # both orders were shown, it is the mean of those of each, the last two; qualities are the oracle's. Else null.
+    # both orders were shown, it is the mean of those of each, which follow it; qualities are the oracle's. The
+    # labels' probability in the judge's answer is `label_share`, the lower of both orders'. These may all be null.
     "judgements": pa.schema(
         [
             ("id", pa.string()),
@@ -81,6 +82,7 @@ SCHEMAS = {
             ("preference", pa.float64()),
             ("preference_output_1_first", pa.float64()),
             ("preference_output_2_first", pa.float64()),
+            ("label_share", pa.float64()),
         ]
     ),
     # One row per document: of its scored tokens, the sums of log-probabilities (nats) under base and tuned model, and
