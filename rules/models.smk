@@ -114,6 +114,7 @@ rule import_model:
         code=code_of("import_model"),
         settings=lambda wildcards: settings(
             path=CONFIG.models[wildcards.model].path,
+            max_length=max(CONFIG.mode_tuning(wildcards.model, mode).max_length for mode in CONFIG.run.modes),
             revision=CONFIG.models[wildcards.model].revision,
             chat=chat(wildcards.model),
         ),

@@ -138,7 +138,13 @@ def import_model(args: argparse.Namespace, this: Job) -> None:
     for line in prepare_tokens(model, tokenizer):
         say(line)
     state_context(model, tokenizer)
-    check_datasets(args.conversations, tokenizer, context=context_length(model.config))
+    context = context_length(model.config)
+    if settings.get("max_length", 0) > context:
+        raise InputError(
+            f"tuning.max_length: {settings['max_length']} tokens, but the context of {path} is {context}: lower it, or "
+            "set it for this model alone (models.NAME.tuning.max_length)"
+        )
+    check_datasets(args.conversations, tokenizer, context=context)
     check_datasets(args.cuttable, tokenizer, context=None)
     base = path + (f" at {commit}" if commit else "")
     card = {"base": base, "data": "none", "mode": "none", "seed": "none"}

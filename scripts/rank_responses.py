@@ -16,7 +16,7 @@ from typing import Any
 
 from implicit.oracle import Oracle
 from implicit.rank import Score, draw_among, draw_others, ranking_capability, score_responses
-from implicit.render import Format, render_prompt
+from implicit.render import Format, encode_response, render_prompt
 from implicit.world.kinds import FORMATS
 from stage.command import InputError, arguments, run_stage, say
 from stage.costs import scoring_hours
@@ -109,7 +109,9 @@ def rank_responses(args: argparse.Namespace, this: Job) -> None:
         raise InputError(f"ranking.evaluation_set: rows without a reference response: {without[:5]}; map 'reference'")
     tokenizer, chat = load_tokenizer(args.model), Format(**settings["chat"])
     prompts = [render_prompt(row["instruction"], tokenizer, chat) for row in rows]
-    responses = [encode_row(row, row["reference"], tokenizer) + [tokenizer.eos_token_id] for row in rows]
+    for row in rows:
+        encode_row(row, row["reference"], tokenizer)  # which refuses what cannot be encoded by itself
+    responses = [encode_response(tokenizer, row["reference"].strip()) + [tokenizer.eos_token_id] for row in rows]
     context = context_length(AutoConfig.from_pretrained(args.model))
     drawn = draws(rows, settings)
     pairs = list(dict.fromkeys((i, j) for others in drawn.values() for i, row in enumerate(others) for j in [i, *row]))

@@ -62,9 +62,9 @@ CONFIGS = {
 }
 
 
-def import_in_this_process(source, out, chat, monkeypatch, conversations=()):
-    """Import a directory; returns that of the model."""
-    settings = {"path": str(source), "revision": None, "chat": chat.__dict__}
+def import_in_this_process(source, out, chat, monkeypatch, conversations=(), **more):
+    """Import a directory, with ``more`` settings; returns that of the model."""
+    settings = {"path": str(source), "revision": None, "chat": chat.__dict__} | more
     words = ["import_model.py", "--model", out / "model", "--record", out / "record.json"]
     words += ["--settings", json.dumps(settings), "--conversations", *conversations]
     monkeypatch.setattr(sys, "argv", [str(word) for word in words])
@@ -282,6 +282,13 @@ def test_a_response_that_the_tokenizer_joins_to_the_tag_is_named(tmp_path, chat,
     with pytest.raises(InputError, match=r"row row-1 \(own\.csv\).*leave out the row"):
         import_in_this_process(joining, tmp_path, chat, monkeypatch, [tmp_path / "rows.parquet"])
     assert import_in_this_process(joining, tmp_path, chat, monkeypatch, [tmp_path / "right.parquet"]).exists()
+
+
+def test_rows_longer_than_an_imported_models_context_are_refused_at_import(tmp_path, chat, monkeypatch, joining):
+    context = AutoConfig.from_pretrained(joining).max_position_embeddings
+    with pytest.raises(InputError, match=f"tuning.max_length: {context + 1} tokens.* {context}"):
+        import_in_this_process(joining, tmp_path, chat, monkeypatch, max_length=context + 1)
+    assert import_in_this_process(joining, tmp_path, chat, monkeypatch, max_length=context).exists()
 
 
 def test_a_base_model_that_is_taken_is_checked_with_its_own_tags(model, tokenizer, tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ PLUMBING = (
     "stage.claim",
     "stage.command",
     "stage.costs",
+    "stage.exported",
     "stage.fit",
     "stage.job",
     "stage.record",
