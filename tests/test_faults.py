@@ -162,7 +162,10 @@ def disturb(folder, typical, chance):
                     if process not in doomed and (of_snakemake or wanted[rule] > 0):
                         late = rule == "tune_chosen"
                         if not late or has_checkpoint(folder, process):
-                            doomed[process] = rule, time.monotonic() + (not late) * chance.random() * typical[rule]
+                            doomed[process] = (
+                                rule,
+                                time.monotonic() + (not late) * chance.random() * typical.get(rule, 1.0),
+                            )
                 for process, (rule, when) in [*doomed.items()]:
                     if time.monotonic() >= when and (of_snakemake or wanted[rule] > 0) and process.is_running():
                         if of_snakemake:
