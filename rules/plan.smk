@@ -17,77 +17,89 @@ def judge_costs():
     return dict(stage="judge", kind=judge.kind, evaluator=judge.evaluator, answer_tokens=answer_tokens, price=price)
 
 
-def planned_jobs():
-    """The costly jobs, those of the same cost together: what the cost depends on, and the jobs' outputs."""
-    jobs = {}
+def set_size(name):
+    """The instructions of an evaluation set; a thousand where the config does not say."""
+    return CONFIG.evaluation_sets[name].instructions or 1000
 
-    def add(output, **job):
-        jobs.setdefault(json.dumps(job, sort_keys=True), job | {"outputs": []})["outputs"].append(output)
 
-    def size(name):
-        return CONFIG.evaluation_sets[name].instructions or 1000
-
-    test, validation = CONFIG.generation.evaluation_set, CONFIG.selection.evaluation_set
-    asked = 2 if CONFIG.judge and CONFIG.judge.both_orders else 1
-    costs = judge_costs()
+def shared_jobs():
+    """What is made once for all models: datasets that are rewritten, and base models; (output, what its cost is of)."""
     for name in dict.fromkeys(one for used in used_datasets() for one in CONFIG.ancestry(used)):
         if CONFIG.datasets[name].origin == "rewrite":
             source = rows_of(name)
-            add(
-                dataset_path(name, CONFIG.run.models[0]),
+            yield dataset_path(name, CONFIG.run.models[0]), dict(
                 stage="rewrite",
                 examples=CONFIG.datasets[source].examples,
                 mean_tokens=CONFIG.plan.tokens.get(source),
                 price=plain(CONFIG.rewriting.server.price),
             )
+    for base, model in PRETRAINED.items():
+        shape = dict(vocabulary=model.pretrain.vocab_size, layers=model.pretrain.architecture.layers)
+        shape |= dict(width=model.pretrain.architecture.hidden_size, tokens=model.pretrain.tokens)
+        yield f"{BASES}/{base}/record.json", dict(stage="pretrain", **shape)
+
+
+def tuning_jobs(model):
+    """Tuning, and what the epoch counts are chosen by."""
+    costs, validation = judge_costs(), CONFIG.selection.evaluation_set
+    parameters, seed = CONFIG.models[model].parameters, CONFIG.validation_seed(model)
+    for mode in CONFIG.run.modes:
+        name, grid = CONFIG.modes[mode].dataset, CONFIG.epoch_grid(model, mode)
+        source = rows_of(name)
+        data = {
+            "stage": "tune",
+            "parameters": parameters,
+            "data": dataset_path(name, model),
+            "examples": CONFIG.datasets[source].examples,
+            "mean_tokens": CONFIG.plan.tokens.get(name, CONFIG.plan.tokens.get(source)),
+        }
+        for epochs in grid if len(grid) > 1 else []:
+            system, count = f"{mode}/epochs{epochs}/seed{seed}", set_size(validation)
+            yield f"{RESULTS}/{model}/{system}/record.json", data | dict(epochs=epochs)
+            asked = dict(stage="generate", parameters=parameters, instructions=count)
+            yield responses_path(model, system, validation), asked
+            if costs:
+                yield judgement_path(model, system, "references", validation), costs | dict(calls=ASKED * count)
+        for system in chosen(mode, model):  # whose epoch count is not known yet: at most the largest
+            yield f"{RESULTS}/{model}/{system}/record.json", data | dict(epochs=max(grid))
+
+
+def measuring_jobs(model):
+    """What is measured of a model's systems."""
+    costs, parameters = judge_costs(), CONFIG.models[model].parameters
+    count = set_size(CONFIG.generation.evaluation_set)
+    for system in tested_systems(model):
+        yield responses_path(model, system), dict(stage="generate", parameters=parameters, instructions=count)
+    for system, _, _ in ranked_systems(model):
+        yield f"{RESULTS}/{model}/{system}/ranking.json", dict(
+            stage="rank",
+            parameters=parameters,
+            instructions=CONFIG.ranking.instructions,
+            responses=CONFIG.ranking.others * len(CONFIG.ranking.negatives) + 1,
+        )
+    for _, system in drifting_systems(model):
+        yield drift_path(model, system), dict(stage="drift", parameters=parameters, documents=CONFIG.drift.documents)
+    for _, system in harness_systems(model):
+        yield harness_path(model, system), dict(stage="harness")
+    for mode in CONFIG.similarity.modes if CONFIG.similarity else []:
+        yield similarity_path(model, mode), dict(stage="similarity")
+    for system, seed, *_ in comparisons(model) if costs else []:
+        yield judgement_path(model, system, f"seed{seed}"), costs | dict(calls=ASKED * count)
+
+
+ASKED = 2 if CONFIG.judge and CONFIG.judge.both_orders else 1  # times that a pair is shown to the judge
+PLANNED = ("rewrite", "pretrain", "tune", "generate", "rank", "drift", "harness", "similarity", "judge")
+
+
+def planned_jobs():
+    """The costly jobs, those of the same cost together: what the cost depends on, and the jobs' outputs."""
+    made = [*shared_jobs()]
     for model in CONFIG.run.models:
-        parameters = CONFIG.models[model].parameters
-        for mode in CONFIG.run.modes:
-            name, grid = CONFIG.modes[mode].dataset, CONFIG.epoch_grid(model, mode)
-            source = rows_of(name)
-            data = {
-                "stage": "tune",
-                "parameters": parameters,
-                "data": dataset_path(name, model),
-                "examples": CONFIG.datasets[source].examples,
-                "mean_tokens": CONFIG.plan.tokens.get(name, CONFIG.plan.tokens.get(source)),
-            }
-            seed = CONFIG.validation_seed(model)
-            for epochs in grid if len(grid) > 1 else []:
-                system = f"{mode}/epochs{epochs}/seed{seed}"
-                add(f"{RESULTS}/{model}/{system}/record.json", epochs=epochs, **data)
-                add(
-                    responses_path(model, system, validation),
-                    stage="generate",
-                    parameters=parameters,
-                    instructions=size(validation),
-                )
-                if costs:
-                    add(
-                        judgement_path(model, system, "references", validation), calls=asked * size(validation), **costs
-                    )
-            for system in chosen(mode, model):  # whose epoch count is not known yet: at most the largest
-                add(f"{RESULTS}/{model}/{system}/record.json", epochs=max(grid), **data)
-        for system in tested_systems(model):
-            add(responses_path(model, system), stage="generate", parameters=parameters, instructions=size(test))
-        for system, _, _ in ranked_systems(model):
-            others = CONFIG.ranking.others * len(CONFIG.ranking.negatives)
-            count, responses = CONFIG.ranking.instructions, others + 1
-            add(
-                f"{RESULTS}/{model}/{system}/ranking.json",
-                stage="rank",
-                parameters=parameters,
-                instructions=count,
-                responses=responses,
-            )
-        for _, system in drifting_systems(model):
-            documents = CONFIG.drift.documents
-            add(drift_path(model, system), stage="drift", parameters=parameters, documents=documents)
-        for system, seed, *_ in comparisons(model) if costs else []:
-            add(judgement_path(model, system, f"seed{seed}"), calls=asked * size(test), **costs)
-    return sorted(
-        jobs.values(), key=lambda job: ("rewrite", "tune", "generate", "rank", "drift", "judge").index(job["stage"])
-    )
+        made += [*tuning_jobs(model), *measuring_jobs(model)]
+    jobs = {}
+    for output, job in made:
+        jobs.setdefault(json.dumps(job, sort_keys=True), job | {"outputs": []})["outputs"].append(output)
+    return sorted(jobs.values(), key=lambda job: PLANNED.index(job["stage"]))
 
 
 rule plan:
@@ -99,6 +111,7 @@ rule plan:
             jobs=planned_jobs(),
             machine=MACHINE,
             gpu=CONFIG.plan.gpu,
+            device=EXECUTION.device,
             response_tokens=min(CONFIG.plan.response_tokens, CONFIG.generation.max_new_tokens),
             batch=EXECUTION.generation_batch_size,
             checkpointing=EXECUTION.gradient_checkpointing,

@@ -14,12 +14,21 @@ from typing import Any
 from implicit.chat_client import completion_limit, estimate_tokens
 from stage.budget import UNITS, spent, unpriced_calls
 from stage.command import read_settings, run_stage
-from stage.costs import CHARACTERS_PER_TOKEN, Machine, generation_hours, scoring_hours, tuning_hours
+from stage.costs import (
+    CHARACTERS_PER_TOKEN,
+    Machine,
+    generation_hours,
+    llama_parameters,
+    scoring_hours,
+    tuning_hours,
+)
 from stage.storage import read_table
 
 INSTRUCTION_TOKENS = 45  # mean of AlpacaEval's, for sets that have not been prepared yet
 DOCUMENT_TOKENS = 500  # of a held-out text: a guess
 REWRITING_PROMPT = 100  # tokens around what is to be rewritten
+
+UNSIZED = {"judge", "similarity", "harness"}  # stages whose models or requests are not described in the config
 
 Job = dict[str, Any]
 
@@ -36,49 +45,63 @@ def dataset_tokens(path: str, examples: int | None, mean: int | None) -> int | N
 def cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, float | None]:
     """What one job costs: tokens (of the model), gpu_hours, calls, judge_tokens, price. None where it is not known."""
     nothing = {"tokens": 0, "gpu_hours": 0.0, "calls": 0, "judge_tokens": 0, "price": 0.0}
-    stage, parameters, response = job["stage"], job.get("parameters"), settings["response_tokens"]
-    if stage == "tune":
-        tokens = dataset_tokens(job["data"], job["examples"], job["mean_tokens"])
-        tokens = None if tokens is None else tokens * job["epochs"]
-        known = tokens is not None and parameters is not None
-        hours = (
-            tuning_hours(machine, parameters=parameters, tokens=tokens, checkpointing=settings["checkpointing"])
-            if known
-            else None
-        )
-        return nothing | {"tokens": tokens, "gpu_hours": hours}
-    if stage == "generate":
-        hours = (
-            generation_hours(
-                machine,
-                parameters=parameters,
-                prompts=job["instructions"],
-                response_tokens=response,
-                batch=settings["batch"],
-            )
-            if parameters is not None
-            else None
-        )
-        return nothing | {"tokens": job["instructions"] * response, "gpu_hours": hours}
-    if stage == "rank":
-        tokens = job["instructions"] * job["responses"] * (INSTRUCTION_TOKENS + response)
-        hours = scoring_hours(machine, parameters=parameters, tokens=tokens) if parameters is not None else None
-        return nothing | {"tokens": tokens, "gpu_hours": hours}
-    if stage == "drift":  # by the base model and by the tuned one
+    known = nothing | COSTS[job["stage"]](job, settings, machine)
+    return known | {"gpu_hours": 0.0} if settings["device"] == "cpu" else known
+
+
+def pretraining_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, float | None]:
+    """What the pre-training of a small Llama costs."""
+    parameters = llama_parameters(width=job["width"], layers=job["layers"], vocabulary=job["vocabulary"])
+    hours = tuning_hours(machine, parameters=parameters, tokens=job["tokens"], checkpointing=False)
+    return {"tokens": job["tokens"], "gpu_hours": hours}
+
+
+def tuning_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, float | None]:
+    """What tuning costs."""
+    tokens, parameters = dataset_tokens(job["data"], job["examples"], job["mean_tokens"]), job["parameters"]
+    if tokens is None or parameters is None:
+        return {"tokens": None if tokens is None else tokens * job["epochs"], "gpu_hours": None}
+    tokens *= job["epochs"]
+    checkpointing = settings["checkpointing"]
+    hours = tuning_hours(machine, parameters=parameters, tokens=tokens, checkpointing=checkpointing)
+    return {"tokens": tokens, "gpu_hours": hours}
+
+
+def generation_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, float | None]:
+    """What a set of responses costs."""
+    size = {"prompts": job["instructions"], "response_tokens": settings["response_tokens"], "batch": settings["batch"]}
+    parameters = job["parameters"]
+    hours = None if parameters is None else generation_hours(machine, parameters=parameters, **size)
+    return {"tokens": job["instructions"] * settings["response_tokens"], "gpu_hours": hours}
+
+
+def scoring_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, float | None]:
+    """What a ranking costs, or the drift of a model, whose documents its base model reads, too."""
+    if job["stage"] == "rank":
+        tokens = job["instructions"] * job["responses"] * (INSTRUCTION_TOKENS + settings["response_tokens"])
+    else:
         tokens = 2 * job["documents"] * DOCUMENT_TOKENS
-        hours = scoring_hours(machine, parameters=parameters, tokens=tokens) if parameters is not None else None
-        return nothing | {"tokens": tokens, "gpu_hours": hours}
-    if stage == "rewrite":  # every response is looked at, and one out of ten is written anew
-        if job["examples"] is None or job["mean_tokens"] is None:
-            return nothing | dict.fromkeys(("calls", "judge_tokens", "price"), None)
-        calls = round(1.1 * job["examples"])
-        read = calls * (REWRITING_PROMPT + job["mean_tokens"])
-        written = round(0.1 * job["examples"]) * job["mean_tokens"]
-        return nothing | {"calls": calls, "judge_tokens": read + written, "price": priced(read, written, job["price"])}
-    return nothing | judge_cost(job, settings)
+    parameters = job["parameters"]
+    hours = None if parameters is None else scoring_hours(machine, parameters=parameters, tokens=tokens)
+    return {"tokens": tokens, "gpu_hours": hours}
 
 
-def judge_cost(job: Job, settings: dict[str, Any]) -> dict[str, float | None]:
+def rewriting_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, float | None]:
+    """What rewriting costs: every response is looked at, and one out of ten is written anew."""
+    if job["examples"] is None or job["mean_tokens"] is None:
+        return dict.fromkeys(("calls", "judge_tokens", "price"), None)
+    calls = round(1.1 * job["examples"])
+    read = calls * (REWRITING_PROMPT + job["mean_tokens"])
+    written = round(0.1 * job["examples"]) * job["mean_tokens"]
+    return {"calls": calls, "judge_tokens": read + written, "price": priced(read, written, job["price"])}
+
+
+def unknown_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, float | None]:
+    """The size of an encoder is not known before it is loaded, nor how much the harness asks."""
+    return {"tokens": None, "gpu_hours": None}
+
+
+def judge_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, float | None]:
     """What the judgements of a comparison cost: a local judge's hours are not known, as its size is not."""
     calls, price, answer_tokens = job["calls"], job["price"], job["answer_tokens"]
     if job["kind"] == "local":
@@ -107,6 +130,19 @@ def evaluator_price(evaluator: str) -> tuple[dict[str, float] | None, float]:
 def priced(read: float, written: float, price: dict[str, float] | None) -> float | None:
     """The price of tokens that a server reads and writes; prices are of a million, None where they are not known."""
     return None if price is None else (read * price["input"] + written * price["output"]) / 1e6
+
+
+COSTS = {
+    "rewrite": rewriting_cost,
+    "pretrain": pretraining_cost,
+    "tune": tuning_cost,
+    "generate": generation_cost,
+    "rank": scoring_cost,
+    "drift": scoring_cost,
+    "harness": unknown_cost,
+    "similarity": unknown_cost,
+    "judge": judge_cost,
+}
 
 
 def summed(jobs: list[Job], settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -141,11 +177,17 @@ def lines(rows: list[dict[str, Any]], settings: dict[str, Any]) -> list[str]:
     padded = [[cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in table]
     text = ["  ".join([line[0].ljust(widths[0]), *cells[1:]]) for line, cells in zip(table, padded, strict=True)]
     share = f"{100 * settings['machine']['utilisation']:.0f} %"
-    text.append(f"\nGPU hours are of one {settings['gpu']} at {share} of its peak: a rough guess.")
-    if any(row["gpu_hours"] is None for row in rows if row["stage"] != "judge"):
+    if settings["device"] == "cpu":
+        text.append("\nGPU hours: none, as execution.device is cpu.")
+    else:
+        text.append(f"\nGPU hours are of one {settings['gpu']} at {share} of its peak: a rough guess.")
+    unknown = {row["stage"] for row in rows if row["gpu_hours"] is None}
+    if unknown - UNSIZED:
         text.append("unknown hours: give `parameters` of the model, and `plan.tokens` of the dataset.")
-    if any(row["gpu_hours"] is None for row in rows if row["stage"] == "judge"):
-        text.append("unknown hours: the size of a local judge is not known before it is loaded.")
+    if unknown & UNSIZED:
+        text.append(
+            f"unknown hours of {', '.join(sorted(unknown & UNSIZED))}: their size is known when they are loaded."
+        )
     return text + [against_ceiling(unit, rows, settings) for unit in UNITS]
 
 

@@ -4,9 +4,10 @@ import multiprocessing
 
 import pytest
 
+from implicit.pretrain import Architecture, build_model
 from make_plan import lines, summed
 from stage.budget import CeilingReached, Ledger, spent
-from stage.costs import Machine, generation_hours, scoring_hours, tuning_hours
+from stage.costs import Machine, generation_hours, llama_parameters, scoring_hours, tuning_hours
 from stage.storage import write_table
 
 MACHINE = {"tflops": 312.0, "bandwidth": 2.0, "utilisation": 0.4}
@@ -74,7 +75,7 @@ def test_costs_by_hand():
 
 
 def plan_settings(tmp_path, jobs):
-    return {"jobs": jobs, "machine": MACHINE, "gpu": "A100-80GB", "response_tokens": 300, "batch": 64, "checkpointing": True,
+    return {"jobs": jobs, "machine": MACHINE, "gpu": "A100-80GB", "response_tokens": 300, "batch": 64, "checkpointing": True, "device": "auto",
             "ceilings": {"gpu_hours": 1.0, "price": None}, "ledger": str(tmp_path / "ledger")}  # fmt: skip
 
 
@@ -113,6 +114,22 @@ def test_the_plan_counts_what_is_still_to_do(tmp_path):
     assert "within the ceiling of 1\n" in text and "no ceiling (ceilings.price)" in text
     settings["ceilings"]["gpu_hours"] = 1e-6
     assert "BEYOND the ceiling of 1e-06" in "\n".join(lines([tune, judge], settings))
+
+
+def test_on_a_cpu_no_gpu_hours_are_planned(tmp_path):
+    shape = {"vocabulary": 1024, "layers": 4, "width": 192, "tokens": 10**6}
+    jobs = [{"stage": "pretrain", **shape, "outputs": ["x"]}, {"stage": "similarity", "outputs": ["y"]}]
+    settings = plan_settings(tmp_path, jobs)
+    pretrain, similarity = summed(jobs, settings)
+    assert pretrain["gpu_hours"] > 0 and similarity["gpu_hours"] is None
+    assert "UNKNOWN whether" in "\n".join(lines([pretrain, similarity], settings))
+    assert {row["gpu_hours"] for row in summed(jobs, settings | {"device": "cpu"})} == {0.0}
+
+
+def test_what_a_pretrained_model_is_expected_to_have_is_what_it_has(tokenizer):
+    shape = Architecture(hidden_size=96, layers=3, heads=4, context=64)
+    count = build_model(shape, tokenizer, seed=0).num_parameters() / 1e9
+    assert llama_parameters(width=96, layers=3, vocabulary=len(tokenizer)) == pytest.approx(count, rel=0.05)
 
 
 def test_what_is_not_known_is_said_to_be_unknown(tmp_path):

@@ -17,6 +17,11 @@ class Machine:
     utilisation: float
 
 
+def llama_parameters(*, width: int, layers: int, vocabulary: int) -> float:
+    """Parameters in billions of a Llama that is pre-trained here: 12 width² a layer, and embeddings used twice."""
+    return (12 * width**2 * layers + width * vocabulary) / 1e9
+
+
 def tuning_hours(machine: Machine, *, parameters: float, tokens: int, checkpointing: bool) -> float:
     """GPU hours of tuning: 6 operations a parameter (in billions) and token, 8 where activations are recomputed."""
     operations = (8 if checkpointing else 6) * parameters * 1e9 * tokens
