@@ -97,7 +97,8 @@ scores = st.integers(-64, 0).map(lambda n: n / 8)  # ties are common, and halves
 counts = st.sampled_from([1, 2, 4])
 pairs = st.lists(
     st.fixed_dictionaries({"id": st.sampled_from("abcd"), "other_id": st.just("x"), "true_logprob": scores, "true_tokens": counts,
-                           "other_logprob": scores, "other_tokens": counts}), min_size=1, max_size=20,
+                           "other_logprob": scores, "other_tokens": counts}).map(lambda row: row | {"cluster": row["id"] in "ab"}),
+    min_size=1, max_size=20,
 )  # fmt: skip
 
 
