@@ -12,7 +12,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from implicit.context import stated_context
-from implicit.render import Format
+from implicit.render import Format, chat_template
 from stage.command import InputError, arguments, run_stage, say
 from stage.exported import TEXTS, check_weights, encoder, file_encoder, first_difference, loaded_weights
 from stage.fit import check_datasets
@@ -148,7 +148,9 @@ def import_model(args: argparse.Namespace, this: Job) -> None:
     check_datasets(args.cuttable, tokenizer, context=None)
     base = path + (f" at {commit}" if commit else "")
     card = {"base": base, "data": "none", "mode": "none", "seed": "none"}
-    save_model(model, tokenizer, args.model, card=card, chat=Format(**settings["chat"]))
+    chat = Format(**settings["chat"])
+    tokenizer.chat_template = chat_template(tokenizer, chat)
+    save_model(model, tokenizer, args.model, card=card, chat=chat)
     this.finish(
         f"{type(model).__name__} of {model.num_parameters():,} parameters, from {base}",
         outputs={"model": args.model},

@@ -35,7 +35,8 @@ def conversations(name: str, source: dict[str, Any], world: int | None) -> list[
         notes: Counter[str] = Counter()
         origin, counted, mapped = _mapped(name, source, notes)
         found = take_first(mapped, source.get("examples"), key=f"datasets.{name}.examples")
-        say(f"{len(found):,} conversations of {counted.of_all()} of {origin}")
+        of_all = counted.of_all()
+        say(f"{len(found):,} conversations of {of_all} of {origin}")
         for note, count in notes.items():
             say(f"{count:,} {note}")
     else:
@@ -92,7 +93,8 @@ def main() -> None:
     messages = [row["messages"] for row in rows]
     digest = check_sha256(messages, source.get("sha256"), key=f"datasets.{name}")
     write_table("conversations", rows, args.output)
-    say(f"{len(rows):,} conversations, sha256 {digest}{notes_on(messages)}")
+    notes = notes_on(messages)
+    say(f"{len(rows):,} conversations, sha256 {digest}{notes}")
 
 
 if __name__ == "__main__":

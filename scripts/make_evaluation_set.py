@@ -48,7 +48,8 @@ def evaluation_rows(name: str, source: dict[str, Any], world: int | None) -> lis
         key = f"evaluation_sets.{name}.instructions"
         counted, mapped = _mapped(name, source)
         found = take_first(mapped, source.get("instructions"), key=key)
-        say(f"{len(found):,} instructions of {counted.of_all()} of {found[0][1]['source']}")
+        of_all, source_name = counted.of_all(), found[0][1]["source"]
+        say(f"{len(found):,} instructions of {of_all} of {source_name}")
         rows = [row for _, row in found]
         check_distinct([row["instruction"] for row in rows], [place for place, _ in found])
         empty = sum(row["reference"] is not None and not row["reference"].strip() for row in rows)

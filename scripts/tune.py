@@ -16,7 +16,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from implicit.render import USER_TURNS, Format, Rendered, render
+from implicit.render import USER_TURNS, Format, Rendered, chat_template, render
 from implicit.turns import unanswered
 from stage.command import InputError, arguments, run_stage, say
 from stage.costs import tuning_hours
@@ -202,7 +202,9 @@ def tune_model(args: argparse.Namespace, this: Job, processes: "Processes") -> N
         return
     card = {key: settings[key] for key in ("mode", "seed")}
     card |= {"base": args.base, "data": args.data, "epochs": args.epochs}
-    save_model(tuned, tokenizer, args.model, card=card, chat=Format(**settings["chat"]))
+    chat = Format(**settings["chat"])
+    tokenizer.chat_template = chat_template(tokenizer, chat)
+    save_model(tuned, tokenizer, args.model, card=card, chat=chat)
     this.finish(
         f"loss {steps[-1].loss:.4f} after {steps[-1].step} steps",
         outputs={"model": args.model},

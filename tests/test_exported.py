@@ -15,7 +15,7 @@ import import_model
 import take_base
 from implicit.generate import generate
 from implicit.local_judge import LocalJudgeError, score_labels
-from implicit.render import Format, encode_response, render, render_prompt, render_request
+from implicit.render import Format, chat_template, encode_response, render, render_prompt, render_request
 from stage import exported
 from stage.command import InputError
 from stage.exported import check_template, check_token_ids, check_tokenizer, check_weights, stored_weights
@@ -142,6 +142,7 @@ def test_plain_transformers_generates_and_stops_as_here(models, elsewhere, name)
 @pytest.fixture
 def saved(model, tokenizer, chat, tmp_path):
     """A model's directory as it is saved here."""
+    tokenizer.chat_template = chat_template(tokenizer, chat)
     save_model(model, tokenizer, tmp_path / "saved", card={}, chat=chat)
     return tmp_path / "saved"
 
@@ -172,6 +173,11 @@ def test_nothing_is_saved_that_does_not_pass(model, tokenizer, chat, tmp_path):
     with torch.no_grad():
         model.get_input_embeddings().weight[-1, -1] = float("inf")
     with pytest.raises(InputError, match=r"weights hold NaN or infinite values, such as model\.embed_tokens"):
+        save_model(model, tokenizer, tmp_path / "model", card={}, chat=chat)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[-1, -1] = 0.0
+    tokenizer.chat_template = chat_template(tokenizer, Format("<other>", "<tags>", add_bos=True))
+    with pytest.raises(InputError, match="a chat template gives other tokens"):
         save_model(model, tokenizer, tmp_path / "model", card={}, chat=chat)
     assert list(tmp_path.iterdir()) == []
 
@@ -239,7 +245,7 @@ def test_a_context_length_is_found_whatever_it_is_called(tmp_path, chat, monkeyp
         import_in_this_process(source, tmp_path / "out", chat, monkeypatch)
     model = AutoModelForCausalLM.from_pretrained(source)
     with pytest.raises(LocalJudgeError, match="max_position_embeddings"):
-        score_labels(model, [[1]], [[1], [2]], batch_tokens=9, done=print)
+        list(score_labels(model, [[1]], [[1], [2]], batch_tokens=9))
 
 
 def test_tags_that_a_template_cannot_give_are_refused(tmp_path, chat, monkeypatch):
@@ -292,6 +298,7 @@ def test_rows_longer_than_an_imported_models_context_are_refused_at_import(tmp_p
 
 
 def test_a_base_model_that_is_taken_is_checked_with_its_own_tags(model, tokenizer, tmp_path, monkeypatch):
+    tokenizer.chat_template = None
     save_model(model, tokenizer, tmp_path / "shared", card={}, chat=None)
     assert not (tmp_path / "shared" / "chat_template.jinja").exists()
     write_json({"outputs": {"shared": {"sha256": fingerprint(tmp_path / "shared")}}}, tmp_path / "shared.json")

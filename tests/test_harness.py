@@ -12,7 +12,7 @@ import yaml
 
 from implicit.generate import generate
 from implicit.rank import score_responses
-from implicit.render import encode_response, render_prompt
+from implicit.render import chat_template, encode_response, render_prompt
 from stage.models import save_model
 
 pytestmark = pytest.mark.skipif(find_spec("lm_eval") is None, reason="envs/harness.txt is not installed")
@@ -25,6 +25,7 @@ NEW_TOKENS = 24
 @pytest.fixture
 def saved(model, tokenizer, chat, tmp_path):
     card = {"mode": "none", "seed": 3, "base": "-", "data": "-"}
+    tokenizer.chat_template = chat_template(tokenizer, chat)
     save_model(model, tokenizer, tmp_path / "model", card=card, chat=chat)
     return tmp_path
 

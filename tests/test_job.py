@@ -87,7 +87,13 @@ def commands(small, out):
     model = {"model": small / "tuned/model", "model-record": small / "tuned/record.json"}
     common = {"chat": CHAT, "precision": "float32"}
     files = {"output": out / "out.parquet", "summary": out / "out.json"}
-    judge = {"min_label_probability": 0.0, "name": "j", "kind": "local", "path": str(small / "tuned/model"), "template": str(small / "template.txt")}
+    judge = {
+        "min_label_probability": 0.0,
+        "name": "j",
+        "kind": "local",
+        "path": str(small / "tuned/model"),
+        "template": str(small / "template.txt"),
+    }
     judge |= {"seed": 0, "bootstrap": 5, "metric": "length_controlled_minimal"}
     tuning = {"mode": "m", "user_turn": "shown", "seed": 5, "tuning": TUNING, "chat": CHAT}
     ranking = {"instructions": 6, "others": 2, "negatives": ["any"], "seed": 0, "bootstrap": 5} | common

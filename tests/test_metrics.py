@@ -127,8 +127,11 @@ def test_events_say_what_the_records_say(made):
         told = read_json(made.folder / told)
         assert steps[max(steps)].items() >= close({"test/win_rate": told["win_rate"], "test/ties": 0}).items()
         assert not {"test/length_controlled_win_rate", "test/quality"} & steps[max(steps)].keys()  # none there
-    assert events["tiny/base"] == {0: close({"ranking/capability": 70, "ranking/capability_per_token": 70})}
-    assert events["tiny/instruction_tuning/seed1"][240]["ranking/capability"] == pytest.approx(70)
+    ranked = [read_json(made.folder / entry["path"])["summary"] for entry in made.settings["rankings"]]
+    shares = [[100 * summary[score]["capability"] for score in ("sequence", "token")] for summary in ranked]
+    names = ("ranking/capability", "ranking/capability_per_token")
+    assert events["tiny/base"] == {0: close(dict(zip(names, shares[0], strict=True)))}
+    assert events["tiny/instruction_tuning/seed1"][240]["ranking/capability"] == pytest.approx(shares[1][0])
     for entry in made.settings["selections"]:
         grid = read_json(made.folder / entry["path"])["grid"]
         assert events[f"tiny/{entry['mode']}/validation"] == {

@@ -198,7 +198,7 @@ def test_the_script_rewrites_a_dataset_and_says_what_it_took(rows, tmp_path, mon
         again[again.index("--output") + 1] = str(tmp_path / "unpriced.parquet")
         with monkeypatch.context() as patched:
             said = []
-            patched.setattr(rewrite_dataset, "say", said.append)
+            patched.setattr("stage.job.say", said.append)
             patched.setattr(sys, "argv", [*again, "--record", str(tmp_path / "unpriced.json")])
             rewrite_dataset.main()
         assert said[-1].endswith("price unknown") and read_json(tmp_path / "unpriced.json")["price"] is None

@@ -288,7 +288,7 @@ def test_turns_after_the_last_response_are_counted_and_are_all_that_is_dropped(r
     messages = talk(roles)
     dropped = unanswered(messages)
     assert dropped == len(roles) - len(roles.rstrip("u"))
-    shown = "".join(segment.text for segment in segments(messages, chat))
+    shown = "".join(piece.text for segment in segments(messages, chat) for piece in segment.pieces)
     assert [message["content"] in shown for message in messages] == [True] * (len(roles) - dropped) + [False] * dropped
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from implicit import context
-from implicit.render import Format, chat_template
 from stage.command import InputError, say
 from stage.exported import NO_SETTING, SPECIAL, check_exported
 from stage.record import commit
@@ -13,6 +12,8 @@ from stage.storage import written_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from implicit.render import Format
 
 
 def pick_device(wanted: str) -> str:
@@ -118,14 +119,14 @@ def save_model(
     path: Path,
     *,
     card: dict[str, Any],
-    chat: Format | None,
+    chat: "Format | None",
 ) -> None:
     """Save model, tokenizer and card as a directory that works elsewhere, whole or not at all.
 
-    Its chat template is that of ``chat``; None gives none. Raises InputError where a check of `stage.exported` fails.
+    The tokenizer's chat template must be that of ``chat``, None where it has none. Raises InputError where a check of
+    `stage.exported` fails.
     """
     lines = [f"- {name}: {value}" for name, value in (card | {"commit": commit()}).items()]
-    tokenizer.chat_template = None if chat is None else chat_template(tokenizer, chat)
     with written_whole(path) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
