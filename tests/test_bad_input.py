@@ -181,7 +181,7 @@ CONFIGS = [
     ("judge.min_label_probability", 1.5, "judge.min_label_probability: Input should be less than or equal to 1"),
     ("judge", judge(answer="text", server=SERVER | {"request": {"max_tokens": 1}}), "judge: 'answer' is text: max_tokens"),
     ("judge", judge(template="pyproject.toml"), "judge.template: its placeholders must be"),
-    ("judge", EVALUATOR | {"evaluator": "nobody"}, "judge.evaluator: no folder or file 'nobody'"),
+    ("judge", EVALUATOR | {"evaluator": "nobody"}, "judge.evaluator: 'nobody'"),
     ("judge", judge(template="no/such.txt"), "judge.template: file no/such.txt: not found"),
     ("judge", judge(server=SERVER | {"base_url": "api.example.com"}), "judge.server.base_url: String should match pattern"),
     ("judge", judge(server=SERVER | {"base_url": f"https://me:{SECRET}@a.b/v1"}), "judge.server: 'base_url' must hold no user"),

@@ -186,7 +186,7 @@ def small_overlay(folder, data):
         "generation": {"max_new_tokens": 48},
         "rules": {"variants": {"no_eos": {"max_new_tokens": 24}}},
         "ranking": {"instructions": 10, "others": 2, "bootstrap": 50},
-        "judge": {"name": "small", "kind": "local", "server": None, "path": str(folder / "judge"), "metric": "length_controlled_minimal", "bootstrap": 10},
+        "judge": {"name": "small", "kind": "local", "server": None, "path": str(folder / "judge"), "min_label_probability": 0, "metric": "length_controlled_minimal", "bootstrap": 10},
         "similarity": {"encoder": str(folder / "encoder"), "modes": ["gsm8k", "poetry"]},
         "execution": {"device": "cpu", "processes": 1, "gradient_checkpointing": False, "compile": False, "generation_batch_size": 12, "micro_batch_tokens": 2048},
         "note": "Models with random weights: these figures mean nothing.",

@@ -33,7 +33,8 @@ def check_config(raw: dict[str, Any], files: Sequence[str | Path] = ()) -> Confi
         raise ConfigError("\n".join(_explain(fault) for fault in error.errors())) from None
     config = _with_conditions(config)
     _refuse([*unknown_names(config), *names_taken(config), *_bad_overlays(config)])
-    _refuse([*bad_values(config), *_missing_files(config), *_unfit_judge(config)])
+    _refuse([*bad_values(config), *_missing_files(config)])
+    _refuse(_unfit_judge(config))
     return config
 
 

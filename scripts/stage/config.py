@@ -451,7 +451,7 @@ class Judge(Section):
     """A file with `{instruction}`, `{output_1}` and `{output_2}`; `null` is that of AlpacaEval 2."""
     answer: Literal["logprobs", "text"] = "logprobs"
     """`logprobs`: the weighted preference of AlpacaEval 2; `text`: the label itself."""
-    min_label_probability: Annotated[float, Field(ge=0, le=1)]
+    min_label_probability: Share
     reference_mode: str
     seed: Seed
     bootstrap: Draws
