@@ -46,8 +46,8 @@ def planned_jobs():
             }
             seed = CONFIG.validation_seed(model)
             for epochs in grid if len(grid) > 1 else []:
-                system = f"{mode}/epochs{epochs}/seed{seed}"
-                add(f"{RESULTS}/{model}/{system}/record.json", epochs=epochs, **data)
+                system = tuned(mode, seed, epochs)
+                add(f"{RESULTS}/{model}/{system.path}/record.json", epochs=epochs, **data)
                 add(
                     responses_path(model, system, validation),
                     stage="generate",
@@ -58,23 +58,23 @@ def planned_jobs():
                 if answered:
                     add(judged, stage="judge", calls=asked * size(validation), answer_tokens=answer_tokens, price=price)
             for system in chosen(mode, model):  # whose epoch count is not known yet: at most the largest
-                add(f"{RESULTS}/{model}/{system}/record.json", epochs=max(grid), **data)
+                add(f"{RESULTS}/{model}/{system.path}/record.json", epochs=max(grid), **data)
         for system in tested_systems(model):
             add(responses_path(model, system), stage="generate", parameters=parameters, instructions=size(test))
-        for system, _, _ in ranked_systems(model):
+        for system in ranked_systems(model):
             others = CONFIG.ranking.others * len(CONFIG.ranking.negatives)
             count, responses = CONFIG.ranking.instructions, others + 1
             add(
-                f"{RESULTS}/{model}/{system}/ranking.json",
+                f"{RESULTS}/{model}/{system.path}/ranking.json",
                 stage="rank",
                 parameters=parameters,
                 instructions=count,
                 responses=responses,
             )
-        for _, system in drifting_systems(model):
+        for system in drifting_systems(model):
             documents = CONFIG.drift.documents
             add(drift_path(model, system), stage="drift", parameters=parameters, documents=documents)
-        for system, seed, *_ in comparisons(model) if answered else []:
+        for system, seed in comparisons(model) if answered else []:
             judged = judgement_path(model, system, f"seed{seed}")
             add(judged, stage="judge", calls=asked * size(test), answer_tokens=answer_tokens, price=price)
     return sorted(

@@ -12,24 +12,27 @@ import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from reporting.collect import read_metrics
+from reporting.forms import plus_minus
+from reporting.spent import all_records
 from stage.command import InputError, run_stage, say
-from stage.spent import all_records
 from stage.storage import read_json
-from stage.table_forms import from_plus_minus, plus_minus, read_csv
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 ALPHA = 0.05
-ROUNDING = 0.1 / math.sqrt(12)  # the standard deviation that rounding to one decimal has by itself
+LEAST = 0.1 / math.sqrt(12)  # the least standard deviation of seeds that is believed, in percent points
+# (metric, slice, part) -> what it is called.
 COMPARED = {
-    "table1": ("win rate", "length-controlled"),
-    "table3": ("win rate", "length-controlled"),
-    "table4": ("win rate", "length-controlled"),
-    "table2": ("capability", "per token"),
+    ("win_rate", "all", ""): "win rate",
+    ("lc_win_rate", "all", ""): "length-controlled",
+    ("capability", "any", "sequence"): "capability",
+    ("capability", "any", "token"): "per token",
 }
-MUST_AGREE = ("n", "judge", "metric", "instructions", "pairs")  # or figures are of different things
+MUST_AGREE = {"n": "n", "judge": "judge", "judge_metric": "metric"}  # or numbers are of different things
 
 
 @dataclass(frozen=True)
@@ -53,51 +56,51 @@ class Difference:
     verdict: str = ""
 
 
-def rows_of(path: Path) -> list[Row]:
-    """A table's rows; none where the experiment has no such table."""
-    return read_csv(path) if path.is_file() else []
+def compared(metrics: "DataFrame") -> dict[str, "DataFrame"]:
+    """The rows of each figure that is compared, a seed each, by its name; without those that not every seed has."""
+    found = {}
+    own = metrics[(metrics["level"] == "seed") & (metrics["opponent"] != "references")]
+    for (metric, part, piece), name in COMPARED.items():
+        rows = own[(own["metric"] == metric) & (own["slice"] == part) & (own["part"] == piece)]
+        for (model, system, label), seeds in rows.groupby(["model", "name", "label"], sort=False):
+            judged = own[(own["metric"] == "win_rate") & (own["model"] == model) & (own["name"] == system)]
+            if metric != "lc_win_rate" or len(seeds) == len(judged):
+                found[f"{model}, {label}: {name}"] = seeds
+    return found
 
 
-def side(row: Row, column: str) -> Side | None:
-    """A figure of a table's row; None where it is empty."""
-    if not row[column]:
-        return None
-    if column == "win rate":  # each seed's is known, and less is lost by rounding
-        values = [float(value) for value in row["each seed"].split()]
-        return Side(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
-    return Side(*from_plus_minus(row[column]), int(row["seeds"]))
+def side(rows: "DataFrame") -> Side:
+    """A figure of one experiment."""
+    values = rows["value"].tolist()
+    return Side(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
-def differences(a: Path, b: Path) -> tuple[list[Difference], list[str]]:
-    """Figures that both have, and the names of rows that only one has."""
-    found: dict[str, Difference] = {}
-    lonely = []
-    for table, columns in COMPARED.items():
-        rows = [{(r["model"], r["tuning"]): r for r in rows_of(each / "tables" / f"{table}.csv")} for each in (a, b)]
-        for key in dict.fromkeys([*rows[0], *rows[1]]):
-            if key not in rows[0] or key not in rows[1]:
-                lonely.append(f"{table}, {', '.join(key)}: only in {'A' if key in rows[0] else 'B'}")
-                continue
-            one, two = rows[0][key], rows[1][key]
-            unlike = [name for name in MUST_AGREE if one.get(name) != two.get(name)]
-            for column in columns:
-                ours, theirs = side(one, column), side(two, column)
-                if ours and theirs:  # a row may stand in several tables
-                    name = f"{', '.join(key)}: {column}"
-                    found.setdefault(name, Difference(name, ours, theirs, ", ".join(unlike)))
-    return list(found.values()), lonely
+def differences(a: "DataFrame", b: "DataFrame") -> tuple[list[Difference], list[str]]:
+    """Figures that both have, and the names of those that only one has."""
+    ours, theirs = compared(a), compared(b)
+    found = []
+    for name in [name for name in ours if name in theirs]:
+        one, two = ours[name].iloc[0], theirs[name].iloc[0]
+        unlike = [told for column, told in MUST_AGREE.items() if one[column] != two[column]]
+        found.append(Difference(name, side(ours[name]), side(theirs[name]), ", ".join(unlike)))
+    lonely = [
+        f"{name}: only in {'A' if name in ours else 'B'}"
+        for name in [*ours, *theirs]
+        if (name in ours) != (name in theirs)
+    ]
+    return found, lonely
 
 
 def welch(a: Side, b: Side) -> float | None:
     """The p-value of Welch's t-test from means and deviations; None with a single seed on either side.
 
-    Deviations below that of rounding are taken as that: seeds that agree to the last digit do not prove anything.
+    Deviations below `LEAST` are taken as that: seeds that agree to the last digit do not prove anything.
     """
     from scipy.stats import ttest_ind_from_stats
 
     if a.deviation is None or b.deviation is None:
         return None
-    spread = [max(each.deviation or 0.0, ROUNDING) for each in (a, b)]
+    spread = [max(each.deviation or 0.0, LEAST) for each in (a, b)]
     return float(ttest_ind_from_stats(a.mean, spread[0], a.seeds, b.mean, spread[1], b.seeds, equal_var=False).pvalue)
 
 
@@ -131,18 +134,24 @@ def config_differences(a: Any, b: Any, name: str = "") -> list[str]:
     return lines
 
 
-def changed(table: str, columns: tuple[str, ...], names: tuple[str, ...], a: Path, b: Path) -> list[str]:
-    """Cells of ``names`` that differ between two experiments' tables, by the columns that identify a row."""
-    rows = [{tuple(r[c] for c in columns): r for r in rows_of(each / "tables" / f"{table}.csv")} for each in (a, b)]
-    shared = [key for key in rows[0] if key in rows[1]]
-    cells = [(key, name) for key in shared for name in names if rows[0][key][name] != rows[1][key][name]]
-    return [f"{', '.join(key)}: {name} A {rows[0][key][name]}, B {rows[1][key][name]}" for key, name in cells]
+def changed(a: "DataFrame", b: "DataFrame") -> list[str]:
+    """Datasets and evaluation sets of both experiments that differ, in how many rows or in their texts."""
+    both = [metrics[metrics["metric"] == "data_rows"].set_index(["slice", "set"]) for metrics in (a, b)]
+    one, two = (own[~own.index.duplicated(keep="last")] for own in both)
+    names = {"value": "rows", "sha256": "sha256"}
+    return [
+        f"{', '.join(key)}: {told} A {one.at[key, column]:{form}}, B {two.at[key, column]:{form}}"
+        for key in one.index.intersection(two.index, sort=False)
+        for (column, told), form in zip(names.items(), (".0f", ""), strict=True)
+        if one.at[key, column] != two.at[key, column]
+    ]
 
 
-def chosen(results: Path) -> dict[str, str]:
+def chosen(metrics: "DataFrame") -> dict[str, str]:
     """The epoch count of each model and mode."""
-    rows = rows_of(results / "tables" / "epochs.csv")
-    return {f"{row['model']}, {row['mode']}": row["epochs"] for row in rows if row["chosen"]}
+    rows = metrics[(metrics["metric"] == "chosen") & (metrics["value"] == 1)]
+    systems = zip(rows["model"], rows["name"], rows["slice"], strict=True)
+    return {f"{model}, {mode}": epochs for model, mode, epochs in systems}
 
 
 def origin(results: Path) -> str:
@@ -183,8 +192,9 @@ def main() -> None:
     parser.add_argument("b", type=Path)
     args = parser.parse_args()
     for results in (args.a, args.b):
-        if not (results / "tables").is_dir():
-            raise InputError(f"{results}: no results of an experiment, as it has no folder 'tables'")
+        if not (results / "metrics.parquet").is_file():
+            raise InputError(f"{results}: no results of an experiment, as it has no metrics.parquet")
+    a, b = (read_metrics(results / "metrics.parquet") for results in (args.a, args.b))
     configs = [path for path in (args.a / "config.json", args.b / "config.json") if path.is_file()]
     say(f"A  {origin(args.a)}\nB  {origin(args.b)}")
     if len(configs) == 2:
@@ -196,11 +206,11 @@ def main() -> None:
             [],
             nothing="not recorded on both sides (config.json): run both experiments again with this version",
         )
-    told("Data:", changed("data", ("kind", "name"), ("rows", "sha256"), args.a, args.b), nothing="no difference")
-    one, two = chosen(args.a), chosen(args.b)
+    told("Data:", changed(a, b), nothing="no difference")
+    one, two = chosen(a), chosen(b)
     epochs = [f"{name}: A {one[name]}, B {two[name]}" for name in one if name in two and one[name] != two[name]]
     told("Chosen epochs:", epochs, nothing="no difference")
-    found, lonely = differences(args.a, args.b)
+    found, lonely = differences(a, b)
     decide(found)
     told("Figures, A, B, and B less A (percent points):", show(found), nothing="none that both have")
     if lonely:

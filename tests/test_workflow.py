@@ -256,7 +256,7 @@ def test_a_modes_learning_rate_reruns_that_mode_and_what_depends_on_it(project):
     configs = overlay(project, "changed.yaml", {"modes": {"poem": {"tuning": {"learning_rate": 3.0e-4}}}})
     assert planned(project, configs=configs) == {
         "tune_candidate": 2, "tune_chosen": 2, "generate_responses": 4, "judge_responses": 4, "select_epochs": 1, "measure_drift": 2,
-        "record_config": 1, "make_tables": 1, "make_figures": 1, "make_events": 1, "make_report": 1,
+        "record_config": 1, "collect_metrics": 1, "make_tables": 1, "make_figures": 1, "make_events": 1, "make_report": 1,
     }  # fmt: skip
 
 
@@ -269,12 +269,12 @@ def test_how_it_is_computed_reruns_nothing(project):
     ("module", "jobs"),
     [
         ("implicit/rank.py", {
-            "rank_responses": 5, "measure_drift": 6, "make_tables": 1, "make_figures": 1, "make_events": 1, "make_report": 1,
+            "rank_responses": 5, "measure_drift": 6, "collect_metrics": 1, "make_tables": 1, "make_figures": 1, "make_events": 1, "make_report": 1,
         }),
         ("make_figures.py", {"make_figures": 1, "make_report": 1}),
         ("implicit/judge.py", {
             "judge_responses": 16, "select_epochs": 3, "tune_chosen": 6, "generate_responses": 6, "rank_responses": 4,
-            "measure_drift": 6, "make_tables": 1, "make_figures": 1, "make_events": 1, "make_report": 1,
+            "measure_drift": 6, "collect_metrics": 1, "make_tables": 1, "make_figures": 1, "make_events": 1, "make_report": 1,
         }),
     ],
 )  # fmt: skip

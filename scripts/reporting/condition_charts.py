@@ -1,6 +1,6 @@
 """The figure of conditions: what models can do by what is varied, a panel for each measure, over worlds."""
 
-from stage.chart_parts import COLOURS, DASHES, Panel, Row, Spec, axis, coloured, counted, distinct, rows_channel
+from reporting.chart_parts import COLOURS, DASHES, Panel, Row, Spec, axis, coloured, counted, distinct, rows_channel
 
 PREFERRED = "pairs in which the true response is preferred (percent)"
 MEASURES = {
@@ -32,9 +32,7 @@ def is_number(text: str) -> bool:
 def conditions_of_measure(rows: list[Row], title: str, unit: str, labels: list[str]) -> Panel:
     """One measure: a line for each system where the conditions are numbers, else points side by side."""
     numbers = all(is_number(row["condition"]) for row in rows)
-    values = [
-        row | numbers_of(row) | {"condition": float(row["condition"]) if numbers else row["condition"]} for row in rows
-    ]
+    values = [row | {"condition": float(row["condition"]) if numbers else row["condition"]} for row in rows]
     told = axis("condition", rows[0]["axis"])
     if not numbers:
         named = {"type": "nominal", "sort": distinct(rows, "condition"), "axis": {"labelAngle": 0}}
@@ -77,18 +75,13 @@ def tunings_of_measure(rows: list[Row], title: str, unit: str, labels: list[str]
             "encoding": {**y, "x": x, "tooltip": tooltip},
         },
     ]
-    spec = {"data": {"values": [row | numbers_of(row) for row in rows]}, "height": 18 * len(rows), "layer": layers}
+    spec = {"data": {"values": rows}, "height": 18 * len(rows), "layer": layers}
     return over_worlds(rows, title, unit, spec)
-
-
-def numbers_of(row: Row) -> Row:
-    """A row's mean and the ends of its interval, None where it has none."""
-    return {name: float(row[name]) if row[name] else None for name in ("mean", "low", "high")}
 
 
 def over_worlds(rows: list[Row], title: str, unit: str, spec: Spec) -> Panel:
     """A panel of one measure over worlds."""
-    several = any(row["low"] for row in rows)
+    several = any(row["low"] is not None for row in rows)
     bars = "lines: 95 % t-interval over worlds" if several else "one world: no interval"
     of = f", {counted(rows, 'n')} {rows[0]['of']} each" if rows[0]["of"] else ""
     one = len(distinct(rows, "condition")) == 1

@@ -6,9 +6,19 @@ Every panel names its n.
 from collections.abc import Callable
 from dataclasses import replace
 
-from stage.chart_parts import COLOURS, DASHES, GREY, Panel, Row, Spec, axis, coloured, counted, distinct, rows_channel
-from stage.condition_charts import conditions
-from stage.table_forms import from_plus_minus
+from reporting.chart_parts import (
+    COLOURS,
+    DASHES,
+    GREY,
+    Panel,
+    Row,
+    Spec,
+    axis,
+    coloured,
+    counted,
+    distinct,
+    rows_channel,
+)
 
 VEGA_LITE = "6.4"  # the version that specs are written for; vl-convert brings it
 SHAPES = {"mean over seeds": "circle", "each seed": "cross", "paper, Llama-2-7B": "diamond", "paper, OLMo-7B": "square"}
@@ -80,22 +90,22 @@ def points_and_intervals(rows: list[Row], *, title: str, domain: list[float] | N
     return {"data": {"values": rows}, "height": height, "layer": layers}
 
 
-def long_rows(rows: list[Row], value: str, *, low: str | None = None, high: str | None = None) -> list[Row]:
-    """A row for each mark of `points_and_intervals`: the mean, each seed, each of the paper's values."""
+def long_rows(rows: list[Row], value: str) -> list[Row]:
+    """A row for each mark of `points_and_intervals`: the mean, each seed, each of the paper's values.
+
+    A mean has its own interval, or else the deviation of its seeds.
+    """
     told: list[Row] = []
     for row in rows:
         who = {"model": row["model"], "tuning": row["tuning"]}
-        mean = {"kind": "mean over seeds", "value": float(row[value])}
-        if low and high:
-            mean |= {"low": float(row[low]), "high": float(row[high])}
-        elif int(row["seeds"]) > 1:
-            mean |= {"low": mean["value"] - float(row["std"]), "high": mean["value"] + float(row["std"])}
-        told.append(who | mean)
-        told += [who | {"kind": "each seed", "value": float(rate)} for rate in row.get("each seed", "").split()]
+        ends = {"low": row[value] - row["std"], "high": row[value] + row["std"]} if row["seeds"] > 1 else {}
+        ends |= {end: row[end] for end in ("low", "high") if end in row}
+        told.append(who | {"kind": "mean over seeds", "value": row[value]} | ends)
+        told += [who | {"kind": "each seed", "value": rate} for rate in row.get("each seed", [])]
         told += [
-            who | {"kind": name, "value": from_plus_minus(text)[0]}
-            for name, text in row.items()
-            if name.startswith("paper, ") and text and row["model"] == rows[0]["model"]  # once, not for each model
+            who | {"kind": name, "value": published[0] if isinstance(published, tuple) else published}
+            for name, published in row.items()
+            if name.startswith("paper, ") and published and row["model"] == rows[0]["model"]  # once, not for each model
         ]
     return told
 
@@ -136,7 +146,7 @@ def ranking(rows: list[Row]) -> list[Panel]:
                 f"{counted(own, 'seeds')} seeds; lines: 95 % bootstrap interval, over seeds and instructions.",
                 f"Pairs in which the true response is preferred, in percent. {spoken_values(own, 'capability', ' %')}",
                 points_and_intervals(
-                    long_rows(own, "capability", low="low", high="high"),
+                    long_rows(own, "capability"),
                     title="pairs in which the true response is preferred (percent)",
                     domain=None,
                     parity=True,
@@ -162,16 +172,16 @@ def of_each_model(rows: list[Row], make: Callable[[list[Row]], Panel]) -> list[P
 
 def epochs(rows: list[Row]) -> list[Panel]:
     """Validation win rate by epoch count."""
-    return of_each_model([row for row in rows if row["win_rate"]], epochs_of_model)
+    return of_each_model(rows, epochs_of_model)
 
 
 def epochs_of_model(rows: list[Row]) -> Panel:
     """The curves of one model: a line for each mode, the chosen counts marked."""
     modes = distinct(rows, "mode")
     values = [
-        {"mode": row["mode"], "epochs": int(row["epochs"]), "win_rate": float(row["win_rate"])}
-        | {"low": float(row["win_rate"]) - float(row["error"]), "high": float(row["win_rate"]) + float(row["error"])}
-        | {"chosen": row["chosen"] == "yes", "n": int(row["n"])}
+        {name: row[name] for name in ("mode", "epochs", "win_rate", "n")}
+        | {"low": row["win_rate"] - row["error"], "high": row["win_rate"] + row["error"]}
+        | {"chosen": row["chosen"] == "yes"}
         for row in rows
     ]
     x = axis("epochs", "epochs", axis={"values": sorted({row["epochs"] for row in values}), "format": "d"})
@@ -207,11 +217,10 @@ def training(rows: list[Row]) -> list[Panel]:
 def training_of_model(rows: list[Row]) -> Panel:
     """The losses of one model: a line for each mode and seed."""
     modes, seeds = distinct(rows, "mode"), distinct(rows, "seed")
-    values = [row | {"step": int(row["step"]), "loss": float(row["loss"])} for row in rows]
     colour = coloured("mode", modes, title=None)
     dash = {"field": "mode", "scale": {"domain": modes, "range": DASHES[: len(modes)]}, "title": None}
     spec = {
-        "data": {"values": values},
+        "data": {"values": rows},
         "params": [only(modes, "show")],
         "height": 300,
         "mark": {"type": "line", "strokeWidth": 1.2, "clip": True},
@@ -225,9 +234,9 @@ def training_of_model(rows: list[Row]) -> Panel:
             "tooltip": [{"field": "mode"}, {"field": "seed"}],
         },
     }
-    merged = max(int(row["steps"]) for row in rows)
+    merged = max(row["steps"] for row in rows)
     each = "each point is one step" if merged == 1 else f"each point is the mean of up to {merged} steps"
-    ends = [next(r for r in reversed(values) if r["mode"] == mode) for mode in modes]
+    ends = [next(r for r in reversed(rows) if r["mode"] == mode) for mode in modes]
     last = "; ".join(f"{end['mode']}: {end['loss']:.2f}" for end in ends)
     note = f"n = {len({(r['mode'], r['seed']) for r in rows})} models: {len(modes)} modes, {len(seeds)} seeds; {each}."
     return Panel("Training loss", note, f"Loss at the end, last seed. {last}", spec)
@@ -241,11 +250,7 @@ def lengths(rows: list[Row]) -> list[Panel]:
 def lengths_of_model(rows: list[Row]) -> Panel:
     """Quantiles of one model's systems."""
     keys = ("p5", "p25", "median", "p75", "p95")
-    values = [
-        {"tuning": row["tuning"], "n": int(row["n"]), "stopped": float(row["stopped"]), "reference": row["reference"]}
-        | {key: float(row[key]) for key in keys}
-        for row in rows
-    ]
+    values = [{name: row[name] for name in ("tuning", "n", "stopped", "reference", *keys)} for row in rows]
     title = "tokens a response (square-root scale)"
     y = {"y": rows_channel(distinct(rows, "tuning"))}
     # A square root, as the base model's responses are many times as long as the others, and some have no token.
@@ -282,7 +287,6 @@ def similarity(rows: list[Row]) -> list[Panel]:
     panels = []
     for model, tuning in dict.fromkeys((row["model"], row["tuning"]) for row in rows):
         own = [row for row in rows if (row["model"], row["tuning"]) == (model, tuning)]
-        values = [row | {"x": float(row["x"]), "y": float(row["y"])} for row in own]
         tooltip = [{"field": name} for name in ("instruction", "styles", "x", "y")]
         x = axis(
             "x", "similarity of the instruction to the tuning instructions (mean dot product)", scale={"zero": False}
@@ -296,7 +300,7 @@ def similarity(rows: list[Row]) -> list[Panel]:
             "scale": {"domain": ["yes", "no"], "range": ["circle", "cross"]},
         }
         spec = {
-            "data": {"values": values},
+            "data": {"values": own},
             "height": 320,
             "mark": {"type": "point", "filled": True, "size": 26, "opacity": 0.6},
             "encoding": {
@@ -317,18 +321,6 @@ def similarity(rows: list[Row]) -> list[Panel]:
             )
         )
     return panels
-
-
-PANELS: dict[str, Callable[[list[Row]], list[Panel]]] = {
-    "win_rates": win_rates,
-    "rules": rules,
-    "ranking": ranking,
-    "epochs": epochs,
-    "training": training,
-    "lengths": lengths,
-    "similarity": similarity,
-    "conditions": conditions,
-}
 
 
 def on_paper(panels: list[Panel]) -> Spec:

@@ -31,7 +31,7 @@ def distinct(rows: list[Row], name: str) -> list[str]:
 
 def counted(rows: list[Row], name: str) -> str:
     """A count that may differ from row to row, as ``200`` or ``150 to 200``."""
-    counts = sorted({int(row[name]) for row in rows})
+    counts = sorted({row[name] for row in rows})
     return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
 
 
