@@ -84,8 +84,8 @@ rule collect_metrics:
         tables=[result.path.removesuffix(".json") + ".parquet" for result in FILES if result.stage in WITH_TABLE],
         sets=list(EXPERIMENT.sets.values()),
     output:
-        METRICS,
-        f"{RESULTS}/metrics.csv",
+        table=METRICS,
+        csv=f"{RESULTS}/metrics.csv",
     log:
         f"{LOGS}/collect_metrics.log",
     benchmark:
@@ -97,9 +97,9 @@ rule collect_metrics:
     params:
         settings=settings(**EXPERIMENT.told()),
     message:
-        "metrics: {output[0]}"
+        "metrics: {output.table}"
     shell:
-        "printf %s {params.settings:q} | python {input.code[0]} --output {output[0]} --settings - > {log} 2>&1"
+        "printf %s {params.settings:q} | python {input.code[0]} --output {output.table} --settings - > {log} 2>&1"
 
 
 rule make_tables:
