@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from reporting.chart_parts import (
     COLOURS,
-    DASHES,
     GREY,
     Panel,
     Row,
@@ -16,8 +15,12 @@ from reporting.chart_parts import (
     axis,
     coloured,
     counted,
+    dashed,
     distinct,
+    hover,
+    layer,
     rows_channel,
+    shaped,
 )
 
 VEGA_LITE = "6.4"  # the version that specs are written for; vl-convert brings it
@@ -31,11 +34,6 @@ CONFIG: Spec = {
 }
 
 
-def side_by_side(models: list[str]) -> Spec:
-    """Where several models share a row, each has its own line in it."""
-    return {"yOffset": {"field": "model", "sort": models}} if len(models) > 1 else {}
-
-
 def only(values: list[str], what: str) -> Spec:
     """A choice below the chart that leaves one of ``values`` in full colour; by mouse, keyboard or finger."""
     choice = {"input": "select", "options": [None, *values], "labels": ["all", *values], "name": f"{what} "}
@@ -47,46 +45,30 @@ def dimmed(field: str) -> Spec:
     return {"condition": {"test": f"only == null || datum.{field} == only", "value": 0.9}, "value": 0.08}
 
 
-def points_and_intervals(rows: list[Row], *, title: str, domain: list[float] | None, parity: bool) -> Spec:
+def points_and_intervals(rows: list[Row], *, title: str, domain: list[float] | None = None) -> Spec:
     """A row for each system: the mean of its seeds with an interval, each seed, and the paper's values as marks.
 
     ``rows`` have ``model``, ``tuning``, ``value``, ``kind`` (one of SHAPES), and ``low`` and ``high`` where known.
     """
     labels, models = distinct(rows, "tuning"), distinct(rows, "model")
-    y = {"y": rows_channel(labels), **side_by_side(models)}
-    kinds = [kind for kind in SHAPES if kind in {row["kind"] for row in rows}]
-    shape = {"field": "kind", "title": None, "scale": {"domain": kinds, "range": [SHAPES[kind] for kind in kinds]}}
-    legend = {"legend": {"title": None} if len(models) > 1 else None}
-    colour = {"color": coloured("model", models, **legend)}
-    scale = {"scale": {"domain": domain}} if domain else {"scale": {"zero": False, "nice": True}}
-    x = {"x": axis("value", title, **scale)}
-    tooltip = [{"field": name} for name in ("model", "tuning", "kind", "value", "low", "high")]
-    ours = {"filter": "datum.kind == 'mean over seeds' || datum.kind == 'each seed'"}
-    layers: list[Spec] = [
-        {
-            "transform": [{"filter": "isValid(datum.low)"}],
-            "mark": {"type": "rule", "strokeWidth": 2},
-            "encoding": {**y, **colour, "x": axis("low", title, **scale), "x2": {"field": "high"}},
-        },
-        {
-            "transform": [ours],
-            "mark": {"type": "point", "size": 70, "filled": True, "opacity": 1},
-            "encoding": {**y, **x, **colour, "shape": shape, "tooltip": tooltip},
-        },
+    several, kinds = len(models) > 1, {row["kind"] for row in rows}
+    y = {"y": rows_channel(labels)} | ({"yOffset": {"field": "model", "sort": models}} if several else {})
+    shape = {"shape": shaped("kind", {kind: shape for kind, shape in SHAPES.items() if kind in kinds})}
+    colour = {"color": coloured("model", models, legend={"title": None} if several else None)}
+    scale = {"domain": domain} if domain else {"zero": False, "nice": True}
+    x, low = ({"x": axis(name, title, scale=scale)} for name in ("value", "low"))
+    told = {"tooltip": hover("model", "tuning", "kind", "value", "low", "high")}
+    size = {"size": {"condition": {"test": "datum.kind == 'each seed'", "value": 30}, "value": 80}}
+    ours = "datum.kind == 'mean over seeds' || datum.kind == 'each seed'"
+    layers = [
+        layer("rule", {"x": {"datum": 50, "type": "quantitative"}}, strokeDash=[4, 3], color=GREY),
+        layer("rule", y, colour, low, {"x2": {"field": "high"}}, where="isValid(datum.low)", strokeWidth=2),
+        layer("point", y, x, colour, shape, told, size, where=ours, size=70, filled=True, opacity=1),
     ]
     if any(kind.startswith("paper") for kind in kinds):
-        layers.append(
-            {
-                "transform": [{"filter": "indexof(datum.kind, 'paper') == 0"}],
-                "mark": {"type": "point", "size": 60, "filled": False, "strokeWidth": 1.6, "color": GREY},
-                "encoding": {**y, **x, "shape": shape, "tooltip": tooltip},
-            }
-        )
-    layers[1]["encoding"]["size"] = {"condition": {"test": "datum.kind == 'each seed'", "value": 30}, "value": 80}
-    if parity:
-        line = {"type": "rule", "strokeDash": [4, 3], "color": GREY}
-        layers.insert(0, {"mark": line, "encoding": {"x": {"datum": 50, "type": "quantitative"}}})
-    height = len(labels) * (26 if len(models) == 1 else 15 * len(models))
+        open_ = {"size": 60, "filled": False, "strokeWidth": 1.6, "color": GREY}
+        layers.append(layer("point", y, x, shape, told, where="indexof(datum.kind, 'paper') == 0", **open_))
+    height = len(labels) * (15 * len(models) if several else 26)
     return {"data": {"values": rows}, "height": height, "layer": layers}
 
 
@@ -129,7 +111,7 @@ def win_rates(rows: list[Row]) -> list[Panel]:
             f"n = {counted(rows, 'n')} instructions a seed; {bars}; dashed: parity; judge {judges}, raw win rates. "
             "The paper's values are of its own models and judge.",
             f"Win rates in percent. {spoken_values(rows, 'win_rate', ' %')}",
-            points_and_intervals(told, title="win rate (percent of instructions)", domain=[0, top], parity=True),
+            points_and_intervals(told, title="win rate (percent of instructions)", domain=[0, top]),
         )
     ]
 
@@ -137,22 +119,14 @@ def win_rates(rows: list[Row]) -> list[Panel]:
 def ranking(rows: list[Row]) -> list[Panel]:
     """Response ranking, by sequence and per token, with 95 % intervals over seeds and instructions."""
     panels = []
+    title = "pairs in which the true response is preferred (percent)"
     for score, what in (("sequence", "by the whole response's probability"), ("token", "per token")):
         own = [row for row in rows if row["score"] == score]
-        panels.append(
-            Panel(
-                f"Response ranking, {what}",
-                f"n = {counted(own, 'instructions')} instructions, {counted(own, 'pairs')} pairs, "
-                f"{counted(own, 'seeds')} seeds; lines: 95 % bootstrap interval, over seeds and instructions.",
-                f"Pairs in which the true response is preferred, in percent. {spoken_values(own, 'capability', ' %')}",
-                points_and_intervals(
-                    long_rows(own, "capability"),
-                    title="pairs in which the true response is preferred (percent)",
-                    domain=None,
-                    parity=True,
-                ),
-            )
-        )
+        n = ", ".join(f"{counted(own, name)} {name}" for name in ("instructions", "pairs", "seeds"))
+        note = f"n = {n}; lines: 95 % bootstrap interval, over seeds and instructions."
+        spoken = f"Pairs in which the true response is preferred, in percent. {spoken_values(own, 'capability', ' %')}"
+        spec = points_and_intervals(long_rows(own, "capability"), title=title)
+        panels.append(Panel(f"Response ranking, {what}", note, spoken, spec))
     return panels
 
 
@@ -162,43 +136,39 @@ def rules(rows: list[Row]) -> list[Panel]:
     return [replace(panel, title="The rule adapter, with each rule left out")]
 
 
-def of_each_model(rows: list[Row], make: Callable[[list[Row]], Panel]) -> list[Panel]:
+def of_each_model(make: Callable[[list[Row]], Panel]) -> Callable[[list[Row]], list[Panel]]:
     """A panel for each model; its name is in the title where there are several."""
-    models = distinct(rows, "model")
-    panels = {model: make([row for row in rows if row["model"] == model]) for model in models}
-    several = len(models) > 1
-    return [replace(panel, title=f"{panel.title}: {model}") if several else panel for model, panel in panels.items()]
+
+    def panels(rows: list[Row]) -> list[Panel]:
+        models = distinct(rows, "model")
+        made = {model: make([row for row in rows if row["model"] == model]) for model in models}
+        several = len(models) > 1
+        return [replace(panel, title=f"{panel.title}: {model}") if several else panel for model, panel in made.items()]
+
+    return panels
 
 
-def epochs(rows: list[Row]) -> list[Panel]:
-    """Validation win rate by epoch count."""
-    return of_each_model(rows, epochs_of_model)
-
-
-def epochs_of_model(rows: list[Row]) -> Panel:
-    """The curves of one model: a line for each mode, the chosen counts marked."""
+@of_each_model
+def epochs(rows: list[Row]) -> Panel:
+    """Validation win rate by epoch count: a line for each mode, the chosen counts marked."""
     modes = distinct(rows, "mode")
     values = [
-        {name: row[name] for name in ("mode", "epochs", "win_rate", "n")}
-        | {"low": row["win_rate"] - row["error"], "high": row["win_rate"] + row["error"]}
-        | {"chosen": row["chosen"] == "yes"}
-        for row in rows
-    ]
+        row | {"low": row["win_rate"] - row["error"], "high": row["win_rate"] + row["error"]}
+        | {"chosen": row["chosen"] == "yes"} for row in rows
+    ]  # fmt: skip
     x = axis("epochs", "epochs", axis={"values": sorted({row["epochs"] for row in values}), "format": "d"})
     y = axis("win_rate", "validation win rate (percent)", scale={"zero": False}, axis={"tickMinStep": 1})
-    shared = {"x": x, "color": coloured("mode", modes, title=None), "opacity": dimmed("mode")}
-    dash = {"strokeDash": {"field": "mode", "scale": {"domain": modes, "range": DASHES[: len(modes)]}, "title": None}}
-    tooltip = [{"field": name} for name in ("mode", "epochs", "win_rate", "low", "high", "n", "chosen")]
-    filled = {"condition": {"test": "datum.chosen", "value": 160}, "value": 30}
+    told = {"tooltip": hover("mode", "epochs", "win_rate", "low", "high", "n", "chosen")}
+    filled = {"size": {"condition": {"test": "datum.chosen", "value": 160}, "value": 30}}
     spec = {
         "data": {"values": values},
         "params": [only(modes, "show")],
         "height": 260,
-        "encoding": shared,
+        "encoding": {"x": x, "color": coloured("mode", modes, title=None), "opacity": dimmed("mode")},
         "layer": [
-            {"mark": {"type": "line"}, "encoding": {"y": y, **dash}},
-            {"mark": "rule", "encoding": {"y": y | {"field": "low"}, "y2": {"field": "high"}}},
-            {"mark": {"type": "point", "filled": True}, "encoding": {"y": y, "size": filled, "tooltip": tooltip}},
+            layer("line", {"y": y, "strokeDash": dashed("mode", modes)}),
+            layer("rule", {"y": y | {"field": "low"}, "y2": {"field": "high"}}),
+            layer("point", {"y": y}, filled, told, filled=True),
         ],
     }
     chosen = "; ".join(f"{row['mode']}: {row['epochs']} epochs, {row['win_rate']} %" for row in values if row["chosen"])
@@ -209,31 +179,20 @@ def epochs_of_model(rows: list[Row]) -> Panel:
     return Panel("Choice of epoch counts", note, f"Chosen by validation win rate. {chosen}", spec)
 
 
-def training(rows: list[Row]) -> list[Panel]:
-    """Training loss by step."""
-    return of_each_model(rows, training_of_model)
-
-
-def training_of_model(rows: list[Row]) -> Panel:
-    """The losses of one model: a line for each mode and seed."""
+@of_each_model
+def training(rows: list[Row]) -> Panel:
+    """Training loss by step: a line for each mode and seed."""
     modes, seeds = distinct(rows, "mode"), distinct(rows, "seed")
-    colour = coloured("mode", modes, title=None)
-    dash = {"field": "mode", "scale": {"domain": modes, "range": DASHES[: len(modes)]}, "title": None}
-    spec = {
-        "data": {"values": rows},
-        "params": [only(modes, "show")],
-        "height": 300,
-        "mark": {"type": "line", "strokeWidth": 1.2, "clip": True},
-        "encoding": {
-            "x": axis("step", "optimiser step", axis={"tickMinStep": 1}),
-            "y": axis("loss", "training loss (nats a token)", scale={"zero": False}),
-            "color": colour,
-            "strokeDash": dash,
-            "detail": {"field": "seed"},
-            "opacity": dimmed("mode"),
-            "tooltip": [{"field": "mode"}, {"field": "seed"}],
-        },
-    }
+    spec = layer(
+        "line",
+        {"x": axis("step", "optimiser step", axis={"tickMinStep": 1})},
+        {"y": axis("loss", "training loss (nats a token)", scale={"zero": False})},
+        {"color": coloured("mode", modes, title=None), "strokeDash": dashed("mode", modes)},
+        {"detail": {"field": "seed"}, "opacity": dimmed("mode"), "tooltip": hover("mode", "seed")},
+        strokeWidth=1.2,
+        clip=True,
+    )
+    spec |= {"data": {"values": rows}, "params": [only(modes, "show")], "height": 300}
     merged = max(row["steps"] for row in rows)
     each = "each point is one step" if merged == 1 else f"each point is the mean of up to {merged} steps"
     ends = [next(r for r in reversed(rows) if r["mode"] == mode) for mode in modes]
@@ -242,84 +201,53 @@ def training_of_model(rows: list[Row]) -> Panel:
     return Panel("Training loss", note, f"Loss at the end, last seed. {last}", spec)
 
 
-def lengths(rows: list[Row]) -> list[Panel]:
-    """How long responses are, against the instruction-tuned model's."""
-    return of_each_model(rows, lengths_of_model)
-
-
-def lengths_of_model(rows: list[Row]) -> Panel:
-    """Quantiles of one model's systems."""
+@of_each_model
+def lengths(rows: list[Row]) -> Panel:
+    """How long responses are, against the instruction-tuned model's: quantiles of each system."""
     keys = ("p5", "p25", "median", "p75", "p95")
-    values = [{name: row[name] for name in ("tuning", "n", "stopped", "reference", *keys)} for row in rows]
-    title = "tokens a response (square-root scale)"
-    y = {"y": rows_channel(distinct(rows, "tuning"))}
     # A square root, as the base model's responses are many times as long as the others, and some have no token.
-    scale = {"scale": {"type": "sqrt", "zero": True}}
+    scale, title = {"type": "sqrt", "zero": True}, "tokens a response (square-root scale)"
+    x = {key: {"x": axis(key, title, scale=scale)} for key in keys}
     colour = {"condition": {"test": "datum.reference == 'yes'", "value": COLOURS[1]}, "value": COLOURS[0]}
-    tooltip = [{"field": name} for name in ("tuning", "n", "stopped", *keys)]
-    line = {"type": "rule", "strokeDash": [4, 3], "color": GREY}
-    layers: list[Spec] = [
-        {"mark": "rule", "encoding": {**y, "x": axis("p5", title, **scale), "x2": {"field": "p95"}, "color": colour}},
-        {
-            "mark": {"type": "bar", "height": 10, "opacity": 0.5},
-            "encoding": {**y, "x": axis("p25", title, **scale), "x2": {"field": "p75"}, "color": colour},
-        },
-        {
-            "mark": {"type": "tick", "size": 18, "thickness": 3},
-            "encoding": {**y, "x": axis("median", title, **scale), "color": colour, "tooltip": tooltip},
-        },
+    own = {"y": rows_channel(distinct(rows, "tuning")), "color": colour}
+    told = {"tooltip": hover("tuning", "n", "stopped", *keys)}
+    layers = [
+        layer("rule", x["median"], where="datum.reference == 'yes'", strokeDash=[4, 3], color=GREY),
+        layer("rule", own, x["p5"], {"x2": {"field": "p95"}}),
+        layer("bar", own, x["p25"], {"x2": {"field": "p75"}}, height=10, opacity=0.5),
+        layer("tick", own, x["median"], told, size=18, thickness=3),
     ]
-    reference = {"transform": [{"filter": "datum.reference == 'yes'"}], "mark": line}
-    layers.insert(0, reference | {"encoding": {"x": axis("median", title, **scale)}})
     note = (
         f"n = {counted(rows, 'n')} responses a system, all seeds; stroke: median, bar: middle half, line: 5th to 95th "
         "percentile; dashed: the median of the instruction-tuned model."
     )
-    spoken = f"Median tokens. {spoken_values(rows, 'median', '')}"
-    return Panel(
-        "Lengths of responses", note, spoken, {"data": {"values": values}, "height": 26 * len(rows), "layer": layers}
-    )
+    spec = {"data": {"values": rows}, "height": 26 * len(rows), "layer": layers}
+    return Panel("Lengths of responses", note, f"Median tokens. {spoken_values(rows, 'median', '')}", spec)
 
 
 def similarity(rows: list[Row]) -> list[Panel]:
     """Section 5.2: a panel for each model and mode."""
-    several = len(distinct(rows, "model")) > 1
-    panels = []
+    several, panels = len(distinct(rows, "model")) > 1, []
+    x = "similarity of the instruction to the tuning instructions (mean dot product)"
+    y = "similarity of the response to the tuning responses, less to the baseline's"
     for model, tuning in dict.fromkeys((row["model"], row["tuning"]) for row in rows):
         own = [row for row in rows if (row["model"], row["tuning"]) == (model, tuning)]
-        tooltip = [{"field": name} for name in ("instruction", "styles", "x", "y")]
-        x = axis(
-            "x", "similarity of the instruction to the tuning instructions (mean dot product)", scale={"zero": False}
+        spec = layer(
+            "point",
+            {"x": axis("x", x, scale={"zero": False})},
+            {"y": axis("y", y, scale={"zero": False}, axis={"titleLimit": 320})},
+            {"shape": shaped("keeps", {"yes": "circle", "no": "cross"}, "keeps the style")},
+            {"color": coloured("keeps", ["yes", "no"], title="keeps the style")},
+            {"tooltip": hover("instruction", "styles", "x", "y")},
+            filled=True,
+            size=26,
+            opacity=0.6,
         )
-        y = axis(
-            "y", "similarity of the response to the tuning responses, less to the baseline's", scale={"zero": False}
-        )
-        shape = {
-            "field": "keeps",
-            "title": "keeps the style",
-            "scale": {"domain": ["yes", "no"], "range": ["circle", "cross"]},
-        }
-        spec = {
-            "data": {"values": own},
-            "height": 320,
-            "mark": {"type": "point", "filled": True, "size": 26, "opacity": 0.6},
-            "encoding": {
-                "x": x,
-                "y": y | {"axis": {"titleLimit": 320}},
-                "shape": shape,
-                "color": coloured("keeps", ["yes", "no"], title="keeps the style"),
-                "tooltip": tooltip,
-            },
-        }
         kept = sum(row["keeps"] == "yes" for row in own)
-        panels.append(
-            Panel(
-                f"Similarity and style: {f'{model}, ' if several else ''}{tuning}",
-                f"n = {len(own):,} responses, one seed; {own[0]['what']}; hover over a point for its instruction.",
-                f"{kept} of {len(own)} responses keep the style; table of quartiles below.",
-                spec,
-            )
-        )
+        note = f"n = {len(own):,} responses, one seed; {own[0]['what']}; hover over a point for its instruction."
+        spoken = f"{kept} of {len(own)} responses keep the style; table of quartiles below."
+        title = f"Similarity and style: {f'{model}, ' if several else ''}{tuning}"
+        panels.append(Panel(title, note, spoken, spec | {"data": {"values": own}, "height": 320}))
     return panels
 
 
