@@ -9,8 +9,6 @@ says cannot be told from noise, and is said to be undecided.
 
 import argparse
 import math
-import statistics
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,92 +30,50 @@ COMPARED = {
     ("capability", "any", "sequence"): "capability",
     ("capability", "any", "token"): "per token",
 }
-MUST_AGREE = {"n": "n", "judge": "judge", "judge_metric": "metric"}  # or numbers are of different things
+MUST_AGREE = ("n", "judge", "metric")  # or numbers are of different things
 
 
-@dataclass(frozen=True)
-class Side:
-    """A figure of one experiment: mean and standard deviation (None for one seed) over ``seeds``."""
+def figures(metrics: "DataFrame") -> "DataFrame":
+    """What is compared, by name: mean and deviation over seeds, and what it is of; without those that a seed lacks."""
+    import pandas as pd
 
-    mean: float
-    deviation: float | None
-    seeds: int
-
-
-@dataclass
-class Difference:
-    """A figure that both experiments have; ``p`` is None where nothing can be decided."""
-
-    name: str
-    a: Side
-    b: Side
-    unlike: str  # in what the figures are not of the same thing
-    p: float | None = None
-    verdict: str = ""
-
-
-def compared(metrics: "DataFrame") -> dict[str, "DataFrame"]:
-    """The rows of each figure that is compared, a seed each, by its name; without those that not every seed has."""
-    found = {}
+    key = ["metric", "slice", "part"]
+    names = pd.DataFrame([(*of, name) for of, name in COMPARED.items()], columns=[*key, "figure"])
     own = metrics[(metrics["level"] == "seed") & (metrics["opponent"] != "references")]
-    for (metric, part, piece), name in COMPARED.items():
-        rows = own[(own["metric"] == metric) & (own["slice"] == part) & (own["part"] == piece)]
-        for (model, system, label), seeds in rows.groupby(["model", "name", "label"], sort=False):
-            judged = own[(own["metric"] == "win_rate") & (own["model"] == model) & (own["name"] == system)]
-            if metric != "lc_win_rate" or len(seeds) == len(judged):
-                found[f"{model}, {label}: {name}"] = seeds
-    return found
+    own = own.merge(names, on=key)
+    own["row"] = own["model"] + ", " + own["label"]
+    found = own.groupby(own["row"] + ": " + own["figure"], sort=False).agg(
+        mean=("value", "mean"), std=("value", "std"), seeds=("value", "size"), row=("row", "first"),
+        n=("n", "first"), judge=("judge", "first"), metric=("judge_metric", "first"),
+    )  # fmt: skip
+    most = found.groupby("row")["seeds"].transform("max")
+    return found[(found["seeds"] == most) | ~found.index.str.endswith(": length-controlled")]
 
 
-def side(rows: "DataFrame") -> Side:
-    """A figure of one experiment."""
-    values = rows["value"].tolist()
-    return Side(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+def compared(a: "DataFrame", b: "DataFrame") -> "DataFrame":
+    """The figures that both have, with the p-value of Welch's t-test (none with a single seed) and a verdict.
 
-
-def differences(a: "DataFrame", b: "DataFrame") -> tuple[list[Difference], list[str]]:
-    """Figures that both have, and the names of those that only one has."""
-    ours, theirs = compared(a), compared(b)
-    found = []
-    for name in [name for name in ours if name in theirs]:
-        one, two = ours[name].iloc[0], theirs[name].iloc[0]
-        unlike = [told for column, told in MUST_AGREE.items() if one[column] != two[column]]
-        found.append(Difference(name, side(ours[name]), side(theirs[name]), ", ".join(unlike)))
-    lonely = [
-        f"{name}: only in {'A' if name in ours else 'B'}"
-        for name in [*ours, *theirs]
-        if (name in ours) != (name in theirs)
-    ]
-    return found, lonely
-
-
-def welch(a: Side, b: Side) -> float | None:
-    """The p-value of Welch's t-test from means and deviations; None with a single seed on either side.
-
-    Deviations below `LEAST` are taken as that: seeds that agree to the last digit do not prove anything.
+    Deviations below `LEAST` are taken as that: seeds that agree to the last digit do not prove anything. Verdicts are
+    by Holm's step-down over all that can be decided.
     """
     from scipy.stats import ttest_ind_from_stats
 
-    if a.deviation is None or b.deviation is None:
-        return None
-    spread = [max(each.deviation or 0.0, LEAST) for each in (a, b)]
-    return float(ttest_ind_from_stats(a.mean, spread[0], a.seeds, b.mean, spread[1], b.seeds, equal_var=False).pvalue)
-
-
-def decide(found: list[Difference]) -> None:
-    """Give every figure its verdict: Holm's step-down over all that can be decided."""
-    for each in found:
-        each.p = welch(each.a, each.b)
-        each.verdict = "undecided: one seed" if each.p is None else "within the noise of seeds"
-        if each.a == each.b:
-            each.verdict = "the same"
-    decidable = sorted((each for each in found if each.p is not None), key=lambda each: each.p or 0.0)
-    for rank, each in enumerate(decidable):
-        if (each.p or 0.0) * (len(decidable) - rank) >= ALPHA:
-            break
-        each.verdict = "DIFFERS by more than seeds do"
-    for each in found:
-        each.verdict += f" (not the same {each.unlike})" if each.unlike else ""
+    both = figures(a).merge(figures(b), left_index=True, right_index=True, suffixes=("_a", "_b"))
+    sides = []
+    for side in "ab":
+        own = (both[f"mean_{side}"], both[f"std_{side}"].clip(lower=LEAST), both[f"seeds_{side}"])
+        sides += [values.to_numpy(float) for values in own]
+    both["p"] = ttest_ind_from_stats(*sides, equal_var=False).pvalue
+    both["verdict"] = both["p"].isna().map({True: "undecided: one seed", False: "within the noise of seeds"})
+    same = (both["mean_a"] == both["mean_b"]) & (both["std_a"].fillna(0) == both["std_b"].fillna(0))
+    both.loc[same & (both["seeds_a"] == both["seeds_b"]), "verdict"] = "the same"
+    ordered = both["p"].dropna().sort_values()
+    differs = (ordered * [*range(len(ordered), 0, -1)] < ALPHA).cummin()
+    both.loc[differs[differs].index, "verdict"] = "DIFFERS by more than seeds do"
+    for name, row in both.iterrows():
+        unlike = [each for each in MUST_AGREE if str(row[f"{each}_a"]) != str(row[f"{each}_b"])]
+        both.at[name, "verdict"] += f" (not the same {', '.join(unlike)})" if unlike else ""
+    return both
 
 
 def config_differences(a: Any, b: Any, name: str = "") -> list[str]:
@@ -171,18 +127,14 @@ def told(title: str, lines: list[str], *, nothing: str) -> None:
         say(f"  {line}")
 
 
-def show(found: list[Difference]) -> list[str]:
+def show(both: "DataFrame") -> list[str]:
     """The figures as lines of a table."""
-    lines = []
-    width = max((len(each.name) for each in found), default=0)
-    for each in found:
-        sides = [plus_minus((s.mean, s.deviation)) for s in (each.a, each.b)]
-        seeds = f"{each.a.seeds} and {each.b.seeds} seeds"
-        p = "" if each.p is None else f", p = {each.p:.2g}"
-        change = each.b.mean - each.a.mean
-        lines.append(
-            f"{each.name:<{width}}  {sides[0]:>12}  {sides[1]:>12}  {change:>+7.1f}  {each.verdict} ({seeds}{p})"
-        )
+    lines, width = [], max(map(len, both.index), default=0)
+    for name, row in both.iterrows():
+        one, two = (plus_minus((row[f"mean_{s}"], row[f"std_{s}"] if row[f"seeds_{s}"] > 1 else None)) for s in "ab")
+        p = f", p = {row['p']:.2g}" if row["p"] == row["p"] else ""
+        told = f"{row['verdict']} ({row['seeds_a']} and {row['seeds_b']} seeds{p})"
+        lines.append(f"{name:<{width}}  {one:>12}  {two:>12}  {row['mean_b'] - row['mean_a']:>+7.1f}  {told}")
     return lines
 
 
@@ -210,12 +162,14 @@ def main() -> None:
     one, two = chosen(a), chosen(b)
     epochs = [f"{name}: A {one[name]}, B {two[name]}" for name in one if name in two and one[name] != two[name]]
     told("Chosen epochs:", epochs, nothing="no difference")
-    found, lonely = differences(a, b)
-    decide(found)
-    told("Figures, A, B, and B less A (percent points):", show(found), nothing="none that both have")
+    both = compared(a, b)
+    told("Figures, A, B, and B less A (percent points):", show(both), nothing="none that both have")
+    ours, theirs = figures(a).index, figures(b).index
+    lonely = [f"{name}: only in A" for name in ours.difference(theirs, sort=False)]
+    lonely += [f"{name}: only in B" for name in theirs.difference(ours, sort=False)]
     if lonely:
         told("Not on both sides:", lonely, nothing="")
-    decidable = sum(each.p is not None for each in found)
+    decidable = both["p"].notna().sum()
     say(
         f"\n'DIFFERS': Welch's t-test between seeds, p < {ALPHA} after Holm's correction for {decidable} figures.\n"
         "Only seeds are drawn anew: other instructions, or another pre-training, may give something else.\n"

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 
@@ -11,8 +10,8 @@ from results_folder import Results
 from scipy.stats import ttest_ind
 from workflow import ROOT
 
-from compare_results import Side, config_differences, welch
-from reporting.collect import read_metrics
+from compare_results import compared, config_differences
+from reporting.collect import read_metrics, table_of
 from stage.storage import read_json, write_json
 
 
@@ -104,12 +103,21 @@ def test_what_cannot_be_compared_is_named(pair, tmp_path):
     assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path}: no results") and not done.stdout
 
 
-def test_welch_is_that_of_the_values_themselves():
+def test_p_is_welchs_of_the_values_themselves_and_holm_steps_down():
+    def metrics(**rates):
+        same = {"model": "m", "slice": "all", "metric": "win_rate", "level": "seed", "opponent": "o"}
+        return table_of([same | {"label": name, "value": v} for name, values in rates.items() for v in values])
+
     a, b = [40.0, 41.5, 42.0], [43.5, 44.0, 46.0, 47.0]
-    sides = [Side(sum(v) / len(v), statistics.stdev(v), len(v)) for v in (a, b)]
-    assert welch(*sides) == pytest.approx(ttest_ind(a, b, equal_var=False).pvalue)
-    assert welch(Side(40, None, 1), sides[1]) is None
-    assert welch(Side(40, 0.0, 2), Side(40, 0.0, 2)) == pytest.approx(1.0)
+    both = compared(metrics(one=a, two=[40.0], flat=[5.0, 5.0]), metrics(one=b, two=b, flat=[5.0, 5.0])).set_index(
+        "row_a"
+    )
+    assert both.at["m, one", "p"] == pytest.approx(ttest_ind(a, b, equal_var=False).pvalue)
+    assert both["p"].isna().to_dict() == {"m, one": False, "m, two": True, "m, flat": False}
+    assert both.at["m, flat", "verdict"] == "the same" and both.at["m, flat", "p"] == pytest.approx(1.0)
+    assert both.at["m, one", "verdict"].startswith("DIFFERS") and 0.01 < both.at["m, one", "p"] < 0.025
+    five = (metrics(**dict.fromkeys("vwxyz", values)) for values in (a, b))
+    assert not compared(*five)["verdict"].str.startswith("DIFFERS").any()  # one of five may be so by chance
 
 
 def test_a_config_is_compared_key_by_key():

@@ -93,7 +93,7 @@ def test_everything_that_is_changed_by_hand_is_named(copied):
         "tiny/base/test.against-seed2.json: win_rate, value is",
         "tiny/base/ranking.parquet has sha256",
         "tiny/base/ranking.json: capability any sequence, value is",
-        "tiny/base/ranking.json: capability same_kind sequence without EOS, value is",
+        "tiny/base/ranking.json: ranking_ties same_kind sequence, value is",
         f"{drift.relative_to(folder)}/drift.json: kl, value is",
         f"{drift.relative_to(folder)}/drift.json: recall statements, value is",
         "response_tuning/chosen/seed1/record.json: rows_cut, value is",
