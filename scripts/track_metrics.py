@@ -21,7 +21,7 @@ from stage.storage import write_json
 def send(run: Run, module: ModuleType, *, project: str) -> None:
     """Send one run, those of one system in a group. Raises InputError with what the module says of a run not begun."""
     try:
-        module.init(project=project, name=run.name, group=run.name.rpartition("/")[0], config=run.config)
+        module.init(project=project, name=run.name, group=run.group, config=run.config)
     except Exception as error:
         raise InputError(f"execution.tracking: {module.__name__} does not begin the run {run.name}: {error}") from error
     for step, metrics in sorted(run.steps.items()):

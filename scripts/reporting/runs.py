@@ -33,11 +33,21 @@ VALIDATION = {"win_rate": "validation/win_rate", "win_rate_error": "validation/w
 
 @dataclass
 class Run:
-    """A run: its name, the record of its tuning (if any), and by step the metrics that are known there."""
+    """A run: what names it, the record of its tuning (if any), and by step the metrics that are known there."""
 
-    name: str
+    parts: tuple[str, ...]  # model, system, and a seed or "validation"
     record: str = ""
     steps: dict[int, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return "/".join(self.parts)
+
+    @property
+    def group(self) -> str:
+        """The name of what it is one run of."""
+        return "/".join(self.parts[:-1])
 
     @property
     def config(self) -> dict[str, Any]:
@@ -49,20 +59,20 @@ def runs_of(metrics: "DataFrame") -> list[Run]:
     """The runs of an experiment, by name."""
     import pandas as pd
 
-    runs: dict[str, Run] = {}
+    runs: dict[tuple[str, ...], Run] = {}
     rows = metrics[metrics["metric"].isin({metric for metric, *_ in NAMES}) & (metrics["level"] == "seed")]
     # What belongs to a step first: of a run's other metrics, the last step is theirs.
     for row in rows.sort_values("step", kind="stable", na_position="last").to_dict("records"):
         if row["opponent"] == "references":
             if row["metric"] in VALIDATION:
-                name = f"{row['model']}/{row['name']}/validation"
-                runs.setdefault(name, Run(name)).steps[int(row["epochs"])][VALIDATION[row["metric"]]] = row["value"]
+                parts = (row["model"], row["name"], "validation")
+                runs.setdefault(parts, Run(parts)).steps[int(row["epochs"])][VALIDATION[row["metric"]]] = row["value"]
             continue
         key = (row["metric"], row["slice"], row["part"])
         if key in NAMES:
-            parts = [row["model"], row["name"], *([f"seed{row['seed']}"] if pd.notna(row["seed"]) else [])]
-            run = runs.setdefault("/".join(parts), Run("/".join(parts)))
+            parts = (row["model"], row["name"], *([f"seed{row['seed']}"] if pd.notna(row["seed"]) else []))
+            run = runs.setdefault(parts, Run(parts))
             run.record = row["source"] if row["metric"] == "loss" else run.record
             step = int(row["step"]) if pd.notna(row["step"]) else max(run.steps, default=0)
             run.steps[step][NAMES[key]] = row["value"]
-    return [runs[name] for name in sorted(runs)]
+    return sorted(runs.values(), key=lambda run: run.name)
