@@ -40,7 +40,6 @@ rule all:
     input:
         rules.tables.input,
         rules.make_report.output,
-        rules.conditions.input,
         rules.make_events.output,
         rules.track_metrics.output if CONFIG.execution.tracking else [],
 

@@ -20,6 +20,7 @@ from stage.config import BASE_LABEL, GPUS
 from stage.hub import is_hub_id
 from stage.local_files import is_url
 from stage.sources import code_of
+from stage.systems import System
 
 print_in_any_encoding()
 os.environ |= WITHOUT_BARS  # of every job: a log is read by people, and by the run's display
@@ -199,56 +200,58 @@ def rule_variants(model):
     return RULE_VARIANTS if CONFIG.models[model].rules else {}
 
 
+BASE = System("base", BASE_LABEL, paper="base")
+
+
+def rules_system(variant):
+    """The base model under a set of rules."""
+    own = RULE_VARIANTS[variant]
+    return System("rules", own.label, variant, rules=tuple(sorted(own.use)))
+
+
+def tuned(mode, seed, epochs=None):
+    """A tuned model; without ``epochs``, of the chosen count."""
+    shape = CONFIG.modes[mode]
+    seed = None if seed is None else int(seed)
+    return System("tuned", shape.label, mode, epochs, seed, turn=shape.user_turn, paper=shape.published or "")
+
+
+RULES_SYSTEMS = {system.path: system for system in map(rules_system, RULE_VARIANTS)}
+
+
 def chosen(mode, model):
-    """The tuned models of a mode whose results are reported, as systems."""
-    return [f"{mode}/chosen/seed{seed}" for seed in CONFIG.test_seeds(model)]
+    """The tuned models of a mode whose results are reported."""
+    return [tuned(mode, seed) for seed in CONFIG.test_seeds(model)]
 
 
 def comparisons(model):
-    """What is judged on the test set: (system, seed of the opponent, label, published row, rules, tables)."""
-    tested = []
-    for seed in CONFIG.test_seeds(model) if CONFIG.judge else []:
-        tables = ["table1", "table3", "table4"] if rule_variants(model) else ["table1", "table3"]
-        tested.append(("base", seed, "base", "base", None, tables))
-        for mode in CONFIG.run.modes:
-            if mode != REFERENCE:
-                shape = CONFIG.modes[mode]
-                table = "table3" if shape.user_turn == "shown" else "table1"
-                tested.append((f"{mode}/chosen/seed{seed}", seed, shape.label, shape.published, None, [table]))
-        for name, variant in rule_variants(model).items():
-            system = f"rules/{name}"
-            tested.append((system, seed, system_label(system), None, variant.use, ["table4"]))
-    return tested
-
-
-def system_label(system):
-    """What a system is called in tables and figures."""
-    if system.startswith("rules/"):
-        return RULE_VARIANTS[system.removeprefix("rules/")].label
-    return BASE_LABEL if system == "base" else CONFIG.modes[system.split("/")[0]].label
+    """What is judged on the test set, as (system, seed of the opponent)."""
+    tested = [mode for mode in CONFIG.run.modes if mode != REFERENCE]
+    under_rules = [rules_system(variant) for variant in rule_variants(model)]
+    return [
+        (system, seed)
+        for seed in (CONFIG.test_seeds(model) if CONFIG.judge else [])
+        for system in [BASE, *(tuned(mode, seed) for mode in tested), *under_rules]
+    ]
 
 
 def responses_path(model, system, name=None):
-    return f"{RESULTS}/{model}/{system}/{name or CONFIG.generation.evaluation_set}.parquet"
+    return f"{RESULTS}/{model}/{system.path}/{name or CONFIG.generation.evaluation_set}.parquet"
 
 
 def judgement_path(model, system, opponent, name=None):
     name = name or CONFIG.generation.evaluation_set
-    return f"{RESULTS}/{model}/{system}/{name}.against-{opponent}.json"
+    return f"{RESULTS}/{model}/{system.path}/{name}.against-{opponent}.json"
 
 
 def tested_systems(model):
     """Every system that responds to the test set."""
-    tuned = [system for mode in CONFIG.run.modes for system in chosen(mode, model)]
-    return ["base", *(f"rules/{variant}" for variant in rule_variants(model)), *tuned]
+    under_rules = [rules_system(variant) for variant in rule_variants(model)]
+    return [BASE, *under_rules, *(system for mode in CONFIG.run.modes for system in chosen(mode, model))]
 
 
 def ranked_systems(model):
-    """Every system that ranks responses, with its label: (system, label, published row)."""
+    """Every system that ranks responses."""
     if not CONFIG.ranking:
         return []
-    ranked = [("base", "base", "base")]
-    for mode in CONFIG.ranked_modes():
-        shape = CONFIG.modes[mode]
-        ranked += [(system, shape.label, shape.published) for system in chosen(mode, model)]
-    return ranked
+    return [BASE, *(system for mode in CONFIG.ranked_modes() for system in chosen(mode, model))]

@@ -2,29 +2,27 @@
 
 
 def drift_path(model, system):
-    return f"{RESULTS}/{model}/{system}/drift.json"
+    return f"{RESULTS}/{model}/{system.path}/drift.json"
 
 
 def harness_path(model, system):
-    return f"{RESULTS}/{model}/{system}/harness.record.json"
+    return f"{RESULTS}/{model}/{system.path}/harness.record.json"
 
 
 def drifting_systems(model):
-    """Every tuned model that is compared with its base model, as (mode, system)."""
-    return [(mode, system) for mode in CONFIG.run.modes for system in chosen(mode, model)] if CONFIG.drift else []
+    """Every tuned model that is compared with its base model."""
+    return [system for mode in CONFIG.run.modes for system in chosen(mode, model)] if CONFIG.drift else []
 
 
 def harness_systems(model):
-    """Every model that the harness is run on, as (label, system)."""
-    if not CONFIG.drift or not CONFIG.drift.harness:
-        return []
-    return [("base", "base"), *((CONFIG.modes[mode].label, system) for mode, system in drifting_systems(model))]
+    """Every model that the harness is run on."""
+    return [BASE, *drifting_systems(model)] if CONFIG.drift and CONFIG.drift.harness else []
 
 
 rule drift:
     input:
-        [drift_path(model, system) for model in CONFIG.run.models for _, system in drifting_systems(model)],
-        [harness_path(model, system) for model in CONFIG.run.models for _, system in harness_systems(model)],
+        [drift_path(model, system) for model in CONFIG.run.models for system in drifting_systems(model)],
+        [harness_path(model, system) for model in CONFIG.run.models for system in harness_systems(model)],
 
 
 rule measure_drift:

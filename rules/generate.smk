@@ -3,21 +3,21 @@
 
 def generating_model(wildcards):
     """The directory of the model that a system's responses come from."""
-    system = "base" if wildcards.system.startswith("rules/") else wildcards.system
+    system = BASE.path if wildcards.system in RULES_SYSTEMS else wildcards.system
     return f"{RESULTS}/{wildcards.model}/{system}"
 
 
 def rule_settings(system):
     """The rules of a system with their weights, or None."""
-    if not system.startswith("rules/"):
+    if system not in RULES_SYSTEMS:
         return None
     weights = CONFIG.rules.model_dump(exclude={"variants"}) | {"token_scores": CONFIG.rules.scores()}
-    return weights | {"use": RULE_VARIANTS[system.removeprefix("rules/")].use}
+    return weights | {"use": RULE_VARIANTS[RULES_SYSTEMS[system].variant].use}
 
 
 def max_new_tokens(system):
     """How long a system's responses may become: a set of rules may have its own limit."""
-    own = RULE_VARIANTS[system.removeprefix("rules/")].max_new_tokens if system.startswith("rules/") else None
+    own = RULE_VARIANTS[RULES_SYSTEMS[system].variant].max_new_tokens if system in RULES_SYSTEMS else None
     return own or CONFIG.generation.max_new_tokens
 
 

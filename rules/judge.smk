@@ -6,7 +6,7 @@ rule judge:
         [
             judgement_path(model, system, f"seed{seed}")
             for model in CONFIG.run.models
-            for system, seed, *_ in comparisons(model)
+            for system, seed in comparisons(model)
         ],
 
 
@@ -25,7 +25,9 @@ rule judge_responses:
         opponent=lambda wildcards: (
             []
             if wildcards.opponent == "references"
-            else responses_path(wildcards.model, f"{REFERENCE}/chosen/{wildcards.opponent}", wildcards.set)
+            else responses_path(
+                wildcards.model, tuned(REFERENCE, wildcards.opponent.removeprefix("seed")), wildcards.set
+            )
         ),
         template=CONFIG.judge.template or [] if CONFIG.judge else [],
         gamed=CONFIG.judge.gamed_table or [] if CONFIG.judge else [],
@@ -62,8 +64,7 @@ def validations(model, mode):
     grid = CONFIG.epoch_grid(model, mode)
     seed, name = CONFIG.validation_seed(model), CONFIG.selection.evaluation_set
     return [
-        judgement_path(model, f"{mode}/epochs{count}/seed{seed}", "references", name)
-        for count in (grid if len(grid) > 1 else [])
+        judgement_path(model, tuned(mode, seed, count), "references", name) for count in (grid if len(grid) > 1 else [])
     ]
 
 

@@ -54,14 +54,14 @@ def tuning_jobs(model):
             "mean_tokens": CONFIG.plan.tokens.get(name, CONFIG.plan.tokens.get(source)),
         }
         for epochs in grid if len(grid) > 1 else []:
-            system, count = f"{mode}/epochs{epochs}/seed{seed}", set_size(validation)
-            yield f"{RESULTS}/{model}/{system}/record.json", data | dict(epochs=epochs)
+            system, count = tuned(mode, seed, epochs), set_size(validation)
+            yield f"{RESULTS}/{model}/{system.path}/record.json", data | dict(epochs=epochs)
             asked = dict(stage="generate", parameters=parameters, instructions=count)
             yield responses_path(model, system, validation), asked
             if costs:
                 yield judgement_path(model, system, "references", validation), costs | dict(calls=ASKED * count)
         for system in chosen(mode, model):  # whose epoch count is not known yet: at most the largest
-            yield f"{RESULTS}/{model}/{system}/record.json", data | dict(epochs=max(grid))
+            yield f"{RESULTS}/{model}/{system.path}/record.json", data | dict(epochs=max(grid))
 
 
 def measuring_jobs(model):
@@ -70,20 +70,20 @@ def measuring_jobs(model):
     count = set_size(CONFIG.generation.evaluation_set)
     for system in tested_systems(model):
         yield responses_path(model, system), dict(stage="generate", parameters=parameters, instructions=count)
-    for system, _, _ in ranked_systems(model):
-        yield f"{RESULTS}/{model}/{system}/ranking.json", dict(
+    for system in ranked_systems(model):
+        yield f"{RESULTS}/{model}/{system.path}/ranking.json", dict(
             stage="rank",
             parameters=parameters,
             instructions=CONFIG.ranking.instructions,
             responses=CONFIG.ranking.others * len(CONFIG.ranking.negatives) + 1,
         )
-    for _, system in drifting_systems(model):
+    for system in drifting_systems(model):
         yield drift_path(model, system), dict(stage="drift", parameters=parameters, documents=CONFIG.drift.documents)
-    for _, system in harness_systems(model):
+    for system in harness_systems(model):
         yield harness_path(model, system), dict(stage="harness")
     for mode in CONFIG.similarity.modes if CONFIG.similarity else []:
         yield similarity_path(model, mode), dict(stage="similarity")
-    for system, seed, *_ in comparisons(model) if costs else []:
+    for system, seed in comparisons(model) if costs else []:
         yield judgement_path(model, system, f"seed{seed}"), costs | dict(calls=ASKED * count)
 
 

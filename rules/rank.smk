@@ -4,9 +4,9 @@
 rule rank:
     input:
         [
-            f"{RESULTS}/{model}/{system}/ranking.json"
+            f"{RESULTS}/{model}/{system.path}/ranking.json"
             for model in CONFIG.run.models
-            for system, _, _ in ranked_systems(model)
+            for system in ranked_systems(model)
         ],
 
 
@@ -42,7 +42,7 @@ rule rank_responses:
 
 
 def similarity_path(model, mode):
-    return f"{RESULTS}/{model}/{mode}/chosen/seed{CONFIG.similarity.seed}/similarity.json"
+    return f"{RESULTS}/{model}/{tuned(mode, CONFIG.similarity.seed).path}/similarity.json"
 
 
 rule similarity:
@@ -58,7 +58,7 @@ rule measure_similarity:
     """Where instructions resemble the tuning data, do responses do so too, and keep its style (paper, section 5.2)?"""
     input:
         set=lambda wildcards: set_path(CONFIG.generation.evaluation_set, wildcards.model),
-        responses=lambda wildcards: responses_path(wildcards.model, f"{wildcards.mode}/chosen/seed{wildcards.seed}"),
+        responses=lambda wildcards: responses_path(wildcards.model, tuned(wildcards.mode, wildcards.seed)),
         data=lambda wildcards: dataset_path(CONFIG.modes[wildcards.mode].dataset, wildcards.model),
         baseline=lambda wildcards: dataset_path(CONFIG.similarity.baseline, wildcards.model),
         access=lambda wildcards: (

@@ -1,24 +1,12 @@
-"""What people and other tools see of an experiment: the report, and its figures as TensorBoard and trackers take them."""
-
-METRICS = dict(figures=FIGURES, rankings=RANKINGS, selections=SELECTIONS, tunings=TUNINGS)
-METRIC_SETTINGS = settings(**METRICS)
-TRACKING_SETTINGS = settings(**METRICS, module=EXECUTION.tracking, project=CONFIG.experiment)
+"""What people and other tools see of an experiment: the report, and its metrics as TensorBoard and trackers take them."""
 
 REPORT = f"{RESULTS}/report.html"
-OVER_WORLDS = ["conditions"] if CONFIG.conditions else []
-REPORT_SETTINGS = settings(
-    **ROWS | {"tables": [*OVER_WORLDS, *ALL_TABLES]},
-    drawn=[*OVER_WORLDS, *DRAWN],
-    conditions=CONDITIONS,
-    reference=REFERENCE,
-    experiment=CONFIG.experiment,
-)
 
 
 rule make_events:
     """Losses, win rates, capabilities and validations as TensorBoard events."""
     input:
-        summaries=[entry["path"] for entry in [*FIGURES, *RANKINGS, *SELECTIONS, *TUNINGS]],
+        metrics=METRICS,
     output:
         directory(f"{RESULTS}/events"),
     log:
@@ -31,19 +19,19 @@ rule make_events:
         mem_mb=500,
     params:
         code=code_of("make_events"),
-        settings=METRIC_SETTINGS,
     message:
         "events: {output}"
     shell:
-        "printf %s {params.settings:q} | python scripts/make_events.py --output {output} --settings - > {log} 2>&1"
+        "python scripts/make_events.py --metrics {input.metrics} --output {output} > {log} 2>&1"
 
 
 if EXECUTION.tracking:
 
     rule track_metrics:
-        """The same figures, sent to where the config says."""
+        """The same metrics, sent to where the config says."""
         input:
-            summaries=rules.make_events.input.summaries,
+            metrics=METRICS,
+            records=[result.path for result in FILES if result.stage == "tune"],
         output:
             f"{RESULTS}/tracked/{EXECUTION.tracking}.json",
         log:
@@ -56,11 +44,12 @@ if EXECUTION.tracking:
             mem_mb=1000,
         params:
             code=code_of("track_metrics"),
-            settings=TRACKING_SETTINGS,
+            settings=settings(module=EXECUTION.tracking, project=CONFIG.experiment),
         message:
             "tracking: {output}"
         shell:
-            "printf %s {params.settings:q} | python scripts/track_metrics.py --output {output} --settings - > {log} 2>&1"
+            "python scripts/track_metrics.py --metrics {input.metrics} --output {output} --settings {params.settings:q} "
+            "> {log} 2>&1"
 
 
 rule record_config:
@@ -87,13 +76,11 @@ rule make_report:
     input:
         page=[f"scripts/report/{name}" for name in ("page.html", "figure.html", "style.css", "page.js")],
         config=rules.record_config.output[0],
-        tables=rules.make_tables.output,
-        figures=rules.make_figures.output,
-        conditions=rules.make_conditions.output if CONFIG.conditions else [],
-        summaries=SUMMARIES,
-        judgements=JUDGEMENTS,
-        responses=[path for entry in RESPONSES for path in (entry["path"], entry["record"])],
-        sets=[set_path(CONFIG.generation.evaluation_set, model) for model in CONFIG.run.models],
+        metrics=METRICS,
+        files=rules.collect_metrics.input.files,
+        tables=rules.collect_metrics.input.tables,
+        benchmarks=[*rules.make_tables.output, *rules.make_figures.output],  # whose cost is told, too
+        sets=list(EXPERIMENT.sets.values()),
     output:
         report(REPORT, caption="captions/report.rst", category="Report"),
     log:
@@ -107,7 +94,7 @@ rule make_report:
     params:
         code=code_of("make_report"),
         folder=subpath(output[0], parent=True),
-        settings=REPORT_SETTINGS,
+        settings=settings(**EXPERIMENT.told(), **SHOWN, experiment=CONFIG.experiment),
     message:
         "report: {output}"
     shell:

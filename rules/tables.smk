@@ -1,151 +1,118 @@
-"""Tables and figures of an experiment, from the summaries of all stages, and their verification."""
+"""The metrics of an experiment from the files of all stages, tables and figures of them, and their verification."""
 
-FIGURES = [
-    {
-        "model": model,
-        "system": system.removesuffix(f"/seed{seed}"),
-        "label": label,
-        "published": published,
-        "rules": used,
-        "tables": tables,
-        "seed": seed,
-        "path": judgement_path(model, system, f"seed{seed}"),
-    }
-    for model in CONFIG.run.models
-    for system, seed, label, published, used, tables in comparisons(model)
-]
-RANKINGS = [
-    {
-        "model": model,
-        "system": system.split("/seed")[0],
-        "label": label,
-        "published": published,
-        "path": f"{RESULTS}/{model}/{system}/ranking.json",
-    }
-    for model in CONFIG.run.models
-    for system, label, published in ranked_systems(model)
-]
-SELECTIONS = [
-    {
-        "model": model,
-        "mode": mode,
-        "path": f"{RESULTS}/{model}/{mode}/selected.json",
-        "epochs": CONFIG.epoch_grid(model, mode),
-        "validations": validations(model, mode),
-    }
-    for model in CONFIG.run.models
-    for mode in CONFIG.run.modes
-]
-TUNINGS = [
-    {"model": model, "mode": mode, "seed": seed, "path": f"{RESULTS}/{model}/{mode}/chosen/seed{seed}/record.json"}
-    for model in CONFIG.run.models
-    for mode in CONFIG.run.modes
-    for seed in CONFIG.test_seeds(model)
-]
-RESPONSES = [
-    {
-        "model": model,
-        "system": system,
-        "label": system_label(system),
-        "path": responses_path(model, system),
-        "record": responses_path(model, system).removesuffix(".parquet") + ".record.json",
-    }
-    for model in CONFIG.run.models
-    for system in tested_systems(model)
-]
-SIMILARITIES = [
-    {
-        "model": model,
-        "label": CONFIG.modes[mode].label,
-        "published": CONFIG.modes[mode].published,
-        "path": similarity_path(model, mode),
-    }
-    for model in CONFIG.run.models
-    for mode in (CONFIG.similarity.modes if CONFIG.similarity else [])
-]
-DRIFTS = [
-    {"model": model, "system": f"{mode}/chosen", "label": CONFIG.modes[mode].label, "path": drift_path(model, system)}
-    for model in CONFIG.run.models
-    for mode, system in drifting_systems(model)
-]
-HARNESSED = [
-    {"model": model, "system": system.split("/seed")[0], "label": label, "path": harness_path(model, system)}
-    for model in CONFIG.run.models
-    for label, system in harness_systems(model)
-]
-DATA = list(
-    dict.fromkeys(
-        [("conversations", name, dataset_path(name, model)) for model in CONFIG.run.models for name in used_datasets()]
-        + [("evaluation_set", name, set_path(name, model)) for model in CONFIG.run.models for name in used_sets()]
-    )
+from reporting.figures import figures_of
+from reporting.tables import TABLES, tables_of
+from stage.systems import Experiment, Result
+
+TEST_SET = CONFIG.generation.evaluation_set
+
+
+def model_results(model):
+    """The files that a model's numbers come from."""
+    tuned_models = [system for mode in CONFIG.run.modes for system in chosen(mode, model)]
+
+    def result(stage, path, system, **more):
+        return Result(stage, path, model, system, **{"seed": system.seed} | more)
+
+    yield from (result("tune", f"{RESULTS}/{model}/{s.path}/record.json", s) for s in tuned_models)
+    yield from (result("generate", responses_path(model, s), s, set=TEST_SET) for s in tested_systems(model))
+    for system, seed in comparisons(model):
+        path, opponent = judgement_path(model, system, f"seed{seed}"), tuned(REFERENCE, seed).path
+        yield result("judge", path, system, set=TEST_SET, opponent=opponent, seed=seed)
+    for mode in CONFIG.run.modes:
+        seed, name = CONFIG.validation_seed(model), CONFIG.selection.evaluation_set
+        for epochs, path in zip(CONFIG.epoch_grid(model, mode), validations(model, mode)):
+            yield result("judge", path, tuned(mode, seed, epochs), set=name, opponent="references")
+        yield result("select", f"{RESULTS}/{model}/{mode}/selected.json", tuned(mode, None), set=name)
+    for system in ranked_systems(model):
+        yield result("rank", f"{RESULTS}/{model}/{system.path}/ranking.json", system, set=CONFIG.ranking.evaluation_set)
+    for mode in CONFIG.similarity.modes if CONFIG.similarity else []:
+        yield result("similarity", similarity_path(model, mode), tuned(mode, CONFIG.similarity.seed), set=TEST_SET)
+    yield from (result("drift", drift_path(model, s), s) for s in drifting_systems(model))
+    yield from (result("harness", harness_path(model, s), s) for s in harness_systems(model))
+
+
+FILES = [result for model in CONFIG.run.models for result in model_results(model)]
+# Datasets and evaluation sets; some are those of several models.
+DATA = [("conversations", name, dataset_path(name, model)) for model in CONFIG.run.models for name in used_datasets()]
+DATA += [("evaluation_set", name, set_path(name, model)) for model in CONFIG.run.models for name in used_sets()]
+FILES += [Result("data", path, set=name, kind=kind) for kind, name, path in dict.fromkeys(DATA)]
+IN_CONDITIONS = CONFIG.conditions.models() if CONFIG.conditions else {}
+EXPERIMENT = Experiment(
+    models=[(model, *IN_CONDITIONS.get(model, ("", CONFIG.models[model].world))) for model in CONFIG.run.models],
+    results=FILES,
+    sets={model: set_path(TEST_SET, model) for model in CONFIG.run.models},
+    oracle=CONFIG.judge is not None and CONFIG.judge.kind == "oracle",
+    reference=REFERENCE or "",
 )
-TABLES = sorted({table for figure in FIGURES for table in figure["tables"]} | ({"table2"} if RANKINGS else set()))
-WIN_RATE_TABLES = [f"{RESULTS}/tables/{table}.csv" for table in TABLES if table != "table2"]
-ORACLE = CONFIG.judge is not None and CONFIG.judge.kind == "oracle"
-CONTROLS = [
-    *(["kinds"] if ORACLE else []),
-    *(["judging"] if ORACLE and FIGURES else []),
-    *(["ranking_controls"] if RANKINGS else []),
-    *(["drift"] if DRIFTS else []),
-    *(["harness"] if HARNESSED else []),
-]
-ALL_TABLES = [*TABLES, *(["similarity"] if SIMILARITIES else []), *CONTROLS, "data", "epochs", "tuning", "responses"]
-DRAWN = [
-    *(["win_rates"] if WIN_RATE_TABLES else []),
-    *(["rules"] if "table4" in TABLES else []),
-    *(["ranking"] if RANKINGS else []),
-    *(["epochs"] if any(entry["validations"] for entry in SELECTIONS) else []),
-    "training",
-    "lengths",
-    *(["similarity"] if SIMILARITIES else []),
-]
+# What the experiment measures, by which its tables and figures are told.
+MEASURED = {result.stage for result in FILES} | {
+    name
+    for name, measured in {
+        "oracle": EXPERIMENT.oracle,
+        "conditions": CONFIG.conditions is not None,
+        "choice": any(result.opponent == "references" for result in FILES),
+        "rules": CONFIG.judge is not None and any(map(rule_variants, CONFIG.run.models)),
+    }.items()
+    if measured
+}
+ALL_TABLES, DRAWN = tables_of(MEASURED), figures_of(MEASURED)
+TABLE_FILES = [f"{RESULTS}/tables/{table}.{ending}" for table in ALL_TABLES for ending in TABLES[table].forms]
+AXIS = CONFIG.conditions.axis if CONFIG.conditions else ""
+SHOWN = dict(tables=ALL_TABLES, drawn=DRAWN, note=CONFIG.note, axis=AXIS)
 KEPT = "--candidates-kept" if EXECUTION.keep_candidates else ""
-# Which file belongs to which row: for what makes the tables, and what verifies them.
-ROWS = dict(
-    models=CONFIG.run.models,
-    figures=FIGURES,
-    rankings=RANKINGS,
-    similarities=SIMILARITIES,
-    data=[{"kind": kind, "name": name, "path": path} for kind, name, path in DATA],
-    selections=SELECTIONS,
-    tunings=TUNINGS,
-    responses=RESPONSES,
-    drifts=DRIFTS,
-    harnessed=HARNESSED,
-    oracle=ORACLE,
-    set={model: set_path(CONFIG.generation.evaluation_set, model) for model in CONFIG.run.models},
-    tables=ALL_TABLES,
-    note=CONFIG.note,
-)
-TABLE_SETTINGS = settings(**ROWS)
-CONDITIONS = {"axis": CONFIG.conditions.axis, "models": CONFIG.conditions.models()} if CONFIG.conditions else None
-CONDITION_SETTINGS = settings(**ROWS, conditions=CONDITIONS, reference=REFERENCE)
-FIGURE_SETTINGS = settings(**ROWS, drawn=DRAWN, reference=REFERENCE)
-SUMMARIES = [e["path"] for e in [*FIGURES, *RANKINGS, *SIMILARITIES, *DRIFTS, *HARNESSED, *SELECTIONS, *TUNINGS]]
-JUDGEMENTS = [entry["path"].removesuffix(".json") + ".parquet" for entry in FIGURES]
+METRICS = f"{RESULTS}/metrics.parquet"
+WITH_TABLE = ("judge", "rank", "similarity")  # stages whose summary has a table beside it
 
 
 rule tables:
     input:
-        expand(f"{RESULTS}/tables/{{table}}.{{ending}}", table=ALL_TABLES, ending=["csv", "md", "tex"]),
+        TABLE_FILES,
         expand(f"{RESULTS}/figures/{{figure}}.{{ending}}", figure=DRAWN, ending=["pdf", "png", "csv"]),
 
 
-rule make_tables:
-    """The paper's tables, those of the controls, and those of epochs, tuning and responses."""
+rule conditions:
     input:
-        summaries=SUMMARIES,
-        responses=[entry["path"] for entry in RESPONSES],
-        judgements=JUDGEMENTS,
-        rankings=[entry["path"].removesuffix(".json") + ".parquet" for entry in RANKINGS],
-        data=[path for _, _, path in DATA],
+        [path for path in rules.tables.input if Path(path).stem.startswith("conditions")],
+
+
+rule collect_metrics:
+    """Every number that the experiment has measured, in one table: its rows are what all that follows is made of."""
+    input:
+        files=[result.path for result in FILES],
+        tables=[result.path.removesuffix(".json") + ".parquet" for result in FILES if result.stage in WITH_TABLE],
+        sets=list(EXPERIMENT.sets.values()),
+    output:
+        table=METRICS,
+        csv=f"{RESULTS}/metrics.csv",
+    log:
+        f"{LOGS}/collect_metrics.log",
+    benchmark:
+        f"{BENCHMARKS}/collect_metrics/metrics.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        code=code_of("collect_metrics"),
+        settings=settings(**EXPERIMENT.told()),
+    message:
+        "metrics: {output.table}"
+    shell:
+        "printf %s {params.settings:q} | python scripts/collect_metrics.py --output {output.table} --settings - > {log} 2>&1"
+
+
+rule make_tables:
+    """The paper's tables, those of the controls and conditions, and those of data, epochs, tuning and responses."""
+    input:
+        metrics=METRICS,
     output:
         report(
-            expand(f"{RESULTS}/tables/{{table}}.csv", table=ALL_TABLES),
+            [path for path in TABLE_FILES if path.endswith(".csv")],
             caption="captions/tables.rst",
             category="Tables",
         ),
-        expand(f"{RESULTS}/tables/{{table}}.{{ending}}", table=ALL_TABLES, ending=["md", "tex"]),
+        [path for path in TABLE_FILES if not path.endswith(".csv")],
     log:
         f"{LOGS}/make_tables.log",
     benchmark:
@@ -157,20 +124,19 @@ rule make_tables:
     params:
         code=code_of("make_tables"),
         folder=subpath(output[0], parent=True),
-        settings=TABLE_SETTINGS,
+        settings=settings(tables=ALL_TABLES, note=CONFIG.note, axis=AXIS),
     message:
         "tables: {params.folder}"
     shell:
-        "printf %s {params.settings:q} | python scripts/make_tables.py --output {params.folder} --settings - > {log} 2>&1"
+        "printf %s {params.settings:q} | python scripts/make_tables.py --metrics {input.metrics} --output {params.folder} "
+        "--settings - > {log} 2>&1"
 
 
 rule make_figures:
-    """Win rates, rules, ranking, choice of epochs, training, lengths and similarity: for papers, and for the report."""
+    """Win rates, rules, ranking, choice of epochs, training, lengths, similarity, conditions: for papers and the report."""
     input:
-        tables=expand(f"{RESULTS}/tables/{{table}}.csv", table=[*TABLES, "epochs"]),
-        tunings=[entry["path"] for entry in TUNINGS],
-        responses=[entry["path"] for entry in RESPONSES],
-        similarities=[path for e in SIMILARITIES for path in (e["path"], e["path"].replace(".json", ".parquet"))],
+        metrics=METRICS,
+        responses=[result.path for result in FILES if result.stage == "generate"] if "similarity" in DRAWN else [],
     output:
         report(
             expand(f"{RESULTS}/figures/{{figure}}.png", figure=DRAWN),
@@ -189,64 +155,21 @@ rule make_figures:
     params:
         code=code_of("make_figures"),
         folder=subpath(output[0], parent=True),
-        tables=lambda wildcards, input: os.path.dirname(input.tables[0]),
-        settings=FIGURE_SETTINGS,
+        settings=settings(drawn=DRAWN, axis=AXIS),
     message:
         "figures: {params.folder}"
     shell:
-        "printf %s {params.settings:q} | python scripts/make_figures.py --tables {params.tables} --output {params.folder} "
-        "--settings - > {log} 2>&1"
-
-
-rule conditions:
-    input:
-        (
-            [
-                *expand(f"{RESULTS}/tables/conditions.{{ending}}", ending=["csv", "md", "tex"]),
-                f"{RESULTS}/tables/conditions_by_world.csv",
-                *expand(f"{RESULTS}/figures/conditions.{{ending}}", ending=["csv", "png", "pdf"]),
-            ]
-            if CONFIG.conditions
-            else []
-        ),
-
-
-rule make_conditions:
-    """What models can do under each condition: a table and a figure, with the spread over worlds."""
-    input:
-        summaries=[entry["path"] for entry in [*FIGURES, *RANKINGS, *RESPONSES, *DRIFTS]],
-    output:
-        expand(f"{RESULTS}/tables/conditions.{{ending}}", ending=["md", "tex"]),
-        f"{RESULTS}/tables/conditions_by_world.csv",
-        expand(f"{RESULTS}/figures/conditions.{{ending}}", ending=["pdf", "csv"]),
-        table=report(f"{RESULTS}/tables/conditions.csv", caption="captions/tables.rst", category="Tables"),
-        figure=report(f"{RESULTS}/figures/conditions.png", caption="captions/figures.rst", category="Figures"),
-    log:
-        f"{LOGS}/make_conditions.log",
-    benchmark:
-        f"{BENCHMARKS}/make_conditions/conditions.tsv"
-    localrule: True
-    threads: 1
-    resources:
-        mem_mb=1000,
-    params:
-        code=code_of("make_conditions"),
-        tables=subpath(output.table, parent=True),
-        figures=subpath(output.figure, parent=True),
-        settings=CONDITION_SETTINGS,
-    message:
-        "conditions: {params.tables}/conditions.csv"
-    shell:
-        "printf %s {params.settings:q} | python scripts/make_conditions.py --tables {params.tables} --figures {params.figures} "
+        "printf %s {params.settings:q} | python scripts/make_figures.py --metrics {input.metrics} --output {params.folder} "
         "--settings - > {log} 2>&1"
 
 
 rule verify:
-    """Compare all files with the records, and all tables with judgements and scores. It makes nothing, and needs no job."""
+    """Compare all files with the records, all metrics with raw files, and all that is shown with the metrics. It makes
+    nothing, and needs no job."""
     localrule: True
     threads: 1
     params:
-        settings=CONDITION_SETTINGS,
+        settings=settings(**EXPERIMENT.told(), **SHOWN),
         folder=RESULTS,
         gamed=f"--gamed={CONFIG.judge.gamed_table}" if CONFIG.judge and CONFIG.judge.gamed_table else "",
     message:

@@ -20,7 +20,7 @@ def candidate(path):
 rule tune:
     input:
         [
-            f"{RESULTS}/{m}/{s}/record.json"
+            f"{RESULTS}/{m}/{s.path}/record.json"
             for m in CONFIG.run.models
             for mode in CONFIG.run.modes
             for s in chosen(mode, m)

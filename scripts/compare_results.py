@@ -9,112 +9,71 @@ says cannot be told from noise, and is said to be undecided.
 
 import argparse
 import math
-import statistics
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from reporting.collect import read_metrics
+from reporting.forms import plus_minus
+from reporting.spent import all_records
 from stage.command import InputError, run_stage, say
-from stage.spent import all_records
 from stage.storage import read_json
-from stage.table_forms import from_plus_minus, plus_minus, read_csv
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 ALPHA = 0.05
-ROUNDING = 0.1 / math.sqrt(12)  # the standard deviation that rounding to one decimal has by itself
+LEAST = 0.1 / math.sqrt(12)  # the least standard deviation of seeds that is believed, in percent points
+# (metric, slice, part) -> what it is called.
 COMPARED = {
-    "table1": ("win rate", "length-controlled"),
-    "table3": ("win rate", "length-controlled"),
-    "table4": ("win rate", "length-controlled"),
-    "table2": ("capability", "per token"),
+    ("win_rate", "all", ""): "win rate",
+    ("lc_win_rate", "all", ""): "length-controlled",
+    ("capability", "any", "sequence"): "capability",
+    ("capability", "any", "token"): "per token",
 }
-MUST_AGREE = ("n", "judge", "metric", "instructions", "pairs")  # or figures are of different things
+MUST_AGREE = ("n", "judge", "metric")  # or numbers are of different things
 
 
-@dataclass(frozen=True)
-class Side:
-    """A figure of one experiment: mean and standard deviation (None for one seed) over ``seeds``."""
+def figures(metrics: "DataFrame") -> "DataFrame":
+    """What is compared, by name: mean and deviation over seeds, and what it is of; without those that a seed lacks."""
+    import pandas as pd
 
-    mean: float
-    deviation: float | None
-    seeds: int
-
-
-@dataclass
-class Difference:
-    """A figure that both experiments have; ``p`` is None where nothing can be decided."""
-
-    name: str
-    a: Side
-    b: Side
-    unlike: str  # in what the figures are not of the same thing
-    p: float | None = None
-    verdict: str = ""
+    key = ["metric", "slice", "part"]
+    names = pd.DataFrame([(*of, name) for of, name in COMPARED.items()], columns=[*key, "figure"])
+    own = metrics[(metrics["level"] == "seed") & (metrics["opponent"] != "references")]
+    own = own.merge(names, on=key)
+    own["row"] = own["model"] + ", " + own["label"]
+    found = own.groupby(own["row"] + ": " + own["figure"], sort=False).agg(
+        mean=("value", "mean"), std=("value", "std"), seeds=("value", "size"), row=("row", "first"),
+        n=("n", "first"), judge=("judge", "first"), metric=("judge_metric", "first"),
+    )  # fmt: skip
+    most = found.groupby("row")["seeds"].transform("max")
+    return found[(found["seeds"] == most) | ~found.index.str.endswith(": length-controlled")]
 
 
-def rows_of(path: Path) -> list[Row]:
-    """A table's rows; none where the experiment has no such table."""
-    return read_csv(path) if path.is_file() else []
+def compared(a: "DataFrame", b: "DataFrame") -> "DataFrame":
+    """The figures that both have, with the p-value of Welch's t-test (none with a single seed) and a verdict.
 
-
-def side(row: Row, column: str) -> Side | None:
-    """A figure of a table's row; None where it is empty."""
-    if not row[column]:
-        return None
-    if column == "win rate":  # each seed's is known, and less is lost by rounding
-        values = [float(value) for value in row["each seed"].split()]
-        return Side(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
-    return Side(*from_plus_minus(row[column]), int(row["seeds"]))
-
-
-def differences(a: Path, b: Path) -> tuple[list[Difference], list[str]]:
-    """Figures that both have, and the names of rows that only one has."""
-    found: dict[str, Difference] = {}
-    lonely = []
-    for table, columns in COMPARED.items():
-        rows = [{(r["model"], r["tuning"]): r for r in rows_of(each / "tables" / f"{table}.csv")} for each in (a, b)]
-        for key in dict.fromkeys([*rows[0], *rows[1]]):
-            if key not in rows[0] or key not in rows[1]:
-                lonely.append(f"{table}, {', '.join(key)}: only in {'A' if key in rows[0] else 'B'}")
-                continue
-            one, two = rows[0][key], rows[1][key]
-            unlike = [name for name in MUST_AGREE if one.get(name) != two.get(name)]
-            for column in columns:
-                ours, theirs = side(one, column), side(two, column)
-                if ours and theirs:  # a row may stand in several tables
-                    name = f"{', '.join(key)}: {column}"
-                    found.setdefault(name, Difference(name, ours, theirs, ", ".join(unlike)))
-    return list(found.values()), lonely
-
-
-def welch(a: Side, b: Side) -> float | None:
-    """The p-value of Welch's t-test from means and deviations; None with a single seed on either side.
-
-    Deviations below that of rounding are taken as that: seeds that agree to the last digit do not prove anything.
+    Deviations below `LEAST` are taken as that: seeds that agree to the last digit do not prove anything. Verdicts are
+    by Holm's step-down over all that can be decided.
     """
     from scipy.stats import ttest_ind_from_stats
 
-    if a.deviation is None or b.deviation is None:
-        return None
-    spread = [max(each.deviation or 0.0, ROUNDING) for each in (a, b)]
-    return float(ttest_ind_from_stats(a.mean, spread[0], a.seeds, b.mean, spread[1], b.seeds, equal_var=False).pvalue)
-
-
-def decide(found: list[Difference]) -> None:
-    """Give every figure its verdict: Holm's step-down over all that can be decided."""
-    for each in found:
-        each.p = welch(each.a, each.b)
-        each.verdict = "undecided: one seed" if each.p is None else "within the noise of seeds"
-        if each.a == each.b:
-            each.verdict = "the same"
-    decidable = sorted((each for each in found if each.p is not None), key=lambda each: each.p or 0.0)
-    for rank, each in enumerate(decidable):
-        if (each.p or 0.0) * (len(decidable) - rank) >= ALPHA:
-            break
-        each.verdict = "DIFFERS by more than seeds do"
-    for each in found:
-        each.verdict += f" (not the same {each.unlike})" if each.unlike else ""
+    both = figures(a).merge(figures(b), left_index=True, right_index=True, suffixes=("_a", "_b"))
+    sides = []
+    for side in "ab":
+        own = (both[f"mean_{side}"], both[f"std_{side}"].clip(lower=LEAST), both[f"seeds_{side}"])
+        sides += [values.to_numpy(float) for values in own]
+    both["p"] = ttest_ind_from_stats(*sides, equal_var=False).pvalue
+    both["verdict"] = both["p"].isna().map({True: "undecided: one seed", False: "within the noise of seeds"})
+    same = (both["mean_a"] == both["mean_b"]) & (both["std_a"].fillna(0) == both["std_b"].fillna(0))
+    both.loc[same & (both["seeds_a"] == both["seeds_b"]), "verdict"] = "the same"
+    ordered = both["p"].dropna().sort_values()
+    differs = (ordered * [*range(len(ordered), 0, -1)] < ALPHA).cummin()
+    both.loc[differs[differs].index, "verdict"] = "DIFFERS by more than seeds do"
+    for name, row in both.iterrows():
+        unlike = [each for each in MUST_AGREE if str(row[f"{each}_a"]) != str(row[f"{each}_b"])]
+        both.at[name, "verdict"] += f" (not the same {', '.join(unlike)})" if unlike else ""
+    return both
 
 
 def config_differences(a: Any, b: Any, name: str = "") -> list[str]:
@@ -131,18 +90,24 @@ def config_differences(a: Any, b: Any, name: str = "") -> list[str]:
     return lines
 
 
-def changed(table: str, columns: tuple[str, ...], names: tuple[str, ...], a: Path, b: Path) -> list[str]:
-    """Cells of ``names`` that differ between two experiments' tables, by the columns that identify a row."""
-    rows = [{tuple(r[c] for c in columns): r for r in rows_of(each / "tables" / f"{table}.csv")} for each in (a, b)]
-    shared = [key for key in rows[0] if key in rows[1]]
-    cells = [(key, name) for key in shared for name in names if rows[0][key][name] != rows[1][key][name]]
-    return [f"{', '.join(key)}: {name} A {rows[0][key][name]}, B {rows[1][key][name]}" for key, name in cells]
+def changed(a: "DataFrame", b: "DataFrame") -> list[str]:
+    """Datasets and evaluation sets of both experiments that differ, in how many rows or in their texts."""
+    both = [metrics[metrics["metric"] == "data_rows"].set_index(["slice", "set"]) for metrics in (a, b)]
+    one, two = (own[~own.index.duplicated(keep="last")] for own in both)
+    names = {"value": "rows", "sha256": "sha256"}
+    return [
+        f"{', '.join(key)}: {told} A {one.at[key, column]:{form}}, B {two.at[key, column]:{form}}"
+        for key in one.index.intersection(two.index, sort=False)
+        for (column, told), form in zip(names.items(), (".0f", ""), strict=True)
+        if one.at[key, column] != two.at[key, column]
+    ]
 
 
-def chosen(results: Path) -> dict[str, str]:
+def chosen(metrics: "DataFrame") -> dict[str, str]:
     """The epoch count of each model and mode."""
-    rows = rows_of(results / "tables" / "epochs.csv")
-    return {f"{row['model']}, {row['mode']}": row["epochs"] for row in rows if row["chosen"]}
+    rows = metrics[(metrics["metric"] == "chosen") & (metrics["value"] == 1)]
+    systems = zip(rows["model"], rows["name"], rows["slice"], strict=True)
+    return {f"{model}, {mode}": epochs for model, mode, epochs in systems}
 
 
 def origin(results: Path) -> str:
@@ -162,18 +127,14 @@ def told(title: str, lines: list[str], *, nothing: str) -> None:
         say(f"  {line}")
 
 
-def show(found: list[Difference]) -> list[str]:
+def show(both: "DataFrame") -> list[str]:
     """The figures as lines of a table."""
-    lines = []
-    width = max((len(each.name) for each in found), default=0)
-    for each in found:
-        sides = [plus_minus((s.mean, s.deviation)) for s in (each.a, each.b)]
-        seeds = f"{each.a.seeds} and {each.b.seeds} seeds"
-        p = "" if each.p is None else f", p = {each.p:.2g}"
-        change = each.b.mean - each.a.mean
-        lines.append(
-            f"{each.name:<{width}}  {sides[0]:>12}  {sides[1]:>12}  {change:>+7.1f}  {each.verdict} ({seeds}{p})"
-        )
+    lines, width = [], max(map(len, both.index), default=0)
+    for name, row in both.iterrows():
+        one, two = (plus_minus((row[f"mean_{s}"], row[f"std_{s}"] if row[f"seeds_{s}"] > 1 else None)) for s in "ab")
+        p = f", p = {row['p']:.2g}" if row["p"] == row["p"] else ""
+        told = f"{row['verdict']} ({row['seeds_a']} and {row['seeds_b']} seeds{p})"
+        lines.append(f"{name:<{width}}  {one:>12}  {two:>12}  {row['mean_b'] - row['mean_a']:>+7.1f}  {told}")
     return lines
 
 
@@ -183,8 +144,9 @@ def main() -> None:
     parser.add_argument("b", type=Path)
     args = parser.parse_args()
     for results in (args.a, args.b):
-        if not (results / "tables").is_dir():
-            raise InputError(f"{results}: no results of an experiment, as it has no folder 'tables'")
+        if not (results / "metrics.parquet").is_file():
+            raise InputError(f"{results}: no results of an experiment, as it has no metrics.parquet")
+    a, b = (read_metrics(results / "metrics.parquet") for results in (args.a, args.b))
     configs = [path for path in (args.a / "config.json", args.b / "config.json") if path.is_file()]
     say(f"A  {origin(args.a)}\nB  {origin(args.b)}")
     if len(configs) == 2:
@@ -196,16 +158,18 @@ def main() -> None:
             [],
             nothing="not recorded on both sides (config.json): run both experiments again with this version",
         )
-    told("Data:", changed("data", ("kind", "name"), ("rows", "sha256"), args.a, args.b), nothing="no difference")
-    one, two = chosen(args.a), chosen(args.b)
+    told("Data:", changed(a, b), nothing="no difference")
+    one, two = chosen(a), chosen(b)
     epochs = [f"{name}: A {one[name]}, B {two[name]}" for name in one if name in two and one[name] != two[name]]
     told("Chosen epochs:", epochs, nothing="no difference")
-    found, lonely = differences(args.a, args.b)
-    decide(found)
-    told("Figures, A, B, and B less A (percent points):", show(found), nothing="none that both have")
+    both = compared(a, b)
+    told("Figures, A, B, and B less A (percent points):", show(both), nothing="none that both have")
+    ours, theirs = figures(a).index, figures(b).index
+    lonely = [f"{name}: only in A" for name in ours.difference(theirs, sort=False)]
+    lonely += [f"{name}: only in B" for name in theirs.difference(ours, sort=False)]
     if lonely:
         told("Not on both sides:", lonely, nothing="")
-    decidable = sum(each.p is not None for each in found)
+    decidable = both["p"].notna().sum()
     say(
         f"\n'DIFFERS': Welch's t-test between seeds, p < {ALPHA} after Holm's correction for {decidable} figures.\n"
         "Only seeds are drawn anew: other instructions, or another pre-training, may give something else.\n"

@@ -49,8 +49,7 @@ Made by `make docs` from `snakemake --rulegraph mermaid-js` of the default exper
 
 An arrow goes from a rule to one that reads what it made. Other experiments add `import_model` (a model that exists
 already), `check_access` (a hub), `rewrite_dataset` (appendix C), `alter_dataset` (datasets of others, for controls),
-`measure_similarity` (section 5.2), `measure_drift` (what tuning costs), `run_harness` (lm-evaluation-harness) and
-`make_conditions` (one model in several conditions).
+`measure_similarity` (section 5.2), `measure_drift` (what tuning costs) and `run_harness` (lm-evaluation-harness).
 
 ```mermaid
 {graph}

@@ -1,15 +1,16 @@
 """Write an experiment's metrics as TensorBoard events: a folder for each run, by its name, with one file.
 
-    python scripts/make_events.py --output results/tiny/events --settings '{"figures": [...], "tunings": [...], ...}'
+    python scripts/make_events.py --metrics results/tiny/metrics.parquet --output results/tiny/events
 
-``tensorboard --logdir results/tiny/events`` draws them. The same records give the same bytes: the time of an event is
+``tensorboard --logdir results/tiny/events`` draws them. The same metrics give the same bytes: the time of an event is
 its step, in seconds, as nobody needs to know when each was computed.
 """
 
 from pathlib import Path
 
+from reporting.collect import read_metrics
+from reporting.runs import Run, runs_of
 from stage.command import arguments, run_stage, say
-from stage.metrics import Run, runs_of
 from stage.storage import written_whole
 
 FILE = "events.out.tfevents.0"  # TensorBoard knows a file of events by the middle of its name
@@ -32,8 +33,8 @@ def write_events(run: Run, folder: Path) -> None:
 
 
 def main() -> None:
-    args = arguments(__doc__, paths=["output"])
-    runs = runs_of(args.settings)
+    args = arguments(__doc__, paths=["metrics", "output"])
+    runs = runs_of(read_metrics(args.metrics))
     with written_whole(args.output) as temporary:
         temporary.mkdir()
         for run in runs:

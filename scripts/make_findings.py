@@ -14,14 +14,17 @@ Rows that differ in their model alone are of several worlds: their mean and stan
 is copied to a folder beside the output, docs/findings/, so that the page can be made from there alone.
 """
 
+import csv
 import re
 import shutil
 import statistics
 from pathlib import Path
 
+from reporting.forms import escaped, plus_minus
 from stage.command import InputError, arguments, run_stage, say
 from stage.storage import write_text
-from stage.table_forms import Row, escaped, from_plus_minus, plus_minus, read_csv
+
+Row = dict[str, str]
 
 MARK = re.compile(r"\{\{(?P<kind>table |figure |)(?P<name>[\w/-]+)(?:: (?P<rest>[^}]+))?\}\}")
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?( ± \d+(\.\d+)?)?")
@@ -39,6 +42,12 @@ def files_of(template: str) -> dict[str, str]:
     return found
 
 
+def read_csv(path: Path) -> list[Row]:
+    """The rows of a table. Here alone text is read back: the page is made of the copies that are kept beside it."""
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def over_models(rows: list[Row], column: str) -> str:
     """A column of rows, one for each model: what all say, or the mean and deviation of figures; empty where one is."""
     values = [row[column] for row in rows]
@@ -49,7 +58,7 @@ def over_models(rows: list[Row], column: str) -> str:
     if not all(NUMBER.fullmatch(value) for value in values):
         raise InputError(f"{column!r} is {', '.join(map(repr, sorted(set(values))))}: neither figures nor all the same")
     digits = max(len(value.split(" ± ")[0].partition(".")[2]) for value in values)
-    means = [from_plus_minus(value)[0] for value in values]
+    means = [float(value.partition(" ± ")[0]) for value in values]
     return plus_minus((statistics.fmean(means), statistics.stdev(means)), digits=digits)
 
 

@@ -1,7 +1,7 @@
 """Make the report of an experiment: one HTML file with tables, figures, examples, where it comes from and its cost.
 
     python scripts/make_report.py --results results/tiny --config results/tiny/config.json \\
-        --output results/tiny/report.html --settings '{"experiment": "tiny", "figures": [...], ...}'
+        --output results/tiny/report.html --settings '{"experiment": "tiny", "results": [...], ...}'
 
 The file holds everything that it needs, and its Content-Security-Policy forbids every request. Texts of models and
 datasets reach the page as text: escaped by the template, or as JSON that the page's script puts into text nodes.
@@ -10,19 +10,22 @@ datasets reach the page as text: escaped by the template, or as JSON that the pa
 import base64
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from stage.charts import CONFIG, PANELS, VEGA_LITE
+from reporting.charts import CONFIG, VEGA_LITE
+from reporting.collect import read_metrics
+from reporting.examples import examples, packed
+from reporting.figures import FIGURES, as_text, csv_of, rows_of
+from reporting.spent import Spent, all_records, spent_by_stage
+from reporting.tables import TABLES, make_table
+from reporting.view import View
 from stage.command import arguments, run_stage, say
-from stage.examples import examples, packed
-from stage.spent import Spent, all_records, spent_by_stage
 from stage.storage import read_json, write_text
-from stage.table_forms import read_csv
+from stage.systems import Experiment
 
 Row = dict[str, Any]
 
@@ -46,27 +49,22 @@ def policy(scripts: list[str]) -> str:
     )
 
 
-def unescaped(text: str) -> str:
-    """A line of the Markdown tables as plain text."""
-    return re.sub(r"\\([\\`*\[\]<>|])", r"\1", text)
-
-
-def table_of(name: str, folder: Path, sources: dict[str, list[int]]) -> Row:
-    """A table with its title, notes and forms. ``sources`` are the records of its rows, by `row_key`."""
-    forms = {ending: (folder / f"{name}.{ending}").read_text(encoding="utf-8") for ending in ("csv", "md", "tex")}
-    lines = forms["md"].splitlines()
-    rows = read_csv(folder / f"{name}.csv")
+def table_of(name: str, view: View, records: dict[str, int]) -> Row:
+    """A table with its title, notes and forms, and the numbers of the records that each row comes from."""
+    made = make_table(name, view)
+    rows = [{column: str(value) for column, value in line.cells.items()} for line in made.lines]
     columns = columns_shown(rows)
-    cells = [[row[column] for column in columns] for row in rows]
+    sources = [list(dict.fromkeys(records[path] for path in line.sources if path in records)) for line in made.lines]
     return {
         "name": name,
-        "title": unescaped(lines[0].strip("*")),
+        "title": made.title,
         "columns": columns,
         "rows": [
-            {"cells": own, "sources": sources.get(row_key(name, row), [])} for own, row in zip(cells, rows, strict=True)
+            {"cells": [row[column] for column in columns], "sources": own}
+            for row, own in zip(rows, sources, strict=True)
         ],
-        "notes": [unescaped(line) for line in lines[1:] if line and not line.startswith("|")],
-        "forms": forms,
+        "notes": made.notes,
+        "forms": {ending: made.form(ending) for ending in TABLES[name].forms},
     }
 
 
@@ -79,66 +77,23 @@ def columns_shown(rows: list[Row]) -> list[str]:
     return [*ours[:behind], *paper, *ours[behind:]]
 
 
-def row_key(table: str, row: Row) -> str:
-    """What tells a row of a table from the others."""
-    names = {
-        "conditions": ("condition", "tuning"),
-        "epochs": ("mode", "epochs"),
-        "tuning": ("mode", "seed"),
-        "responses": ("system",),
-        "data": ("name",),
-    }
-    kind = "table" if table in ("table1", "table3", "table4") else table
-    return "/".join([kind, row.get("model", ""), *(str(row[name]) for name in names.get(table, ("tuning",)))])
-
-
-def row_sources(settings: Row, number: dict[str, int]) -> dict[str, list[int]]:
-    """The records that each row of the tables comes from, as numbers of ``number``, by `row_key`."""
-    found: dict[str, list[int]] = {}
-
-    def add(table: str, row: Row, path: str) -> None:
-        if path in number:
-            found.setdefault(row_key(table, row), []).append(number[path])
-
-    for table, kind in (
-        ("table1", "figures"),
-        ("judging", "figures"),
-        ("table2", "rankings"),
-        ("ranking_controls", "rankings"),
-        ("similarity", "similarities"),
-        ("drift", "drifts"),
-        ("harness", "harnessed"),
-    ):
-        for entry in settings[kind]:
-            add(table, {"model": entry["model"], "tuning": entry["label"]}, entry["path"])
-    for entry in settings["responses"]:
-        add("kinds", {"model": entry["model"], "tuning": entry["label"]}, entry["record"])
-    for entry in settings["selections"]:
-        for count, path in zip(entry["epochs"], entry["validations"], strict=False):  # none where there was no choice
-            add("epochs", entry | {"epochs": count}, path)
-    for entry in settings["tunings"]:
-        add("tuning", entry, entry["path"])
-    for entry in settings["responses"]:
-        add("responses", entry, entry["record"])
-    for model, (condition, _) in (settings["conditions"] or {"models": {}})["models"].items():
-        for kind in ("figures", "rankings", "drifts", "responses"):
-            for entry in settings[kind]:
-                if entry["model"] == model:
-                    path = entry["record"] if kind == "responses" else entry["path"]
-                    add("conditions", {"condition": condition, "tuning": entry["label"]}, path)
+def numbered(records: dict[str, Row]) -> dict[str, int]:
+    """The number of the record that tells of a file: of a summary, which is one itself, and of what one has made."""
+    found: dict[str, int] = {}
+    for number, (path, record) in enumerate(records.items()):
+        found |= {file["path"]: number for file in record["outputs"].values()} | {path: number}
     return found
 
 
-def figures(settings: Row, folder: Path) -> tuple[list[Row], list[Row], dict[str, Row]]:
+def figures(names: list[str], view: View) -> tuple[list[Row], list[Row], dict[str, Row]]:
     """Panels for the template, specs for the script, and the texts that can be copied."""
     panels, specs, texts = [], [], {}
-    for name in settings["drawn"]:
-        path = folder / f"{name}.csv"
-        rows = read_csv(path)
-        texts[f"figure-{name}"] = {"csv": path.read_text(encoding="utf-8")}
-        for i, panel in enumerate(PANELS[name](rows)):
+    for name in names:
+        rows = rows_of(name, view)
+        texts[f"figure-{name}"] = {"csv": csv_of(name, rows)}
+        for i, panel in enumerate(FIGURES[name].panels(rows)):
             told = {"figure": name, "id": f"{name}-{i}", "title": panel.title, "note": panel.note}
-            shown = rows if i == 0 and len(rows) <= SHOWN else []
+            shown = as_text(name, rows) if i == 0 and len(rows) <= SHOWN else []
             panels.append(told | {"spoken": panel.spoken, "rows": shown})
             specs.append({"id": f"{name}-{i}", "spec": panel.spec})
     return panels, specs, texts
@@ -150,36 +105,29 @@ def sentences(rows: list[Row]) -> list[str]:
     for model in dict.fromkeys(row["model"] for row in rows):
         own = {row["tuning"]: row for row in rows if row["model"] == model}
         base = own.pop("base", None)
-        ordered = sorted(own.values(), key=lambda row: -float(row["win_rate"]))
+        ordered = sorted(own.values(), key=lambda row: -row["win_rate"])
         first = (ordered or [base])[0]
-        seeds = f"mean of {first['seeds']} seeds" if first["seeds"] != "1" else "one seed"
-        parts = ", ".join(f"{row['tuning']} {shown(row)}" for row in ordered)
-        told.append(
-            f"{model}: asked {first['n']} instructions, "
-            + (
-                f"the base model wins {shown(base)} against its instruction-tuned self (50 % is parity). "
-                if base
-                else ""
-            )
-            + (f"Against the same, without instruction tuning: {parts}; " if parts else "")
-            + f"{seeds}."
+        seeds = f"mean of {first['seeds']} seeds" if first["seeds"] > 1 else "one seed"
+        against = (
+            f"the base model wins {shown(base)} against its instruction-tuned self (50 % is parity). " if base else ""
         )
+        parts = ", ".join(f"{row['tuning']} {shown(row)}" for row in ordered)
+        parts = f"Against the same, without instruction tuning: {parts}; " if parts else ""
+        told.append(f"{model}: asked {first['n']} instructions, {against}{parts}{seeds}.")
     return told
 
 
 def shown(row: Row) -> str:
     """A win rate with its deviation, and the paper's first value."""
-    spread = f" ± {row['std']}" if int(row["seeds"]) > 1 else ""
+    spread = f" ± {row['std']}" if row["seeds"] > 1 else ""
     paper = next((value for name, value in row.items() if name.startswith("paper, ") and value), None)
-    return f"{row['win_rate']}{spread} %" + (f" (paper {paper.split(' ± ')[0]})" if paper else "")
+    return f"{row['win_rate']}{spread} %" + (f" (paper {paper[0]})" if paper else "")
 
 
-def unjudged(settings: Row) -> list[str]:
+def unjudged(experiment: Experiment) -> list[str]:
     """What is said first where no judge was named."""
-    count = len(settings["tunings"])
-    return [
-        f"{count} models were tuned and {len(settings['responses'])} sets of responses generated; nothing was judged."
-    ]
+    tuned, generated = (len([r for r in experiment.results if r.stage == stage]) for stage in ("tune", "generate"))
+    return [f"{tuned} models were tuned and {generated} sets of responses generated; nothing was judged."]
 
 
 def provenance(records: dict[str, Row]) -> Row:
@@ -220,15 +168,16 @@ def costs(results: Path) -> list[Row]:
     return [*rows, total | {"price": every.price_text(), "peak MiB": ""}]
 
 
-def facts(settings: Row, config: Row, records: dict[str, Row]) -> str:
+def facts(experiment: Experiment, config: Row, records: dict[str, Row]) -> str:
     """What was run, in a line."""
     judge = config.get("judge")
     dates = sorted({record["date"] for record in records.values() if record.get("date")})
     commits = sorted({(record["commit"] or "unknown")[:12] for record in records.values()})
-    seeds = sorted({entry["seed"] for entry in settings["tunings"]})
-    modes = list(dict.fromkeys(entry["mode"] for entry in settings["tunings"]))
+    tuned = [result for result in experiment.results if result.stage == "tune"]
+    seeds = sorted({result.seed for result in tuned})
+    modes = dict.fromkeys(result.system.name for result in tuned)
     told = [
-        f"models: {', '.join(settings['models'])}",
+        f"models: {', '.join(name for name, *_ in experiment.models)}",
         f"modes: {', '.join(modes)}",
         f"seeds: {', '.join(map(str, seeds))}",
         f"judge: {judge['name']}{f', {dates[0]} to {dates[-1]}' if dates else ''}" if judge else "no judge",
@@ -242,25 +191,26 @@ def main() -> None:
 
     args = arguments(__doc__, paths=["results", "config", "output"])
     settings, results = args.settings, args.results
-    records = all_records(results)
-    sources = row_sources(settings, {path: i for i, path in enumerate(records)})
-    tables = [table_of(name, results / "tables", sources) for name in settings["tables"]]
-    panels, specs, texts = figures(settings, results / "figures")
+    experiment, records = Experiment.read(settings), all_records(results)
+    view = View(read_metrics(results / "metrics.parquet"), note=settings["note"], axis=settings["axis"])
+    own = numbered(records)
+    tables = [table_of(name, view, own) for name in settings["tables"] if "md" in TABLES[name].forms]
+    panels, specs, texts = figures(settings["drawn"], view)
     texts |= {table["name"]: table["forms"] for table in tables}
-    whole, cut = packed(examples(settings))
+    judged = "win_rates" in settings["drawn"]
+    whole, cut = packed(examples(experiment))
     traced = provenance(records)
     scripts = [
         vl_convert.javascript_bundle(vl_version=VEGA_LITE).replace("</script", "<\\/script"),
         (PARTS / "page.js").read_text(encoding="utf-8"),
     ]
     environment = Environment(loader=FileSystemLoader(PARTS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    drawn = results / "figures" / "win_rates.csv"
     text = environment.get_template("page.html").render(
         experiment=settings["experiment"],
         policy=policy(scripts),
         style=Markup((PARTS / "style.css").read_text(encoding="utf-8")),
-        facts=facts(settings, read_json(args.config), records),
-        sentences=sentences(read_csv(drawn)) if "win_rates" in settings["drawn"] else unjudged(settings),
+        facts=facts(experiment, read_json(args.config), records),
+        sentences=sentences(rows_of("win_rates", view)) if judged else unjudged(experiment),
         note=settings["note"],
         tables=tables,
         panels=panels,

@@ -6,8 +6,12 @@ python scripts/print_summary.py results/tiny
 import argparse
 from pathlib import Path
 
+from reporting.collect import read_metrics
+from reporting.forms import to_markdown
+from reporting.spent import spent_by_stage
+from reporting.tables import make_table
+from reporting.view import View
 from stage.command import run_stage, say
-from stage.spent import spent_by_stage
 from stage.storage import write_text
 
 JUDGED = ("table1", "table2", "table3", "table4", "epochs", "conditions")  # what is shown of an experiment with a judge
@@ -25,14 +29,11 @@ HIDDEN = (
 )  # too wide
 
 
-def narrow(path: Path) -> str:
+def narrow(name: str, view: View) -> str:
     """A table of the results, without the columns that a terminal has no room for."""
-    from make_conditions import TITLE
-    from make_tables import TITLES
-    from stage.table_forms import read_csv, to_markdown
-
-    rows = [{k: v for k, v in row.items() if k not in HIDDEN} for row in read_csv(path)]
-    return to_markdown(rows, title=(TITLES | {"conditions": TITLE})[path.stem], notes=[])
+    made = make_table(name, view)
+    rows = [{head: cell for head, cell in line.cells.items() if head not in HIDDEN} for line in made.lines]
+    return to_markdown(rows, title=made.title.rstrip(": "), notes=[])
 
 
 def main() -> None:
@@ -41,10 +42,11 @@ def main() -> None:
     results = parser.parse_args().results
     if not (results / "tables").is_dir():  # a part of the DAG was asked for
         return
-    for name in JUDGED if (results / "tables" / "table1.csv").is_file() else UNJUDGED:
-        path = results / "tables" / f"{name}.csv"
-        if path.is_file():
-            say(narrow(path))
+    made = {path.stem for path in (results / "tables").glob("*.csv")}
+    view = View(read_metrics(results / "metrics.parquet"))
+    for name in JUDGED if "table1" in made else UNJUDGED:
+        if name in made:
+            say(narrow(name, view))
     stages = spent_by_stage(results)
     total = sum(own.seconds for own in stages) or 1.0
     lines = [f"{'stage':<22}{'jobs':>5}{'seconds':>9}{'share':>8}{'at work':>9}{'peak MiB':>10}"]
@@ -57,6 +59,7 @@ def main() -> None:
     say("\n".join(lines))
     say(f"\nReport: {results / 'report.html'}, in any browser")
     say(f"Tables: {results / 'tables'} (CSV, Markdown, LaTeX); figures: {results / 'figures'}")
+    say(f"Every number, of each seed and world, for pandas or R: {results / 'metrics.csv'} and metrics.parquet")
     say(f"Logs: {results / 'logs'}; records lie beside what they tell of")
 
 

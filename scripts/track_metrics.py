@@ -1,7 +1,7 @@
-"""Send an experiment's metrics to Weights & Biases or trackio, a run for each of `stage.metrics`.
+"""Send an experiment's metrics to Weights & Biases or trackio, a run for each of `reporting.runs`.
 
-    python scripts/track_metrics.py --output results/tiny/tracked/wandb.json \\
-        --settings '{"module": "wandb", "project": "tiny", "figures": [...], "tunings": [...], ...}'
+    python scripts/track_metrics.py --metrics results/tiny/metrics.parquet --output results/tiny/tracked/wandb.json \\
+        --settings '{"module": "wandb", "project": "tiny"}'
 
 Both modules have the same three functions: ``init``, ``log`` and ``finish``. Where it goes, and by which key, they find
 in their own environment variables: WANDB_API_KEY, WANDB_MODE=offline, TRACKIO_SPACE_ID. ``output`` says what was sent;
@@ -12,15 +12,16 @@ import importlib
 from importlib.metadata import version
 from types import ModuleType
 
+from reporting.collect import read_metrics
+from reporting.runs import Run, runs_of
 from stage.command import InputError, arguments, run_stage, say
-from stage.metrics import Run, runs_of
 from stage.storage import write_json
 
 
 def send(run: Run, module: ModuleType, *, project: str) -> None:
     """Send one run, those of one system in a group. Raises InputError with what the module says of a run not begun."""
     try:
-        module.init(project=project, name=run.name, group=run.name.rpartition("/")[0], config=run.config)
+        module.init(project=project, name=run.name, group=run.group, config=run.config)
     except Exception as error:
         raise InputError(f"execution.tracking: {module.__name__} does not begin the run {run.name}: {error}") from error
     for step, metrics in sorted(run.steps.items()):
@@ -29,10 +30,10 @@ def send(run: Run, module: ModuleType, *, project: str) -> None:
 
 
 def main() -> None:
-    args = arguments(__doc__, paths=["output"])
+    args = arguments(__doc__, paths=["metrics", "output"])
     name, project = args.settings["module"], args.settings["project"]
     module = importlib.import_module(name)
-    runs = runs_of(args.settings)
+    runs = runs_of(read_metrics(args.metrics))
     for run in runs:
         send(run, module, project=project)
     sent = {run.name: len(run.steps) for run in runs}

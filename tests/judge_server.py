@@ -140,7 +140,8 @@ def judged(
 def write_files(folder, pairs):
     """An evaluation set and two sides' responses to it, as the script reads them."""
     rows = [
-        {"id": row["id"], "index": i, "instruction": row["instruction"], "reference": row["output"], "request": None, "source": "x"}
+        {"id": row["id"], "index": i, "instruction": row["instruction"], "reference": row["output"], "request": None}
+        | {"source": "x", "cluster": row["id"]}
         for i, row in enumerate(pairs[0])
     ]  # fmt: skip
     write_table("evaluation_set", rows, folder / "set.parquet")

@@ -1,6 +1,6 @@
 """A folder of results as the workflow leaves it, made up: any number of instructions and modes, without a model.
 
-Texts and outcomes are drawn from a seed. Tables, figures and the report are then made by the real scripts.
+Texts and outcomes are drawn from a seed, summaries are made by the stages' own code. What comes after is the real thing.
 """
 
 import json
@@ -10,46 +10,64 @@ import sys
 
 from workflow import ROOT
 
+from implicit import drift, recount, similarity
+from implicit.oracle import Oracle, describe
 from rank_responses import summarise
+from reporting.figures import figures_of
+from reporting.tables import tables_of
 from stage.record import fingerprint
 from stage.storage import write_json, write_table
+from stage.systems import Experiment, Result, System
 
 SYLLABLES = "ba be bi bo bu da de di do du ka ke ki ko ku la le li lo lu ma me mi mo mu na ne ni no nu".split()
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> & <b>bold</b>"
-STYLES = ("gsm", "poetry", "code", "recipes", "chess")
-
-
-def words(draw, count):
-    """``count`` made-up words: about six characters each with the blank."""
-    return " ".join("".join(draw.choices(SYLLABLES, k=draw.randint(1, 4))) for _ in range(count))
+PUBLISHED = {"response_tuning": "response tuning", "task_0": "GSM", "instruction_tuning": "instruction tuning"}
+BASE = System("base", "base", paper="base")
+RULES = System("rules", "base + rules", "rules", rules=("diversity", "eos", "uniform"))
+OWN = {"bootstrap": 20, "seed": 0, "metric": "length_controlled_v1"}  # of a judge; length control is not counted anew
 
 
 class Results:
     """Writes results under ``folder/results/made`` and makes what the last stages make of them.
 
-    ``modes`` are tuned modes besides the base model; the first is the opponent. ``length`` is in words a response.
+    ``modes`` are tuned modes besides the base model; the first is the opponent. ``length`` is in words a response. With
+    a ``world``, its requests are asked and its oracle judges, and drift and the harness are measured, too.
     """
 
-    def __init__(self, folder, *, instructions=12, modes=3, seeds=2, length=8, models=("tiny",), similarity=True):
-        self.folder, self.models, self.similar = folder, models, similarity
-        self.draw = random.Random(5)
-        self.count, self.seeds, self.length = instructions, list(range(1, seeds + 1)), length
+    def __init__(
+        self, folder, *, instructions=12, modes=3, seeds=2, length=8, models=("tiny",), similarity=True, world=None
+    ):
+        self.folder, self.models, self.similar, self.world = folder, models, similarity, world
+        self.draw, self.oracle = random.Random(5), Oracle()
+        self.seeds, self.length = list(range(1, seeds + 1)), length
         self.modes = ["instruction_tuning", "response_tuning", *(f"task_{i}" for i in range(modes - 2))][:modes]
         self.asked = [
             {
-                "id": f"test-{i}", "index": i, "instruction": f"Instruction {i}: {words(self.draw, 12)}?",
-                "reference": words(self.draw, 8), "request": None, "cluster": f"thing {i // 3}", "source": ("helpful", "selfinstruct", "koala")[i % 3],
+                "id": f"test-{i}", "index": i, "instruction": f"Instruction {i}: {self.words(12)}?",
+                "reference": self.words(8), "request": None, "cluster": f"thing {i // 3}",
+                "source": ("helpful", "selfinstruct", "koala")[i % 3],
             }
             for i in range(instructions)
         ]  # fmt: skip
         self.asked[1]["instruction"] = f"Instruction 1: hostile {HOSTILE}"
-        self.settings = {
-            "models": list(models), "figures": [], "rankings": [], "similarities": [], "data": [], "selections": [],
-            "tunings": [], "responses": [], "drifts": [], "harnessed": [], "oracle": False, "reference": "instruction_tuning", "note": "Made up.", "experiment": "made",
-        }  # fmt: skip
+        for row, item in zip(self.asked, world.evaluation("test", instructions) if world else [], strict=False):
+            row |= {"request": describe(item, world.seed), "reference": item.response}
+        self.results, self.given, self.measured = [], {}, {"judge", "rank", "rules", "choice", "conditions"}
+        self.measured |= ({"similarity"} if similarity else set()) | (
+            {"oracle", "drift", "harness"} if world else set()
+        )
+        self.experiment = None
+
+    def words(self, count):
+        """``count`` made-up words: about six characters each with the blank."""
+        return " ".join("".join(self.draw.choices(SYLLABLES, k=self.draw.randint(1, 4))) for _ in range(count))
 
     def path(self, name):
         return f"results/made/{name}"
+
+    def add(self, stage, name, model="", system=None, **more):
+        self.results.append(Result(stage, self.path(name), model, system, **{"seed": system and system.seed} | more))
+        return self.folder / self.path(name)
 
     def record(self, stage, path, outputs, **results):
         """A record as the stages write it, of files that are there."""
@@ -64,25 +82,20 @@ class Results:
         )  # fmt: skip
 
     def write(self):
-        """Write everything up to judgements; returns the settings of the last stages."""
-        self.write_data()
+        """Write everything up to judgements."""
+        test = self.add("data", "data/files/sets/test.parquet", set="test", kind="evaluation_set")
+        write_table("evaluation_set", self.asked, test)
         for model in self.models:
             self.write_model(model)
-        tables = ["table1", "table2", "table3", "table4", *(["similarity"] if self.similar else []), "ranking_controls"]
-        self.settings["tables"] = [*tables, "data", "epochs", "tuning", "responses"]
-        drawn = ["win_rates", "rules", "ranking", "epochs", "training", "lengths"]
-        varied = {model: ("some", world) for world, model in enumerate(self.models, start=1)}
-        self.settings["conditions"] = {"axis": "what is read", "models": varied}
-        self.settings["drawn"] = [*drawn, *(["similarity"] if self.similar else [])]
-        return self.settings
-
-    def write_data(self):
-        path = self.path("data/files/sets/test.parquet")
-        write_table("evaluation_set", self.asked, self.folder / path)
-        self.settings["data"].append({"kind": "evaluation_set", "name": "test", "path": path})
-        self.settings["set"] = {model: path for model in self.models}
+        models = [(model, "some", world) for world, model in enumerate(self.models, start=1)]
+        sets = {model: self.path("data/files/sets/test.parquet") for model in self.models}
+        oracle, axis = self.world is not None, "what is read"
+        self.experiment = Experiment(models, self.results, sets, oracle=oracle, reference="instruction_tuning")
+        self.settings = {"note": "Made up.", "axis": axis, "experiment": "made"}
+        self.settings |= {"tables": tables_of(self.measured), "drawn": figures_of(self.measured)}
 
     def write_model(self, model):
+        tuned = [self.tuned(mode, seed) for mode in self.modes for seed in self.seeds]
         write_json({"not": "weights"}, self.folder / self.path(f"{model}/base/model/config.json"))
         shared = f"results/bases/world1-{model}"
         write_json({"not": "weights"}, self.folder / shared / "model" / "config.json")
@@ -90,178 +103,184 @@ class Results:
         own = {"model": self.path(f"{model}/base/model")}
         inputs = {"shared": {"path": f"{shared}/model", "sha256": fingerprint(self.folder / shared / "model")}}
         self.record("take_base", self.path(f"{model}/base/record.json"), own, inputs=inputs)
+        for system in tuned:
+            self.write_tuned(model, system)
+        for system in (BASE, RULES, *tuned):
+            self.write_responses(model, system)
         for seed in self.seeds:
-            for mode in self.modes:
-                self.write_tuned(model, mode, seed)
-        for system, label in (("base", "base"), ("rules/rules", "base + rules")):
-            self.write_responses(model, system, label)
-        for seed in self.seeds:
-            for mode in self.modes[1:]:
-                table = "table1" if mode == "response_tuning" else "table3"
-                label = mode.replace("_", " ")
-                published = {"response_tuning": "response tuning", "task_0": "GSM"}.get(mode, "Poetry")
-                self.write_judgement(model, f"{mode}/chosen", f"/seed{seed}", seed, label, published, [table])
-            self.write_judgement(model, "base", "", seed, "base", "base", ["table1", "table3", "table4"])
-            rules = {"rules": ["eos", "uniform", "diversity"]}
-            self.write_judgement(model, "rules/rules", "", seed, "base + rules", None, ["table4"], **rules)
+            for system in (BASE, *(self.tuned(mode, seed) for mode in self.modes[1:]), RULES):
+                self.write_judgement(model, system, seed)
         for mode in self.modes:
             self.write_selection(model, mode)
-        self.write_ranking(model, "base", "base", "base")
-        self.write_ranking(model, "instruction_tuning/chosen/seed1", "instruction tuning", "instruction tuning")
+        for system in (BASE, self.tuned("instruction_tuning", 1)):
+            self.write_ranking(model, system)
         if self.similar:
-            self.write_similarity(model, self.modes[-1])
+            self.write_similarity(model, self.tuned(self.modes[-1], 1))
+        for system in tuned if self.world else []:
+            self.write_costs(model, system)
 
-    def write_tuned(self, model, mode, seed):
-        folder = f"{model}/{mode}/chosen/seed{seed}"
+    def tuned(self, mode, seed, epochs=None):
+        turn = "empty" if mode == "response_tuning" else "shown"
+        return System("tuned", mode.replace("_", " "), mode, epochs, seed, turn, PUBLISHED.get(mode, "Poetry"))
+
+    def write_tuned(self, model, system):
+        folder = f"{model}/{system.path}"
         write_json({"not": "weights"}, self.folder / self.path(f"{folder}/model/config.json"))
-        record = self.path(f"{folder}/record.json")
         losses = [3.0 / (1 + step / 20) + self.draw.random() / 10 for step in range(240)]
-        told = {
-            "rows": 40,
-            "rows_cut": 1,
-            "tokens_cut": 9,
-            "turns": 80,
-            "turns_dropped": 2,
-            "trained_tokens": 4000,
-            "tokens": 9000,
-            "losses": losses,
-        }
-        told["settings"] = {"seed": seed, "tuning": {"learning_rate": 1e-4, "schedule": "cosine", "warmup": 0.1}}
-        self.record("tune", record, {"model": self.path(f"{folder}/model")}, **told)
-        self.settings["tunings"].append({"model": model, "mode": mode, "seed": seed, "path": record})
-        self.write_responses(model, f"{mode}/chosen/seed{seed}", mode.replace("_", " "))
+        told = {"rows": 40, "rows_cut": 1, "tokens_cut": 9, "turns": 80, "turns_dropped": 2, "losses": losses}
+        told |= {"trained_tokens": 4000, "tokens": 9000}
+        tuning = {"learning_rate": 1e-4, "schedule": "cosine", "warmup": 0.1}
+        told["settings"] = {"seed": system.seed, "tuning": tuning, "epochs": 7}
+        self.add("tune", f"{folder}/record.json", model, system)
+        self.record("tune", self.path(f"{folder}/record.json"), {"model": self.path(f"{folder}/model")}, **told)
 
-    def write_responses(self, model, system, label):
-        path = self.path(f"{model}/{system}/test.parquet")
+    def write_responses(self, model, system):
         rows = [
             {key: row[key] for key in ("id", "index", "instruction")}
-            | {"output": words(self.draw, self.draw.randint(1, 2 * self.length)), "cut": 0}
-            | {"stopped": self.draw.random() < 0.8, "generator": f"{model}/{system}"}
+            | {"output": self.words(self.draw.randint(1, 2 * self.length)), "cut": 0}
+            | {"stopped": self.draw.random() < 0.8, "generator": f"{model}/{system.path}"}
             for row in self.asked
         ]
-        rows[1]["output"] = f"{HOSTILE} {system}"
-        for row in rows:
+        rows[1]["output"] = f"{HOSTILE} {system.path}"
+        for row, asked in zip(rows, self.asked, strict=True):
+            other = self.draw.choice(self.asked)["reference"]
+            texts = [asked["reference"], other, f"{asked['reference']} {other}", "", row["output"]]
+            row["output"] = self.draw.choice(texts) if self.world else row["output"]
             row["tokens"] = len(row["output"].split())
-        write_table("responses", rows, self.folder / path)
-        record = path.replace(".parquet", ".record.json")
-        self.record("generate", record, {"table": path}, tokens=sum(row["tokens"] for row in rows))
-        told = {"model": model, "system": system, "label": label, "path": path, "record": record}
-        self.settings["responses"].append(told | {"rows": rows})
+        path = f"{model}/{system.path}/test.parquet"
+        write_table("responses", rows, self.add("generate", path, model, system, set="test"))
+        self.given[model, system.path] = rows
+        record = self.path(path.replace(".parquet", ".record.json"))
+        self.record("generate", record, {"table": self.path(path)}, tokens=sum(row["tokens"] for row in rows))
 
-    def write_judgement(self, model, system, ending, seed, label, published, tables, rules=None):
-        by_system = {(e["model"], e["system"]): e for e in self.settings["responses"]}
-        ours = by_system[model, system + ending]["rows"]
-        theirs = by_system[model, f"instruction_tuning/chosen/seed{seed}"]["rows"]
-        path = self.path(f"{model}/{system}{ending}/test.against-seed{seed}.json")
-        rows = [
-            {
-                "id": one["id"], "index": one["index"], "instruction": one["instruction"], "output_1": two["output"],
-                "cluster": asked["cluster"],
-                "output_2": one["output"], "generator_1": two["generator"], "generator_2": one["generator"],
-                "preference": round(1 + self.draw.random(), 3),
-            }
-            for one, two, asked in zip(ours, theirs, self.asked, strict=True)
-        ]  # fmt: skip
+    def judged(self, path, rows, inputs):
+        """Write judgements and their summary."""
         table = path.replace(".json", ".parquet")
-        write_table("judgements", rows, self.folder / table)
-        rate = 100 * sum(row["preference"] - 1 for row in rows) / len(rows)
-        inputs = {
-            "responses": {"path": by_system[model, system + ending]["path"], "sha256": ""},
-            "opponent": {"path": by_system[model, f"instruction_tuning/chosen/seed{seed}"]["path"], "sha256": ""},
-        }
+        write_table("judgements", rows, self.folder / self.path(table))
+        n, (one, two) = len(rows), ([row[f"quality_{side}"] for row in rows] for side in (1, 2))
+        told = {f"quality_{side}": None if None in own else sum(own) / n for side, own in ((1, one), (2, two))}
+        told["win_rate"] = 100 * sum(row["preference"] - 1 for row in rows) / n
+        told["win_rate_error"] = recount.win_rate_error(rows, draws=OWN["bootstrap"], seed=OWN["seed"])
+        told["ties"] = sum(row["preference"] == 1.5 for row in rows)
         self.record(
-            "judge", path, {"table": table}, win_rate=rate, win_rate_error=2.0, lc_win_rate=None, ties=0, n=len(rows),
-            judge="made", metric="length_controlled_minimal", date="2026-11-25", quality_1=None, quality_2=None,
-            position_bias=None, protected=0, calls=len(rows), prompt_tokens=100, completion_tokens=10, price=0.25,
-            inputs=inputs, settings={"bootstrap": 20, "seed": 0},
+            "judge", self.path(path), {"table": self.path(table)}, **told, lc_win_rate=None, n=n, judge="made",
+            metric=OWN["metric"], date="2026-11-25", position_bias=None, protected=0, calls=n, prompt_tokens=100,
+            completion_tokens=10, price=0.25, inputs=inputs, settings=OWN,
         )  # fmt: skip
-        told = {"model": model, "system": system, "label": label, "published": published, "rules": rules}
-        self.settings["figures"].append(told | {"tables": tables, "path": path, "seed": seed})
+
+    def write_judgement(self, model, system, seed):
+        opponent = self.tuned("instruction_tuning", seed).path
+        ours, theirs = self.given[model, system.path], self.given[model, opponent]
+        rows = []
+        for one, two, asked in zip(theirs, ours, self.asked, strict=True):
+            qualities = [
+                self.world and self.oracle.quality(asked["request"], row["output"], stopped=row["stopped"])
+                for row in (one, two)
+            ]
+            preference = round(1 + self.draw.random(), 3)
+            if self.world:
+                preference = 1.5 + (qualities[1] > qualities[0]) / 2 - (qualities[0] > qualities[1]) / 2
+            rows.append(
+                {"cluster": asked["cluster"], "preference": preference}
+                | {key: one[key] for key in ("id", "index", "instruction")}
+                | {f"output_{i}": row["output"] for i, row in ((1, one), (2, two))}
+                | {f"generator_{i}": row["generator"] for i, row in ((1, one), (2, two))}
+                | {"quality_1": qualities[0], "quality_2": qualities[1]}
+                | dict.fromkeys(("preference_output_1_first", "preference_output_2_first"))
+            )
+        inputs = {"responses": system.path, "opponent": opponent}
+        inputs = {k: {"path": self.path(f"{model}/{path}/test.parquet"), "sha256": ""} for k, path in inputs.items()}
+        path = f"{model}/{system.path}/test.against-seed{seed}.json"
+        self.add("judge", path, model, system, set="test", opponent=opponent, seed=seed)
+        self.judged(path, rows, inputs)
 
     def write_selection(self, model, mode):
-        grid = [
-            {"epochs": count, "win_rate": 30.0 + count + self.draw.random(), "win_rate_error": 2.0, "n": 20}
-            | {"judge": "made", "date": "2026-11-25"}
-            for count in (5, 7, 10)
-        ]
-        path = self.path(f"{model}/{mode}/selected.json")
-        chosen = max(grid, key=lambda row: row["win_rate"])["epochs"]
-        write_json({"epochs": chosen, "grid": grid}, self.folder / path)
-        told = {"model": model, "mode": mode, "path": path, "epochs": [5, 7, 10], "validations": ["some"]}
-        self.settings["selections"].append(told)
+        rates, systems = {}, [self.tuned(mode, 1, epochs) for epochs in (5, 7, 10)]
+        for system in systems:
+            rows = [
+                {"id": str(i), "cluster": str(i), "preference": self.draw.choice([1.0, 1.5, 2.0]), "output_1": "a"}
+                | {"output_2": "b", "quality_1": None, "quality_2": None, "preference_output_1_first": None}
+                for i in range(20)
+            ]
+            path = f"{model}/{system.path}/validation.against-references.json"
+            self.add("judge", path, model, system, set="validation", opponent="references")
+            self.judged(path, rows, {})
+            rates[system.epochs] = sum(row["preference"] for row in rows)
+        chosen = min(epochs for epochs in rates if rates[epochs] == max(rates.values()))
+        path = self.add("select", f"{model}/{mode}/selected.json", model, self.tuned(mode, None))
+        write_json({"epochs": chosen, "grid": [{"epochs": epochs} for epochs in rates]}, path)
 
-    def write_ranking(self, model, system, label, published):
-        path = self.path(f"{model}/{system}/ranking.json")
+    def write_ranking(self, model, system):
+        sides = [f"{side}_{score}" for side in ("true", "other") for score in ("logprob", "eos_logprob")]
         rows = [
-            {
-                "id": asked["id"],
-                "other_id": self.asked[i - 1 - j]["id"],
-                "cluster": asked["cluster"],
-                "negatives": "any",
-            }
-            | {
-                f"{side}_{score}": -self.draw.random()
-                for side in ("true", "other")
-                for score in ("logprob", "eos_logprob")
-            }
-            | {"true_tokens": 3, "other_tokens": 4}
-            for i, asked in enumerate(self.asked)
-            for j in range(5)
-        ]
-        table = path.replace(".json", ".parquet")
-        write_table("ranking", rows, self.folder / table)
-        settings = {"instructions": self.count, "others": 5, "negatives": ["any"], "seed": 0, "bootstrap": 20}
-        self.record("rank", path, {"table": table}, summary=summarise(rows, settings), settings=settings)
-        told = {"model": model, "system": system.split("/seed")[0], "label": label, "published": published}
-        self.settings["rankings"].append(told | {"path": path})
+            {"id": asked["id"], "other_id": self.asked[i - 1 - j]["id"], "cluster": asked["cluster"], "negatives": "any"}
+            | {side: -self.draw.random() for side in sides} | {"true_tokens": 3, "other_tokens": 4}
+            for i, asked in enumerate(self.asked) for j in range(5)
+        ]  # fmt: skip
+        path = f"{model}/{system.path}/ranking"
+        write_table("ranking", rows, self.folder / self.path(f"{path}.parquet"))
+        own = {"instructions": len(self.asked), "others": 5, "negatives": ["any"], "seed": 0, "bootstrap": 20}
+        told = {"summary": summarise(rows, own), "settings": own}
+        self.add("rank", f"{path}.json", model, system)
+        self.record("rank", self.path(f"{path}.json"), {"table": self.path(f"{path}.parquet")}, **told)
 
-    def write_similarity(self, model, mode):
-        path = self.path(f"{model}/{mode}/chosen/seed1/similarity.json")
+    def write_similarity(self, model, system):
         rows = [
             {"id": row["id"], "index": row["index"], "x": self.draw.random(), "y": self.draw.random() - 0.5}
-            | {style: self.draw.random() < 0.2 for style in STYLES}
+            | {style: self.draw.random() < 0.2 for style in similarity.STYLES}
             for row in self.asked
         ]
-        write_table("similarity", rows, (self.folder / path).with_suffix(".parquet"))
-        rate = {"rate": 0.2, "n": self.count // 4}
-        adherence = {style: dict.fromkeys(("lowest", "second", "third", "highest"), rate) for style in STYLES}
-        responses = {"path": self.path(f"{model}/{mode}/chosen/seed1/test.parquet"), "sha256": ""}
-        summary = {"adherence": adherence, "spearman": 0.3}
-        self.record("similarity", path, {}, summary=summary, inputs={"responses": responses})
-        told = {"model": model, "label": mode.replace("_", " "), "published": "GSM", "path": path}
-        self.settings["similarities"].append(told)
+        path = self.add("similarity", f"{model}/{system.path}/similarity.json", model, system)
+        write_table("similarity", rows, path.with_suffix(".parquet"))
+        responses = {"path": self.path(f"{model}/{system.path}/test.parquet"), "sha256": ""}
+        told = {"summary": similarity.summarise(rows), "inputs": {"responses": responses}}
+        self.record("similarity", path.relative_to(self.folder), {}, **told)
 
-    def plain_settings(self):
-        """The settings as the rules pass them."""
-        own = [{k: v for k, v in entry.items() if k != "rows"} for entry in self.settings["responses"]]
-        return json.dumps(self.settings | {"responses": own})
+    def write_costs(self, model, system):
+        """Drift and recall (none for the last of several models, as if it had no world), and the harness's figures."""
+        draw, folder = self.draw, self.folder / self.path(f"{model}/{system.path}")
+        documents = [
+            {"id": str(i), "tokens": 9 + i, "cut": i, "base_logprob": -20.0, "tuned_logprob": -25 * draw.random(), "kl": draw.random()}
+            for i in range(5)
+        ]  # fmt: skip
+        facts = [
+            {"fact": "colour", "form": form, "key": str(i), "right": "red", "rivals": 10, "base": "red", "tuned": draw.choice(["red", "blue"])}
+            for form in ("statements", "questions") for i in range(8) if model == self.models[0]
+        ]  # fmt: skip
+        write_table("drift", documents, folder / "drift.parquet")
+        write_table("recall", facts, folder / "recall.parquet")
+        told = {"summary": drift.summarise(documents, facts)}
+        write_json(told, self.add("drift", f"{model}/{system.path}/drift.json", model, system))
+        found = {"arc_easy": {"acc,none": draw.random(), "acc_norm,none": draw.random()}}
+        own = {"arc_easy": found["arc_easy"] | {"alias": "arc", "acc_stderr,none": 0.1}, "group": {"alias": "group"}}
+        write_json({"results": own}, folder / "harness.json")
+        write_json({"summary": found}, self.add("harness", f"{model}/{system.path}/harness.record.json", model, system))
 
     def run(self, script, *arguments):
         """Run one of the last stages' scripts in the folder; returns what it printed."""
         done = subprocess.run(
-            [sys.executable, ROOT / "scripts" / f"{script}.py", *arguments, "--settings", "-"],
-            input=self.plain_settings(), cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            [sys.executable, ROOT / "scripts" / f"{script}.py", *arguments, "--settings", "-"], cwd=self.folder, text=True,
+            input=json.dumps(self.experiment.told() | self.settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout
         return done.stdout
 
-    def make_tables(self):
-        return self.run("make_tables", "--output", self.path("tables"))
+    def of_metrics(self, script, output):
+        return self.run(script, "--metrics", self.path("metrics.parquet"), "--output", self.path(output))
 
-    def make_figures(self):
-        return self.run("make_figures", "--tables", self.path("tables"), "--output", self.path("figures"))
-
-    def make_conditions(self):
-        return self.run("make_conditions", "--tables", self.path("tables"), "--figures", self.path("figures"))
+    def make(self, *scripts):
+        """Write everything, collect its metrics, and run these of the last stages."""
+        self.write()
+        self.run("collect_metrics", "--output", self.path("metrics.parquet"))
+        for script, output in {"make_tables": "tables", "make_figures": "figures", "make_events": "events"}.items():
+            if script in scripts:
+                self.of_metrics(script, output)
+        return self
 
     def make_report(self):
-        """Everything that the workflow makes last; returns the path of the report."""
-        self.make_tables()
-        self.make_figures()
+        """The report of what has been collected; returns its path."""
         write_json({"experiment": "made", "judge": {"name": "made"}}, self.folder / self.path("config.json"))
-        report = self.path("report.html")
-        self.run(
-            "make_report", "--results", self.path("")[:-1], "--config", self.path("config.json"), "--output", report
-        )
-        return self.folder / report
+        paths = {"results": self.path("")[:-1], "config": self.path("config.json"), "output": self.path("report.html")}
+        self.run("make_report", *(word for name, path in paths.items() for word in (f"--{name}", path)))
+        return self.folder / self.path("report.html")

@@ -68,7 +68,7 @@ def test_other_judges_are_recounted_by_other_code(judged, world, seed):
             row[f"checked_{side}"] = kind.check(request, row[f"output_{side}"])
     again = recount.artefacts(rows)
     for name, outcome in found.items():
-        told = again[name.replace("_", " ")]
+        told = again[name]
         assert (told["n"], told["win_rate"], told["ties"]) == pytest.approx((outcome.n, outcome.win_rate, outcome.ties))
     assert 0 < found["similar_length"].n < 60
 

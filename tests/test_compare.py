@@ -1,7 +1,7 @@
 """Comparing two experiments: what differs in the config, and what is more than noise between seeds."""
 
-import csv
-import statistics
+import re
+import shutil
 import subprocess
 import sys
 
@@ -10,21 +10,22 @@ from results_folder import Results
 from scipy.stats import ttest_ind
 from workflow import ROOT
 
-from compare_results import Side, config_differences, welch
+from compare_results import compared, config_differences
+from reporting.collect import read_metrics, table_of
 from stage.storage import read_json, write_json
-from stage.table_forms import to_csv
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return Results(tmp_path_factory.mktemp("made"), seeds=3, similarity=False).make()
 
 
 @pytest.fixture
-def pair(tmp_path):
+def pair(made, tmp_path):
     """Two folders with the same results of three seeds."""
-    folders = []
-    for name in ("a", "b"):
-        results = Results(tmp_path / name, seeds=3, similarity=False)
-        results.write()
-        results.make_tables()
-        folders.append(results.folder / "results" / "made")
-        write_json({"experiment": name, "tuning": {"learning_rate": 1e-4}}, folders[-1] / "config.json")
+    folders = [shutil.copytree(made.folder, tmp_path / name) / "results" / "made" for name in ("a", "b")]
+    for name, folder in zip("ab", folders, strict=True):
+        write_json({"experiment": name, "tuning": {"learning_rate": 1e-4}}, folder / "config.json")
     return folders
 
 
@@ -36,12 +37,16 @@ def compare(a, b):
     return done.stdout
 
 
-def change(folder, table, tuning, **cells):
-    path = folder / "tables" / f"{table}.csv"
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row for row in rows if row["tuning"] == tuning]
-    path.write_text(to_csv([row | cells if row["tuning"] == tuning else row for row in rows]))
+def change(folder, label, *rates, **more):
+    """Give a system these win rates, a seed each; without any, leave it out."""
+    metrics = read_metrics(folder / "metrics.parquet")
+    own = (metrics["label"] == label) & (metrics["metric"] == "win_rate") & (metrics["set"] == "test")
+    own &= metrics["level"] == "seed"
+    kept = own.cumsum() <= len(rates)
+    metrics.loc[own & kept, "value"] = rates
+    for name, value in more.items():
+        metrics.loc[own, name] = value
+    metrics[~own | kept].to_parquet(folder / "metrics.parquet", index=False)
 
 
 def verdict(printed, name):
@@ -57,10 +62,10 @@ def test_the_same_results_are_the_same(pair):
 
 
 def test_only_what_is_beyond_the_noise_differs(pair):
-    change(pair[0], "table1", "response tuning", **{"each seed": "40.0 41.0 40.5"})
-    change(pair[1], "table1", "response tuning", **{"each seed": "20.0 21.0 20.5"})
-    change(pair[0], "table3", "task 0", **{"each seed": "30.0 40.0 50.0"})
-    change(pair[1], "table3", "task 0", **{"each seed": "33.0 43.0 53.0"})
+    change(pair[0], "response tuning", 40.0, 41.0, 40.5)
+    change(pair[1], "response tuning", 20.0, 21.0, 20.5)
+    change(pair[0], "task 0", 30.0, 40.0, 50.0)
+    change(pair[1], "task 0", 33.0, 43.0, 53.0)
     write_json(read_json(pair[1] / "config.json") | {"tuning": {"learning_rate": 3e-4}}, pair[1] / "config.json")
     printed = compare(*pair)
     assert "tuning.learning_rate: A 0.0001, B 0.0003" in printed
@@ -71,22 +76,26 @@ def test_only_what_is_beyond_the_noise_differs(pair):
 
 def test_many_figures_make_it_harder(pair):
     """p = 0.02 of one figure among several is nothing: of twenty, one is so by chance."""
-    change(pair[0], "table1", "response tuning", **{"each seed": "40.0 41.0 42.0"})
-    change(pair[1], "table1", "response tuning", **{"each seed": "43.5 44.5 45.5"})
+    change(pair[0], "response tuning", 40.0, 41.0, 42.0)
+    change(pair[1], "response tuning", 43.5, 44.5, 45.5)
     line = verdict(compare(*pair), "tiny, response tuning: win rate")
     assert 0.005 < ttest_ind([40.0, 41.0, 42.0], [43.5, 44.5, 45.5], equal_var=False).pvalue < 0.05
     assert "within the noise" in line
 
 
-def test_one_seed_decides_nothing_and_other_judges_are_named(pair):
-    change(pair[1], "table1", "response tuning", **{"each seed": "1.0", "seeds": "1", "judge": "another"})
-    line = verdict(compare(*pair), "tiny, response tuning: win rate")
+def test_what_cannot_be_compared_is_named(pair, tmp_path):
+    change(pair[1], "response tuning", 1.0, judge="another")
+    change(pair[1], "base + rules")
+    metrics = read_metrics(pair[1] / "metrics.parquet")
+    metrics.loc[metrics["metric"] == "data_rows", "sha256"] = "other"
+    chosen = (metrics["metric"] == "chosen") & (metrics["name"] == "task_0")
+    metrics.loc[chosen, "value"] = metrics.loc[chosen, "value"].tolist()[::-1]
+    metrics.to_parquet(pair[1] / "metrics.parquet", index=False)
+    printed = compare(*pair)
+    line = verdict(printed, "tiny, response tuning: win rate")
     assert "undecided: one seed (not the same judge) (3 and 1 seeds)" in line
-
-
-def test_what_only_one_has_is_told_and_what_is_no_result_is_an_error(pair, tmp_path):
-    (pair[1] / "tables" / "table4.csv").unlink()
-    assert "table4, tiny, base + rules: only in A" in compare(*pair)
+    assert "tiny, base + rules: win rate: only in A" in printed and "evaluation set, test: sha256 A " in printed
+    assert re.search(r"tiny, task_0: A (5, B 10|10, B 5)\n", printed)
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "compare_results.py", pair[0], tmp_path], capture_output=True, text=True,
         check=False,
@@ -94,12 +103,21 @@ def test_what_only_one_has_is_told_and_what_is_no_result_is_an_error(pair, tmp_p
     assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path}: no results") and not done.stdout
 
 
-def test_welch_is_that_of_the_values_themselves():
+def test_p_is_welchs_of_the_values_themselves_and_holm_steps_down():
+    def metrics(**rates):
+        same = {"model": "m", "slice": "all", "metric": "win_rate", "level": "seed", "opponent": "o"}
+        return table_of([same | {"label": name, "value": v} for name, values in rates.items() for v in values])
+
     a, b = [40.0, 41.5, 42.0], [43.5, 44.0, 46.0, 47.0]
-    sides = [Side(sum(v) / len(v), statistics.stdev(v), len(v)) for v in (a, b)]
-    assert welch(*sides) == pytest.approx(ttest_ind(a, b, equal_var=False).pvalue)
-    assert welch(Side(40, None, 1), sides[1]) is None
-    assert welch(Side(40, 0.0, 2), Side(40, 0.0, 2)) == pytest.approx(1.0)
+    both = compared(metrics(one=a, two=[40.0], flat=[5.0, 5.0]), metrics(one=b, two=b, flat=[5.0, 5.0])).set_index(
+        "row_a"
+    )
+    assert both.at["m, one", "p"] == pytest.approx(ttest_ind(a, b, equal_var=False).pvalue)
+    assert both["p"].isna().to_dict() == {"m, one": False, "m, two": True, "m, flat": False}
+    assert both.at["m, flat", "verdict"] == "the same" and both.at["m, flat", "p"] == pytest.approx(1.0)
+    assert both.at["m, one", "verdict"].startswith("DIFFERS") and 0.01 < both.at["m, one", "p"] < 0.025
+    five = (metrics(**dict.fromkeys("vwxyz", values)) for values in (a, b))
+    assert not compared(*five)["verdict"].str.startswith("DIFFERS").any()  # one of five may be so by chance
 
 
 def test_a_config_is_compared_key_by_key():

@@ -2,7 +2,6 @@
 
 import csv
 import math
-import random
 import shutil
 import statistics
 from collections import Counter
@@ -11,16 +10,15 @@ import pytest
 import yaml
 from workflow import ROOT, copy_project, planned, snakemake
 
-import make_conditions
-from implicit import recount
-from make_report import row_key, row_sources
-from stage.charts import PANELS
+from reporting.collect import read_metrics, table_of
+from reporting.condition_charts import MEASURES
+from reporting.condition_tables import condition_lines, world_rows
+from reporting.figures import FIGURES, rows_of
+from reporting.view import View
 from stage.check import check_config
-from stage.condition_charts import MEASURES
 from stage.config import merged
-from stage.control_recounts import condition_values
 from stage.record import fingerprint
-from stage.storage import read_json, write_json, write_table
+from stage.storage import read_json
 
 CONTROLS = sorted(path.stem for path in (ROOT / "experiments" / "controls").glob("*.yaml") if path.stem != "world")
 
@@ -117,57 +115,36 @@ def test_the_table_is_means_over_worlds(made):
         assert (row["KL"] == "") == (row["tuning"] == "base")
 
 
-def write_judgement(path, draw):
-    """Judgements of six instructions, whose qualities are drawn, and their summary; returns both sides' mean quality."""
-    rows = [
-        {"id": str(i), "index": i, "cluster": str(i), "instruction": "?", "output_1": "a", "output_2": "bc"}
-        | {"quality_1": draw.random(), "quality_2": draw.random()}
-        for i in range(6)
+def test_the_reference_modes_quality_is_told_by_those_that_were_compared_with_it():
+    """Models in the order of the experiment, each world its own numbers: means over its seeds."""
+    rows, same = [], {"condition": "0", "slice": "all", "level": "seed", "n": 6}
+    for world in (2, 1):
+        model = same | {"model": f"0-world{world}", "world": world}
+        for name, seed in (("base", None), ("tuned", 1), ("tuned", 2)):
+            own = model | {
+                "name": name,
+                "label": name,
+                "system": f"{name}/chosen/seed{seed}" if seed else name,
+                "seed": seed,
+            }
+            rows += [own | {"metric": metric, "value": 10.0 * world + (seed or 0)} for metric in ("tokens", "stopped")]
+        for seed in (1, 2):
+            judged = model | {"name": "base", "label": "base", "system": "base", "seed": seed}
+            numbers = {"quality": 0.1 * world, "opponent_quality": 0.2 * world + 0.1 * seed, "win_rate": 40.0 + seed}
+            judged |= {"opponent": f"tuned/chosen/seed{seed}"}
+            rows += [judged | {"metric": metric, "value": value} for metric, value in numbers.items()]
+    worlds = [row for row, _ in world_rows(View(table_of(rows)))]
+    assert [(row["world"], row["tuning"]) for row in worlds] == [
+        (w, name) for w in (2, 1) for name in ("base", "tuned")
     ]
-    for row in rows:
-        row["preference"] = 2.0 if row["quality_2"] > row["quality_1"] else 1.0
-    write_table("judgements", rows, path.with_suffix(".parquet"))
-    own = {"metric": "length_controlled_minimal", "bootstrap": 2, "seed": 0}
-    told = recount.win_rate(rows) | {"win_rate_error": 0.0, "lc_win_rate": None, "position_bias": None}
-    write_json(told | {"settings": own}, path)
-    return told["quality_1"], told["quality_2"], told["win_rate"]
-
-
-def test_both_counts_take_a_systems_own_figures_and_the_opponents_from_the_other_side(tmp_path):
-    draw, expected = random.Random(1), {}
-    settings = {"conditions": {"models": {}}, "models": [], "reference": "tuned"}
-    settings |= {key: [] for key in ("responses", "figures", "rankings", "drifts")}
-    for world in (1, 2):
-        model = f"0-world{world}"
-        settings["models"].append(model)
-        # As JSON has it, this may be in any order: that of the models is the config's.
-        settings["conditions"]["models"] = {model: ("0", world)} | settings["conditions"]["models"]
-        for system, label in (("base", "base"), ("tuned/chosen/seed1", "opponent"), ("poem/chosen/seed1", "poem")):
-            path = tmp_path / model / system / "test.parquet"
-            rows = [
-                {"id": str(i), "index": i, "output": "x", "tokens": draw.randrange(9), "stopped": draw.random() < 0.5}
-                for i in range(6)
-            ]
-            write_table("responses", rows, path)
-            entry = {"model": model, "label": label}
-            settings["responses"].append(entry | {"system": system, "path": str(path)})
-            told = {"tokens": statistics.fmean(row["tokens"] for row in rows)}
-            expected[world, label] = told | {"stopped": 100 * sum(row["stopped"] for row in rows) / 6}
-            if label == "opponent":
-                continue
-            judged = path.with_name("judged.json")
-            opponents, own, rate = write_judgement(judged, draw)
-            settings["figures"].append(entry | {"system": system.removesuffix("/seed1"), "path": str(judged)})
-            expected[world, label] |= {"quality": own, "win rate": rate}
-            if label == "base":
-                expected[world, "opponent of"] = opponents
-        expected[world, "opponent"] |= {"quality": expected.pop((world, "opponent of")), "win rate": None}
-    for rows in (make_conditions.by_world(settings), condition_values(settings, None)):
-        assert [(row["world"], row["tuning"]) for row in rows] == list(expected)
-        for row in rows:
-            for name, value in expected[row["world"], row["tuning"]].items():
-                assert row[name] == (None if value is None else pytest.approx(value)), (row, name)
-            assert (row["ranking"], row["seeds"], row["n"], row["pairs"]) == (None, 1, 6, "")
+    for row in worlds:
+        world, reference = row["world"], row["tuning"] == "tuned"
+        assert row["quality"] == pytest.approx(0.2 * world + 0.15 if reference else 0.1 * world)
+        assert row["win rate"] == (None if reference else 41.5) and row["tokens"] == 10.0 * world + 1.5 * reference
+        assert (row["ranking"], row["seeds"], row["n"], row["pairs"]) == (None, 2 if reference else 1, 6, "")
+        assert "KL" not in row
+    (base, tuned) = (line.cells for line in condition_lines(View(table_of(rows))))
+    assert (base["tokens"], base["worlds"]) == ("15.0 ± 7.1", 2) and tuned["quality"] == "0.45 ± 0.14"
 
 
 def test_the_figure_has_students_intervals_over_worlds(made):
@@ -189,21 +166,22 @@ def test_conditions_are_in_the_report_with_the_records_of_every_row(made):
         "Response ranking, among wrong responses of the",
     ):
         assert title in page, title
-    settings = {key: [] for key in ("rankings", "similarities", "drifts", "harnessed", "selections", "tunings")}
-    settings |= {"figures": [{"model": "0-world11", "label": "base", "path": "j.json", "system": "base"}]}
-    settings |= {"responses": [], "conditions": {"models": {"0-world11": ["0", 11]}}}
-    assert row_sources(settings, {"j.json": 7})[row_key("conditions", {"condition": "0", "tuning": "base"})] == [7]
+    view = View(read_metrics(pairs(made) / "metrics.parquet"))
+    sources = {(line.cells["condition"], line.cells["tuning"]): line.sources for line in condition_lines(view)}
+    for world in (11, 12):
+        for name in ("ranking.json", "test.parquet", "test.against-seed1.json"):
+            assert f"results/pairs/100-world{world}/base/{name}" in sources["100", "base"]
 
 
 def test_a_single_condition_has_a_row_for_each_system(made):
-    rows = [row for row in read_csv(pairs(made) / "figures" / "conditions.csv") if row["condition"] == "100"]
-    panels = PANELS["conditions"](rows)
+    view = View(read_metrics(pairs(made) / "metrics.parquet"), axis="pairs")
+    rows = [row for row in rows_of("conditions", view) if row["condition"] == "100"]
+    panels = FIGURES["conditions"].panels(rows)
     assert [panel.title for panel in panels] == [title for title, _ in MEASURES.values()]
     for panel, measure in zip(panels, MEASURES, strict=True):
         interval, point = panel.spec["layer"]
         own = [row for row in rows if row["measure"] == measure]
-        assert [value["tuning"] for value in panel.spec["data"]["values"]] == [row["tuning"] for row in own]
-        assert [value["mean"] for value in panel.spec["data"]["values"]] == [float(row["mean"]) for row in own]
+        assert panel.spec["data"]["values"] == own
         assert (interval["encoding"]["x"]["field"], interval["encoding"]["x2"]["field"]) == ("low", "high")
         assert point["encoding"]["y"]["sort"] == [row["tuning"] for row in own]
         assert "n = 2 worlds" in panel.note and "t-interval" in panel.note
@@ -222,7 +200,7 @@ def test_a_base_model_is_pretrained_once_for_all_controls(made):
         conditions = len(checked(name).conditions.values)
         assert jobs.get("pretrain", 0) == jobs.get("make_corpus", 0) == count, name
         assert jobs["take_base"] == jobs["tune_chosen"] == jobs["judge_responses"] == conditions
-        assert (jobs["rank_responses"], jobs["make_conditions"]) == (2 * conditions, 1)
+        assert (jobs["rank_responses"], jobs["collect_metrics"]) == (2 * conditions, 1)
 
 
 def test_a_model_of_a_snapshot_is_that_snapshot(made):
@@ -269,7 +247,7 @@ def test_what_is_changed_in_the_conditions_is_found(made):
     for told in (
         "tables/conditions.csv, row 4, 'condition': '101' stands there, '100' is right",
         "tables/conditions_by_world.csv, row 8, 'condition':",
-        "figures/conditions.csv does not say what the worlds say",
+        "figures/conditions.csv, row",
         "snapshots/1 has sha256",
     ):
         assert told in done.stdout, (told, done.stdout)

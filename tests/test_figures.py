@@ -3,11 +3,13 @@
 import csv
 import itertools
 import json
+import os
 import re
 import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,20 +17,28 @@ import vl_convert
 from results_folder import Results
 from workflow import ROOT
 
-from make_figures import training_rows
-from stage.chart_parts import COLOURS
-from stage.charts import PANELS, on_paper
-from stage.drawing import packed
+from reporting.chart_parts import COLOURS
+from reporting.charts import on_paper
+from reporting.collect import read_metrics, table_of
+from reporting.drawing import packed
+from reporting.figures import FIGURES, as_text, rows_of
+from reporting.view import View
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    results = Results(tmp_path_factory.mktemp("made"), models=("one", "two"))
-    results.write()
-    results.make_tables()
-    results.make_figures()
-    results.make_conditions()
-    return results
+    return Results(tmp_path_factory.mktemp("made"), models=("one", "two")).make("make_tables", "make_figures")
+
+
+@pytest.fixture(scope="module")
+def rows(made):
+    """What each figure draws."""
+    before = Path.cwd()
+    os.chdir(made.folder)
+    view = View(read_metrics(Path(made.path("metrics.parquet"))), axis=made.settings["axis"])
+    found = {name: rows_of(name, view) for name in FIGURES}
+    os.chdir(before)
+    return found
 
 
 def read(folder, name):
@@ -39,10 +49,9 @@ def read(folder, name):
 def test_every_figure_has_its_data_and_is_byte_for_byte_the_same_when_drawn_again(made):
     folder = made.folder / "results" / "made" / "figures"
     files = sorted(path.name for path in folder.iterdir())
-    assert files == sorted(f"{name}.{ending}" for name in PANELS for ending in ("csv", "pdf", "png"))
+    assert files == sorted(f"{name}.{ending}" for name in FIGURES for ending in ("csv", "pdf", "png"))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    made.make_figures()
-    made.make_conditions()
+    made.of_metrics("make_figures", "figures")
     assert [name for name in files if (folder / name).read_bytes() != before[name]] == []
     assert all(before[name].startswith(b"%PDF") for name in files if name.endswith("pdf"))
 
@@ -68,42 +77,49 @@ def test_a_packed_picture_is_the_same_picture():
     assert len(packed(drawn)) < len(drawn) and after[-1][0] == b"IEND" and packed(drawn)[:8] == drawn[:8]
 
 
-def test_the_main_figure_holds_what_the_tables_say_and_the_papers_values(made):
-    rows = read(made.folder / "results" / "made" / "figures", "win_rates")
-    table = read(made.folder / "results" / "made" / "tables", "table1")
-    drawn = {(row["model"], row["tuning"]): row for row in rows}
-    for row in table:
+def test_the_main_figure_holds_what_the_tables_say_and_the_papers_values(made, rows):
+    drawn = {
+        (row["model"], row["tuning"]): row for row in read(made.folder / "results" / "made" / "figures", "win_rates")
+    }
+    for row in read(made.folder / "results" / "made" / "tables", "table1"):
         own = drawn[row["model"], row["tuning"]]
-        assert f"{float(own['win_rate']):.1f} ± {float(own['std']):.1f}" == row["win rate"]
+        assert f"{own['win_rate']} ± {own['std']}" == row["win rate"]
         assert own["each seed"] == row["each seed"] and own["paper, Llama-2-7B"] == row["paper, Llama-2-7B"]
-    values = PANELS["win_rates"](rows)[0].spec["data"]["values"]
-    marks = {(v["kind"], v["tuning"]): v["value"] for v in values if v["model"] == "one"}
-    assert marks["paper, Llama-2-7B", "response tuning"] == 43.3 and ("each seed", "base") in marks
-    one = next(v for v in values if v["kind"] == "mean over seeds" and v["tuning"] == "response tuning")
+    values = FIGURES["win_rates"].panels(rows["win_rates"])[0].spec["data"]["values"]
+    marks = {(v["kind"], v["tuning"]): v for v in values if v["model"] == "one"}
+    assert marks["paper, Llama-2-7B", "response tuning"]["value"] == 43.3 and ("each seed", "base") in marks
+    one = marks["mean over seeds", "response tuning"]
     assert one["high"] - one["value"] == pytest.approx(float(drawn["one", "response tuning"]["std"]))
 
 
-def test_no_chart_is_without_n_and_units(made):
-    for name, panels in PANELS.items():
-        for panel in panels(read(made.folder / "results" / "made" / "figures", name)):
+def test_a_drawing_holds_no_more_than_its_csv(made, rows):
+    for name, own in rows.items():
+        printed = read(made.folder / "results" / "made" / "figures", name)
+        assert as_text(name, own) == printed
+        for row, told in zip(own, printed, strict=True):
+            assert all(float(told[column]) == value for column, value in row.items() if isinstance(value, float))
+
+
+def test_no_chart_is_without_n_and_units(rows):
+    for name, figure in FIGURES.items():
+        panels = figure.panels(rows[name])
+        for panel in panels:
             assert re.search(r"\bn = \d", panel.note) and panel.spoken, name
             spec = json.dumps(panel.spec)
             assert re.search(r"\((percent|nats|mean dot|square|mean of)|epochs", spec), name
-        assert "params" in on_paper(panels(read(made.folder / "results" / "made" / "figures", name)))
+        assert "params" in on_paper(panels)
 
 
-def test_a_long_training_curve_is_means_of_all_its_steps(tmp_path):
-    path = tmp_path / "record.json"
-    losses = [float(i) for i in range(1001)]
-    path.write_text(json.dumps({"losses": losses}))
-    rows = list(training_rows([{"model": "m", "mode": "a", "seed": 1, "path": str(path)}]))
-    assert len(rows) <= 200 and rows[0] == {
-        "model": "m", "mode": "a", "seed": 1, "step": 1, "loss": "2.5000", "steps": 6,
-    }  # fmt: skip
-    assert (rows[-1]["step"], rows[-1]["loss"]) == (997, "998.0000")  # of five steps
+def test_a_long_training_curve_is_means_of_all_its_steps():
+    same = {"model": "m", "name": "a", "seed": 1, "slice": "all", "metric": "loss", "level": "seed"}
+    losses = table_of([same | {"step": step, "value": float(step)} for step in range(1, 1002)])
+    rows = rows_of("training", View(losses))
+    assert len(rows) <= 200
+    assert rows[0] == {"model": "m", "mode": "a", "seed": 1, "step": 1, "loss": 3.5, "steps": 6}
+    assert (rows[-1]["step"], rows[-1]["loss"]) == (997, 999.0)  # of five steps
 
 
-@pytest.mark.parametrize("script", ["make_figures", "make_tables", "make_conditions"])
+@pytest.mark.parametrize("script", ["collect_metrics", "make_figures", "make_tables", "make_report"])
 def test_light_stages_do_not_import_torch(script):
     code = f"import sys; sys.path.insert(0, 'scripts'); import {script}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

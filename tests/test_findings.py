@@ -4,12 +4,12 @@ import pytest
 import yaml
 from workflow import ROOT
 
-from make_conditions import MEASURES
 from make_findings import MARK, figure, files_of, fill, table
+from reporting.condition_tables import MEASURES
+from reporting.forms import to_csv
 from stage.check import check_config
 from stage.command import InputError
 from stage.config import merged
-from stage.table_forms import to_csv
 
 ROWS = [
     {"condition": "0", "tuning": "base", "quality": "0.10 ± 0.02", "worlds": "5"},

@@ -8,16 +8,19 @@ import yaml
 from judge_server import KEY, REQUEST, TEMPLATE, Service, asking, command_line, judged, reply, says, served, write_files
 
 import judge_responses
-import make_tables
 from implicit.answers import Answers
 from implicit.evaluators import evaluator_judge
 from implicit.judge import IncompleteJudging, judge_pairs
 from implicit.judge_kinds import local_judge, server_judge
 from implicit.preferences import label_share, parser_share, text_preference, weighted_preference
 from implicit.pretrain import Architecture, build_model
-from stage import recounts
-from stage.judge_notes import doubts
+from reporting.collect import collect
+from reporting.recounts import Recount
+from reporting.tables import make_table
+from reporting.view import View
 from stage.storage import read_json, read_table, write_json
+from stage.systems import Experiment, Result, System
+from verify import by_key, check_recounted
 
 THINKING = {"<think>": -0.0004, "The": -8.1, "M": -14.2, "m": -16.9}
 
@@ -195,27 +198,20 @@ def test_tables_and_footnotes_say_what_the_judgements_hold(pairs, tmp_path, monk
         }
         monkeypatch.setattr("sys.argv", command_line(tmp_path, settings))
         judge_responses.main()
-    figure = {
-        "model": "tiny",
-        "system": "poem/chosen",
-        "label": "poem",
-        "published": None,
-        "rules": None,
-        "tables": ["table3"],
-    }
-    settings = {"models": ["tiny"], "figures": [figure | {"path": str(tmp_path / "out.json")}]}
-    (made,), (again,) = make_tables.win_rate_tables(settings)["table3"], recounts.win_rates("table3", settings, None)
-    assert {key: str(cell) for key, cell in made.items() if not key.startswith("paper")} == {
-        k: str(c) for k, c in again.items()
-    }
-    assert made["label share, minimum"] == "0.606" and 0.7 < float(made["label share"]) < 0.8
-    low, _ = doubts({("tiny", "poem"): [read_json(tmp_path / "out.json")]}).values()
-    assert f"poem {low['tiny', 'poem']}" == recounts.low_shares("table3", settings) != ""
+    poem = System("tuned", "poem", "poem", seed=1, turn="shown")
+    judged_pairs = Result("judge", str(tmp_path / "out.json"), "tiny", poem, "test", "it/chosen/seed1", 1)
+    experiment = Experiment([("tiny", "", None)], [judged_pairs], {})
+    metrics = collect(experiment)
+    assert check_recounted(by_key(metrics), Recount(experiment)) == []
+    assert set(metrics[metrics["metric"].str.startswith("label_share")]["n"]) == {13}  # the tie is not asked about
+    made = make_table("table3", View(metrics))
+    (cells,) = [line.cells for line in made.lines]
+    assert cells["label share, minimum"] == "0.606" and 0.7 < float(cells["label share"]) < 0.8
+    assert [note for note in made.notes if note.startswith("Labels with little") and "poem" in note]
     summary = read_json(tmp_path / "out.json")
     write_json(summary | {"label_share_minimum": 0.9}, tmp_path / "out.json")
-    recounts.judged.cache_clear()
-    (fault,) = recounts.judged(str(tmp_path / "out.json"), None)["faults"]
-    assert "label_share_minimum is 0.9" in fault
+    (fault,) = check_recounted(by_key(collect(experiment)), Recount(experiment))
+    assert "label_share_minimum, value is 0.9" in fault
 
 
 # --- evaluators and local judges ------------------------------------------------------------------------------------

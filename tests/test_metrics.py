@@ -1,243 +1,225 @@
-"""The metrics of runs: as TensorBoard events, read back by a reader of our own, and as what a tracking module is sent."""
+"""The table of metrics, and what is made of it: every number is counted anew by other code, and adding one is easy."""
 
-import json
-import shutil
-import struct
-import sys
-from importlib.metadata import PackageNotFoundError, version
+import os
+from pathlib import Path
 
 import pytest
-import yaml
 from results_folder import Results
-from workflow import ROOT, planned, snakemake
 
-from implicit.optimise import learning_rate_factor
-from make_events import FILE, VERSION
-from stage.check import ConfigError, check_config
-from stage.config import merged
-from stage.storage import read_json
+from implicit.oracle import Oracle
+from reporting import registry, tables
+from reporting.collect import COLUMNS, collect, read_metrics, table_of
+from reporting.recounts import Recount
+from reporting.tables import Table, make_table, tables_of
+from reporting.view import View, mean, text
+from stage.systems import Experiment
+from verify import by_key, check_collected, check_data, check_recounted
 
-# In the place of a tracking module: the same three functions, which write down what they are given.
-STAND_IN = """\
-import json
-def told(**what):
-    with open("told.jsonl", "a") as file:
-        file.write(json.dumps(what) + "\\n")
-def init(project, name, group, config):
-    told(name=name, project=project, group=group, config=config)
-def log(metrics, step):
-    told(step=step, metrics=metrics)
-def finish():
-    told(finished=True)
-"""
-
-
-def crc32c(data):
-    """Castagnoli's checksum, bit by bit (RFC 3720, appendix B.4)."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
-
-
-def records(data):
-    """The records of a TFRecord file: length, its checksum, content, its checksum; checksums are masked."""
-    while data:
-        length, checked, content = data[:8], data[8:12], data[12 : 12 + int.from_bytes(data[:8], "little")]
-        end = 12 + len(content)
-        for part, mask in ((length, checked), (content, data[end : end + 4])):
-            crc = crc32c(part)
-            assert struct.unpack("<I", mask)[0] == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-        yield content
-        data = data[end + 4 :]
-
-
-def fields(message):
-    """The fields of a protocol buffer message: (number, value), of groups none."""
-    place = 0
-
-    def varint():
-        nonlocal place
-        value, shift = 0, 0
-        while True:
-            byte = message[place]
-            place, value, shift = place + 1, value | (byte & 127) << shift, shift + 7
-            if byte < 128:
-                return value
-
-    while place < len(message):
-        key = varint()
-        if key & 7 == 0:
-            yield key >> 3, varint()
-            continue
-        size = {1: 8, 5: 4}[key & 7] if key & 7 != 2 else varint()
-        yield key >> 3, message[place : place + size]
-        place += size
-
-
-def read_events(path):
-    """The metrics of a file of events, by step, and what its first event says of its version."""
-    versions, steps = [], {}
-    for record in records(path.read_bytes()):
-        event = dict(fields(record))  # 1: time, 2: step, 3: version of the file, 5: summary
-        if 3 in event:
-            versions.append(event[3].decode())
-            continue
-        assert struct.unpack("<d", event[1])[0] == event.get(2, 0) if 1 in event else 2 not in event
-        values = [dict(fields(value)) for number, value in fields(event[5]) if number == 1]  # 1: tag, 2: a float
-        assert event.get(2, 0) not in steps
-        steps[event.get(2, 0)] = {value[1].decode(): struct.unpack("<f", value[2])[0] for value in values}
-    assert versions == [VERSION]
-    return steps
-
-
-def all_events(folder):
-    return {str(path.parent.relative_to(folder)): read_events(path) for path in folder.rglob(FILE)}
+OF_OTHER_JUDGES = {"lc_win_rate", "position_bias", "first_shown", "label_share", "label_share_minimum"}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    results = Results(tmp_path_factory.mktemp("made"), similarity=False)
-    results.write()
-    results.run("make_events", "--output", results.path("events"))
-    return results
+def made(tmp_path_factory, world):
+    """Two models, whose oracle judges, with everything that can be measured; in the folder that paths are relative to."""
+    results = Results(tmp_path_factory.mktemp("made"), models=("a", "b"), instructions=40, modes=4, world=world)
+    results.make()
+    before = Path.cwd()
+    os.chdir(results.folder)
+    yield results
+    os.chdir(before)
 
 
-def close(metrics):
-    """Metrics as a float of 32 bits holds them."""
-    return {name: pytest.approx(value, rel=1e-6) for name, value in metrics.items()}
+@pytest.fixture(scope="module")
+def metrics(made):
+    return read_metrics(Path(made.path("metrics.parquet")))
 
 
-def test_events_say_what_the_records_say(made):
-    events = all_events(made.folder / made.path("events"))
-    of_seeds = [f"{system}/seed{n}" for system in ("base", "rules/rules", *made.modes) for n in (1, 2)]
-    assert set(events) == {f"tiny/{run}" for run in (*of_seeds, "base", *(f"{mode}/validation" for mode in made.modes))}
-    for entry in made.settings["tunings"]:
-        steps = events[f"tiny/{entry['mode']}/seed{entry['seed']}"]
-        losses = read_json(made.folder / entry["path"])["losses"]
-        assert list(steps) == list(range(1, 241))
-        assert [step["tuning/loss"] for step in steps.values()] == pytest.approx(losses, rel=1e-6)
-        rates = [1e-4 * learning_rate_factor("cosine", i, steps=240, warmup=0.1) for i in range(240)]
-        assert [step["tuning/learning_rate"] for step in steps.values()] == pytest.approx(rates, rel=1e-6)
-        assert steps[240]["tuning/tokens"] == 9000 and steps[240]["tuning/tokens_per_step"] == 37.5
-    for entry in made.settings["figures"]:
-        steps, told = events[f"tiny/{entry['system'].removesuffix('/chosen')}/seed{entry['seed']}"], entry["path"]
-        told = read_json(made.folder / told)
-        assert steps[max(steps)].items() >= close({"test/win_rate": told["win_rate"], "test/ties": 0}).items()
-        assert not {"test/length_controlled_win_rate", "test/quality"} & steps[max(steps)].keys()  # none there
-    ranked = [read_json(made.folder / entry["path"])["summary"] for entry in made.settings["rankings"]]
-    shares = [[100 * summary[score]["capability"] for score in ("sequence", "token")] for summary in ranked]
-    names = ("ranking/capability", "ranking/capability_per_token")
-    assert events["tiny/base"] == {0: close(dict(zip(names, shares[0], strict=True)))}
-    assert events["tiny/instruction_tuning/seed1"][240]["ranking/capability"] == pytest.approx(shares[1][0])
-    for entry in made.settings["selections"]:
-        grid = read_json(made.folder / entry["path"])["grid"]
-        assert events[f"tiny/{entry['mode']}/validation"] == {
-            row["epochs"]: close(
-                {"validation/win_rate": row["win_rate"], "validation/win_rate_error": row["win_rate_error"]}
-            )
-            for row in grid
-        }
+def lines(name, metrics):
+    return [line.cells for line in make_table(name, View(metrics)).lines]
 
 
-def test_the_same_records_give_the_same_events_byte_for_byte(made):
-    folder = made.folder / made.path("events")
-    before = {path: path.read_bytes() for path in folder.rglob(FILE)}
-    (folder / "tiny" / "of a former run").mkdir()
-    made.run("make_events", "--output", made.path("events"))
-    assert {path: path.read_bytes() for path in folder.rglob(FILE)} == before
-    assert not (folder / "tiny" / "of a former run").exists()
+def test_every_metric_is_there_and_counted_anew_by_other_code(made, metrics, capsys):
+    assert registry.METRICS.keys() - set(metrics["metric"]) == OF_OTHER_JUDGES
+    assert check_collected(by_key(metrics), by_key(collect(Experiment.read(made.experiment.told())))) == []
+    assert check_recounted(by_key(metrics), Recount(made.experiment)) + check_data(metrics, made.experiment) == []
+    (alone,) = [line for line in capsys.readouterr().out.splitlines() if "from records alone" in line]
+    recorded = {metric.name for metric in registry.DECLARED if metric.stage == "tune"} | {"protected"}
+    assert set(alone.partition("alone: ")[2].split(", ")) == recorded
+    changed = metrics.assign(value=metrics["value"] + 0.001)
+    faults = check_recounted(by_key(changed), Recount(made.experiment))
+    counted = {key for key, row in by_key(metrics).items() if row["metric"] not in recorded}
+    assert len([fault for fault in faults if ", value is" in fault]) == len(counted)
 
 
-def test_the_reader_finds_a_changed_byte(made, tmp_path):
-    data = bytearray((made.folder / made.path("events") / "tiny" / "base" / FILE).read_bytes())
-    data[-6] ^= 1
-    (tmp_path / FILE).write_bytes(data)
-    with pytest.raises(AssertionError):
-        read_events(tmp_path / FILE)
+def test_settings_and_metrics_survive_their_files(made, metrics):
+    assert Experiment.read(made.experiment.told()) == made.experiment
+    assert collect(made.experiment).equals(metrics) and list(metrics.columns) == list(COLUMNS)
 
 
-@pytest.fixture
-def installed(tmp_path, monkeypatch):
-    """Installs a stand-in for a tracking module where all Pythons that are started find it first."""
-
-    def install(name):
-        (tmp_path / f"{name}.py").write_text(STAND_IN)
-        (tmp_path / f"{name}-0.0.dist-info").mkdir()
-        (tmp_path / f"{name}-0.0.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: 0.0\n")
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        monkeypatch.syspath_prepend(tmp_path)
-
-    return install
+def test_each_seed_and_world_is_a_row_that_can_be_paired(metrics):
+    rates = metrics[(metrics["metric"] == "win_rate") & (metrics["level"] == "seed") & (metrics["set"] == "test")]
+    paired = rates.pivot_table(index=["model", "seed"], columns="name", values="value")
+    assert paired.shape == (4, 5) and not paired.isna().any(axis=None)
+    assert set(rates["world"]) == {1, 2} and set(rates["unit"]) == {"percent"}
 
 
-def tracked(made, module):
-    """Send made-up results to a module; returns what the stage says was sent."""
-    made.settings |= {"module": module, "project": "made"}
-    path = made.path(f"tracked/{module}.json")
-    made.run("track_metrics", "--output", path)
-    return read_json(made.folder / path)
+def test_a_metric_and_a_table_are_added_in_one_place_each(made, monkeypatch):
+    words = registry.Metric(
+        "words",
+        "generate",
+        "words",
+        2,
+        "mean words of a response",
+        registry.mean(lambda row: len(row["output"].split())),
+    )
+    monkeypatch.setitem(registry.METRICS, "words", words)
+    own = Table(
+        "Words", frozenset(), lambda view: view.of("words"), columns=lambda view: [text("label"), mean("w", "words")]
+    )
+    monkeypatch.setitem(tables.TABLES, "words", own)
+    assert tables_of(set())[-1] == "words"
+    row = lines("words", collect(made.experiment, [words]))[0]
+    given = [len(answer["output"].split()) for answer in made.given["a", "base"]]
+    assert row == {"label": "base", "w": f"{sum(given) / 40:.2f}"}
 
 
-def test_what_is_sent_is_what_the_events_say(made, installed):
-    installed("wandb")
-    sent = tracked(made, "wandb")
-    lines = [json.loads(line) for line in (made.folder / "told.jsonl").read_text().splitlines()]
-    runs, name = {}, None
-    for line in lines:
-        if "name" in line:
-            assert name is None and line["project"] == "made" and line["name"].startswith(f"{line['group']}/")
-            name, runs[line["name"]] = line["name"], {}
-            assert ("tuning" in line["config"]) == ("240" in str(sent["steps"][name]))
-        elif "step" in line:
-            assert line["step"] > max(runs[name], default=-1)  # what comes late is dropped
-            runs[name][line["step"]] = close(line["metrics"])
-        else:
-            name = None
-    assert name is None and runs == all_events(made.folder / made.path("events"))
-    assert sent == {
-        "module": "wandb", "version": "0.0", "project": "made", "steps": {name: len(steps) for name, steps in runs.items()}
-    }  # fmt: skip
+def test_kinds_are_the_oracles_of_every_system_and_the_opponent(made, metrics):
+    rows = {(row["model"], row["tuning"]): row for row in lines("kinds", metrics)}
+    assert rows["a", "instruction tuning"]["seeds"] == 2
+    assert rows["a", "base"]["seeds"] == 1 and rows["a", "base"]["n"] == 40
+    asked, oracle = {row["id"]: row["request"] for row in made.asked}, Oracle()
+    sums = [
+        oracle.quality(asked[row["id"]], row["output"], stopped=row["stopped"])
+        for row in made.given["a", "base"] if oracle.kind(asked[row["id"]]) == "sum"
+    ]  # fmt: skip
+    assert len(sums) == 4 and rows["a", "base"]["sum"] == f"{sum(sums) / 4:.2f}"
 
 
-@pytest.mark.parametrize("module", ["wandb", "trackio"])
-def test_the_real_module_takes_what_is_sent(made, tmp_path, monkeypatch, module):
-    try:
-        version(module)
-    except PackageNotFoundError:
-        pytest.skip(f"{module} is not installed: it is no part of the environment")
-    for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "TRACKIO_DIR": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
-    assert len(tracked(made, module)["steps"]) == 14
+def test_a_model_without_a_world_has_no_recall_and_without_an_oracle_there_are_no_such_tables(metrics):
+    rows = lines("drift", metrics)
+    assert [(row["model"], row["recall, statements"] != "") for row in rows] == [("a", True)] * 4 + [("b", False)] * 4
+    assert not {"kinds", "judging", "table4", "drift"} & set(tables_of({"judge", "rank"}))
 
 
-def config_of(tracking):
-    raw = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    return merged(raw, {"execution": {"tracking": tracking}})
+def run(name, seed, **more):
+    """A row of a single seed of a tuned model's."""
+    system = f"{name}/chosen/seed{seed}"
+    row = {
+        "model": "tiny",
+        "name": name,
+        "system": system,
+        "kind": "tuned",
+        "label": name,
+        "epochs": "chosen",
+        "seed": seed,
+    }
+    own = {"opponent": f"it/chosen/seed{seed}", "slice": "all", "level": "seed", "source": f"{system}.json", "n": 3}
+    return row | own | {"turn": "empty", "value": 0.0} | more
 
 
-def test_a_module_that_is_not_installed_is_named_before_any_job(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "trackio").mkdir()  # a folder is no package
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    with pytest.raises(ConfigError, match=r"^execution.tracking: trackio is not installed: pip install trackio, with"):
-        check_config(config_of("trackio"))
+def table1(rows):
+    """Table 1 of runs, with their win rates: its cells, and its notes."""
+    for row in [row for row in rows if row["metric"] == "win_rate" and row["seed"] == 1]:
+        rows = [*rows, row | {"level": "seeds", "low": 1.0, "high": 2.0, "seed": None}]
+    return make_table("table1", View(table_of(rows)))
 
 
-def test_one_key_sends_what_has_come_out_and_nothing_else_is_done_anew(project, installed, tmp_path):
-    """A copy of the finished test experiment, as other tests count what is there: its events, and the key."""
-    project = shutil.copytree(project, tmp_path / "project")
-    events = all_events(project / "results" / "test" / "events")
-    assert len(events) == 2 * 6 + 1 + 3  # systems of two seeds, the base model's ranking, validations
-    loss = read_json(project / "results/test/tiny/poem/chosen/seed1/record.json")["losses"][-1]
-    assert events["tiny/poem/seed1"][max(events["tiny/poem/seed1"])].items() >= close({"tuning/loss": loss}).items()
-    installed("trackio")
-    (project / "tracking.yaml").write_text("execution: {tracking: trackio}\n")
-    configs = ("experiments/test.yaml", "tracking.yaml")
-    assert planned(project, configs=configs) == {"track_metrics": 1}
-    done = snakemake(project, configs=configs)
-    assert done.returncode == 0 and "16 runs sent to trackio, project test" in done.stdout
-    assert len(read_json(project / "results/test/tracked/trackio.json")["steps"]) == len(events)
-    assert planned(project, configs=configs) == planned(project) == {}
+def test_what_a_seed_lacks_has_no_mean_where_it_would_mislead():
+    rates = [run("poem", seed, metric="win_rate", value=value) for seed, value in ((1, 40.0), (2, 43.0))]
+    lengths = [run("poem", seed, metric="lc_win_rate", value=30.0) for seed in (1, 2)]
+    biases = [run("poem", 1, metric="position_bias", value=2.0)]
+    (whole,), (lacking,) = (table1([*rates, *more, *biases]).lines for more in (lengths, lengths[:1]))
+    assert whole.cells["win rate"] == "41.5 ± 2.1" and whole.cells["each seed"] == "40.0 43.0"
+    assert (whole.cells["length-controlled"], lacking.cells["length-controlled"]) == ("30.0 ± 0.0", "")
+    assert (
+        lacking.cells["position bias"] == "+2.0" and lacking.cells["quality"] == ""
+    )  # of those that have one; of none
+
+
+LOSSES = ("rows_cut", "turns_dropped", "prompts_cut", "not_stopped", "protected")
+
+
+def losses(**counts):
+    """The notes of table 1 on what was lost, by a number of each kind: of poem and its opponent, and of another mode."""
+    rows = []
+    for name in ("it", "poem", "chess"):
+        for seed in (1, 2):
+            rows += [run(name, seed, metric="win_rate")] if name == "poem" else []
+            more = {
+                metric: run(name, seed, metric=metric, opponent="", value=counts.get(metric, 0)) for metric in LOSSES
+            }
+            more["protected"]["n"] = 9
+            rows += [row for metric, row in more.items() if metric != "protected" or name == "poem"]
+    plain = len(table1([row for row in rows if row["metric"] == "win_rate"]).notes)
+    return table1(rows).notes[plain:]
+
+
+def test_losses_stand_under_the_tables_of_the_systems_that_had_them():
+    """Opponents count too, each once; what was judged counts the judged side alone. What was not lost is not told."""
+    assert losses() == []
+    told = losses(rows_cut=1, turns_dropped=3, prompts_cut=2, not_stopped=1, protected=4)
+    assert told == [
+        "Rows cut at tuning.max_length: it 1 of 3, poem 1 of 3.",
+        "Turns dropped, as no response follows them: it 3 of 3, poem 3 of 3.",
+        "Prompts cut, as they left too little of the context: it 4 of 6, poem 4 of 6.",
+        "Responses not stopped, but cut off at max_new_tokens or the context: it 2 of 6, poem 2 of 6.",
+        "Texts shown to the judge with their control marks broken up: poem 8 of 18.",
+    ]
+    assert len(losses(prompts_cut=1)) == 1 and "chess" not in "".join(told)
+
+
+def judged(**told):
+    """Table 1 of poem, by what a judge tells of itself: one value for each seed."""
+    rows = [run("poem", seed, metric="win_rate", value=40.0) for seed in (1, 2)]
+    for metric, values in told.items():
+        rows += [run("poem", seed, metric=metric, value=value) for seed, value in enumerate(values, start=1)]
+    made = table1(rows)
+    return made, [note for note in made.notes if note.startswith(("Labels with", "Share of comparisons won"))]
+
+
+def test_columns_and_a_footnote_tell_of_labels_with_little_probability():
+    sound, doubts = judged(label_share=[0.99999, 0.9999], label_share_minimum=[0.9996, 0.6], first_shown=[3.0, -3.0])
+    assert doubts == [] and 'label share,"label share, minimum"' in sound.form("csv")
+    assert sound.lines[0].cells["label share"] == "1.000" and sound.lines[0].cells["label share, minimum"] == "0.600"
+    for shares, minima, told in (
+        ([0.89, 0.89], [0.6, 0.7], "0.890, minimum 0.600"), ([0.95, 0.97], [0.9, 0.49], "0.960, minimum 0.490"),
+    ):  # fmt: skip
+        made, (low,) = judged(label_share=shares, label_share_minimum=minima)
+        assert low.startswith("Labels with little of the judge's probability") and low.endswith(f": poem {told}.")
+        assert low in made.form("tex") and low in made.form("md") and low not in made.form("csv")
+    without, doubts = judged()
+    assert doubts == [] and "label share" not in without.form("csv")
+
+
+@pytest.mark.parametrize(
+    ("told", "end"),
+    [
+        ({"first_shown": [50.0, 20.0]}, "poem +35.0."),
+        ({"first_shown": [-30.0, -10.0]}, "poem -20.0."),
+        ({"first_shown": [50.0, 50.0], "position_bias": [21.0, 19.0]}, "poem +20.0."),  # of both orders, rather
+    ],
+)
+def test_a_footnote_tells_that_the_output_shown_first_wins(told, end):
+    _, (first,) = judged(**told)
+    assert first.startswith("Share of comparisons won by the output shown first") and first.endswith(f": {end}")
+    assert judged(first_shown=[50.0, 50.0], position_bias=[19.0, 20.0])[1] == []
+
+
+def test_of_several_models_each_is_named(metrics):
+    told = "\n".join(make_table("table3", View(metrics)).notes)
+    assert "a instruction_tuning 1 of 40, a task_0 1 of 40" in told and "b task_1 1 of 40" in told
+    assert "a instruction_tuning 2 of 80, a task_0 2 of 80" in told
+    _, cut, dropped = make_table("table2", View(metrics)).notes  # nothing that was generated is shown there
+    assert cut.endswith(": a instruction_tuning 1 of 40, b instruction_tuning 1 of 40.")
+    assert dropped.endswith(": a instruction_tuning 2 of 80, b instruction_tuning 2 of 80.")
+
+
+def test_a_table_of_another_version_is_refused(tmp_path, metrics):
+    metrics.drop(columns="unit").to_parquet(tmp_path / "metrics.parquet")
+    with pytest.raises(ValueError, match="is not a table of metrics of this version"):
+        read_metrics(tmp_path / "metrics.parquet")
+
+
+def test_units_and_definitions_are_told_of_all():
+    assert all(metric.definition and metric.better in ("", "higher", "lower") for metric in registry.DECLARED)
+    assert len(registry.METRICS) == len(registry.DECLARED)

@@ -55,6 +55,7 @@ def expected_jobs(config):
         "rank_responses": len(models) * (1 + len(config.ranking.modes) * seeds) if config.ranking else 0,
         "measure_drift": tuned if config.drift else 0,
         "measure_similarity": len(models) * len(config.similarity.modes) if config.similarity else 0,
+        "collect_metrics": 1,
         "make_tables": 1,
         "make_figures": 1,
         "make_events": 1,

@@ -275,7 +275,7 @@ def test_a_modes_learning_rate_reruns_that_mode_and_what_depends_on_it(project):
     configs = overlay(project, "changed.yaml", {"modes": {"poem": {"tuning": {"learning_rate": 3.0e-4}}}})
     assert planned(project, configs=configs) == {
         "tune_candidate": 2, "tune_chosen": 2, "generate_responses": 4, "judge_responses": 4, "select_epochs": 1, "measure_drift": 2,
-        "record_config": 1, "make_tables": 1, "make_figures": 1, "make_events": 1, "make_report": 1,
+        "record_config": 1, "collect_metrics": 1, "make_tables": 1, "make_figures": 1, "make_events": 1, "make_report": 1,
     }  # fmt: skip
 
 

@@ -1,88 +1,74 @@
-"""The figures of an experiment, counted anew from judgements, scores and responses.
+"""The numbers of an experiment, counted anew from judgements, scores and responses.
 
-This is for `scripts/verify.py`, and shares no code with what made the figures: plain loops over rows where there the
-work is numpy's and alpaca-eval's; for length control, scikit-learn's fit of the model that alpaca-eval describes.
+This is for `scripts/verify.py`, and shares no code with what made them: pandas where there the work is that of loops,
+numpy and alpaca-eval; for length control, scikit-learn's fit of the model that alpaca-eval describes.
 """
 
-import csv
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 Row = dict[str, Any]
+Clusters = list[tuple[float, float]]  # of each, in the order of their first rows: the sum of a value, and how many rows
 
 
-def win_rate(rows: Sequence[Row]) -> dict[str, Any]:
-    """Outcomes of judgements, win rate in percent, and the mean quality of both sides (None for a judge without)."""
-    wins = losses = ties = 0
-    points = 0.0
-    for row in rows:
-        preference = row["preference"]
-        wins, losses, ties = wins + (preference > 1.5), losses + (preference < 1.5), ties + (preference == 1.5)
-        points += preference - 1
-    told: dict[str, Any] = {"n": len(rows), "wins": wins, "losses": losses, "ties": ties}
-    told["win_rate"] = 100 * points / len(rows)
+def win_rate(rows: Sequence[Row]) -> Row:
+    """Win rate and ties in percent of judgements, and the mean quality of both sides (None for a judge without)."""
+    table = pd.DataFrame(rows)
+    told = {"n": len(table), "win_rate": 100 * (table["preference"].mean() - 1)}
+    told["ties"] = 100 * (table["preference"] == 1.5).mean()
     for side in ("quality_1", "quality_2"):
-        qualities = [row[side] for row in rows]
-        told[side] = None if None in qualities else math.fsum(qualities) / len(rows)
+        told[side] = None if table[side].isna().any() else table[side].mean()
     return told
 
 
-def by_cluster(rows: Sequence[Row], value: Callable[[Row], float]) -> list[tuple[float, int]]:
-    """The sum of a value over each cluster's rows, and how many they are, in the order of their first rows."""
-    sums: dict[str, list[Any]] = {}
-    for row in rows:
-        own = sums.setdefault(row["cluster"], [0.0, 0])
-        own[0], own[1] = own[0] + value(row), own[1] + 1
-    return [(total, count) for total, count in sums.values()]
+def by_cluster(rows: Sequence[Row], values: Sequence[float]) -> Clusters:
+    """The sum of a value over each cluster's rows, and how many they are."""
+    table = pd.DataFrame({"cluster": [row["cluster"] for row in rows], "value": values})
+    return list(table.groupby("cluster", sort=False)["value"].agg(["sum", "count"]).itertuples(index=False, name=None))
+
+
+def _rates(seeds: Sequence[Clusters], rng: np.random.Generator, draws: int) -> np.ndarray:
+    """Ratios in draws of as many clusters as there are [seeds, draws]."""
+    sums = np.array(seeds, dtype=float)
+    drawn = sums[:, rng.integers(sums.shape[1], size=(draws, sums.shape[1]))].sum(axis=2)
+    return drawn[..., 0] / drawn[..., 1]
 
 
 def win_rate_error(rows: Sequence[Row], *, draws: int, seed: int) -> float:
     """The bootstrap's standard error in percent points: ``draws`` of clusters, by numpy's generator of ``seed``."""
-    import numpy as np
-
-    own = by_cluster(rows, lambda row: 100 * (row["preference"] - 1))
-    places = np.random.default_rng(seed).integers(len(own), size=(draws, len(own))).tolist()
-    rates = [math.fsum(own[i][0] for i in drawn) / sum(own[i][1] for i in drawn) for drawn in places]
-    mean = math.fsum(rates) / draws
-    return math.sqrt(math.fsum((rate - mean) ** 2 for rate in rates) / (draws - 1))
+    clusters = by_cluster(rows, [100 * (row["preference"] - 1) for row in rows])
+    return float(_rates([clusters], np.random.default_rng(seed), draws).std(ddof=1))
 
 
-def mean_over_seeds(seeds: Sequence[Sequence[tuple[float, int]]], *, draws: int, seed: int) -> tuple[float, float]:
-    """The 95 % interval of the mean over seeds of a ratio, from each seed's (sum, count) by cluster.
-
-    In each draw, as many clusters as there are, and as many seeds, by numpy's generator of ``seed``.
-    """
-    import numpy as np
-
-    rng, clusters = np.random.default_rng(seed), len(seeds[0])
-    places = rng.integers(clusters, size=(draws, clusters)).tolist()
-    chosen = rng.integers(len(seeds), size=(draws, len(seeds))).tolist() if len(seeds) > 1 else [[0]] * draws
-    means = []
-    for drawn, taken in zip(places, chosen, strict=True):
-        rates = [math.fsum(seeds[s][i][0] for i in drawn) / sum(seeds[s][i][1] for i in drawn) for s in taken]
-        means.append(math.fsum(rates) / len(rates))
-    return quantile(means, 0.025), quantile(means, 0.975)
+def mean_over_seeds(seeds: Sequence[Clusters], *, draws: int, seed: int) -> tuple[float, float]:
+    """The 95 % interval of the mean over seeds of a ratio: in each draw, as many clusters, and as many seeds."""
+    rng = np.random.default_rng(seed)
+    rates, count = _rates(seeds, rng, draws), len(seeds)
+    taken = rng.integers(count, size=(draws, count)) if count > 1 else np.zeros((draws, 1), dtype=int)
+    means = [rates[own, draw].mean() for draw, own in enumerate(taken)]
+    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
 def position_bias(rows: Sequence[Row]) -> float | None:
     """By how many points the output shown first wins too often, where both orders were judged; else None."""
-    shares = []
-    for row in rows:
-        first, second = row["preference_output_1_first"], row["preference_output_2_first"]
-        if first is not None and row["output_1"] != row["output_2"]:
-            shares.append(((2 - first) + (second - 1)) / 2)  # of the wins that go to what stands first
-    return 100 * (math.fsum(shares) / len(shares) - 0.5) if shares else None
+    table = pd.DataFrame(rows)
+    table = table[table["preference_output_1_first"].notna() & (table["output_1"] != table["output_2"])]
+    first = 2 - table["preference_output_1_first"] + table["preference_output_2_first"] - 1
+    return None if table.empty else 100 * (first.mean() / 2 - 0.5)
 
 
-def label_shares(rows: Sequence[Row]) -> tuple[float | None, float | None]:
-    """Mean and minimum of the labels' share of the judge's probability; None where it was read from none."""
+def label_shares(rows: Sequence[Row]) -> tuple[float | None, float | None, int]:
+    """Mean and minimum of the labels' share of the judge's probability (None where there is none), and of how many."""
     shares = [row["label_share"] for row in rows if row["label_share"] is not None]
-    return (math.fsum(shares) / len(shares), min(shares)) if shares else (None, None)
+    return (math.fsum(shares) / len(shares), min(shares), len(shares)) if shares else (None, None, 0)
 
 
 def controlled_win_rate(rows: Sequence[Row], *, gamed: Path | None = None) -> float | None:
@@ -94,8 +80,6 @@ def controlled_win_rate(rows: Sequence[Row], *, gamed: Path | None = None) -> fl
     ten by cross-validation in five folds. None where it is not defined: fewer than ten rows, all of one difference, or
     nothing left by the penalty.
     """
-    import numpy as np
-
     lengths = [len(row["output_1"]) - len(row["output_2"]) for row in rows]
     if len(rows) < 10 or len(set(lengths)) < 2:
         return None
@@ -104,23 +88,16 @@ def controlled_win_rate(rows: Sequence[Row], *, gamed: Path | None = None) -> fl
     table = [(math.tanh(length / spread), 1.0) for length in lengths]
     neutral, weights = [(0.0, 1.0)] * len(rows), [1.0] * len(rows)
     if gamed is not None:
-        with gamed.open(encoding="utf-8", newline="") as file:
-            known = list(csv.DictReader(file))
-        difficulty: dict[int, float] = {}
-        for row in known:
-            difficulty.setdefault(int(row["index"]), float(row["instruction_difficulty"]))
+        known = pd.read_csv(gamed)
+        difficulty = known.groupby("index")["instruction_difficulty"].first()
         table = [(length, difficulty[i], 1.0) for i, (length, _) in enumerate(table)]
         neutral = [(0.0, hard, 1.0) for _, hard, _ in table]
-        before = [(math.tanh(float(r["std_delta_len"])), float(r["instruction_difficulty"]), 0.0) for r in known]
-        wanted = [float(row["preference"]) for row in known] + wanted
-        table, weights = before + table, [0.2 / 2] * len(known) + weights
+        before = zip(np.tanh(known["std_delta_len"]), known["instruction_difficulty"], [0.0] * len(known), strict=True)
+        wanted = [*known["preference"], *wanted]
+        table, weights = [*before, *table], [0.2 / 2] * len(known) + weights
     with _quiet():
-        chances = _fit(table, wanted, weights, neutral)
-    controlled = 100 * math.fsum(chances) / len(chances)
-    gone = (
-        abs(controlled - 50) < 1e-9
-        and abs(100 * math.fsum(row["preference"] - 1 for row in rows) / len(rows) - 50) > 1e-9
-    )
+        controlled = 100 * float(np.mean(_fit(table, wanted, weights, neutral)))
+    gone = abs(controlled - 50) < 1e-9 < abs(win_rate(rows)["win_rate"] - 50)
     return None if gone else controlled
 
 
@@ -143,7 +120,6 @@ def _quiet() -> Iterator[None]:
 
 def _fit(table: list, wanted: list[float], weights: list[float], neutral: list) -> list[float]:
     """The chances of ``neutral`` under the model. Every row counts once as won and once as lost, by its preference."""
-    import numpy as np
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold
 
@@ -169,31 +145,23 @@ def _fit(table: list, wanted: list[float], weights: list[float], neutral: list) 
 
 
 def ranking(rows: Sequence[Row], *, eos: bool = True) -> dict[str, Any]:
-    """Response ranking by sequence and per token: the share of pairs won, that of ties, and (won, pairs) by cluster.
+    """Response ranking by sequence and per token: the shares of pairs won and tied, and (won, pairs) by cluster.
 
     Without ``eos``, that token is taken out of every response.
     """
-    rows = sorted(rows, key=lambda row: row["id"])
-    told: dict[str, Any] = {"instructions": len({row["id"] for row in rows}), "pairs": len(rows)}
+    table = pd.DataFrame(rows).sort_values("id", kind="stable")
+    told: dict[str, Any] = {"instructions": table["id"].nunique(), "pairs": len(table)}
     for score in ("sequence", "token"):
-        leads = [_lead(row, per_token=score == "token", eos=eos) for row in rows]
-        won = by_cluster(
-            [row | {"won": lead > 0} for row, lead in zip(rows, leads, strict=True)], lambda row: row["won"]
-        )
-        told[score] = {"capability": sum(count for count, _ in won) / len(rows), "clusters": won}
-        told[score]["ties"] = len([lead for lead in leads if lead == 0]) / len(rows)
+        sums = []
+        for side in ("true", "other"):
+            logprob, length = table[f"{side}_logprob"], table[f"{side}_tokens"]
+            if not eos:
+                logprob, length = logprob - table[f"{side}_eos_logprob"], (length - 1).clip(lower=1)
+            sums.append(logprob / length if score == "token" else logprob)
+        won = (sums[0] > sums[1]).tolist()
+        told[score] = {"capability": np.mean(won), "ties": (sums[0] == sums[1]).mean()}
+        told[score]["clusters"] = by_cluster(table.to_dict("records"), won)
     return told
-
-
-def _lead(row: Row, *, per_token: bool, eos: bool) -> float:
-    """By how many nats, in all or per token, the true response is ahead of the other."""
-    sums = []
-    for side in ("true", "other"):
-        logprob, length = row[f"{side}_logprob"], row[f"{side}_tokens"]
-        if not eos:
-            logprob, length = logprob - row[f"{side}_eos_logprob"], length - 1 or 1
-        sums.append(logprob / length if per_token else logprob)
-    return sums[0] - sums[1] if sums[0] != sums[1] else 0.0
 
 
 def artefacts(rows: Sequence[Row]) -> dict[str, Row]:
@@ -201,95 +169,44 @@ def artefacts(rows: Sequence[Row]) -> dict[str, Row]:
 
     ``checked_1`` and ``checked_2`` are (right, looks like an answer) of both outputs: 7 and 3 tenths of their content.
     """
-    told: dict[str, Row] = {}
-    for name in ("judged", "content", "right", "similar length"):
-        points = ties = n = 0.0
-        for row in rows:
-            (right_1, form_1), (right_2, form_2) = row["checked_1"], row["checked_2"]
-            by = {"content": 0.7 * right_2 + 0.3 * form_2 - (0.7 * right_1 + 0.3 * form_1), "right": right_2 - right_1}
-            shorter, longer = sorted([len(row["output_1"]), len(row["output_2"])])
-            if name == "similar length" and longer > 1.25 * shorter:
-                continue
-            ahead = by.get(name, row["preference"] - 1.5)
-            points, ties, n = points + (ahead > 0) + (ahead == 0) / 2, ties + (ahead == 0), n + 1
-        told[name] = {"n": int(n)} | {
-            key: 100 * value / n if n else None for key, value in (("win_rate", points), ("ties", ties))
-        }
-    return told
+    table = pd.DataFrame(rows)
+    right = [np.array([row[f"checked_{side}"][0] for row in rows]) for side in (1, 2)]
+    form = [np.array([row[f"checked_{side}"][1] for row in rows]) for side in (1, 2)]
+    one, two = (0.7 * right[side] + 0.3 * form[side] for side in (0, 1))
+    judged = table["preference"].to_numpy() - 1.5
+    lengths = np.array([sorted([len(row["output_1"]), len(row["output_2"])]) for row in rows])
+    alike = lengths[:, 1] <= 1.25 * lengths[:, 0]
+    ahead = {"judged": judged, "content": two - one, "right": right[1] - right[0], "similar_length": judged[alike]}
+    return {
+        name: {"n": len(by)}
+        | {"win_rate": 100 * (np.sign(by).mean() + 1) / 2 if len(by) else None}
+        | {"ties": 100 * (by == 0).mean() if len(by) else None}
+        for name, by in ahead.items()
+    }
 
 
 def drift(documents: Sequence[Row], facts: Sequence[Row]) -> dict[str, Any]:
     """Perplexities, KL per token, and the percentages of facts recalled and guessed right by chance, by form."""
-    count = [row["tokens"] for row in documents]
-    told: dict[str, Any] = {"documents": len(documents), "tokens": sum(count)}
-    told["cut"] = sum([row["cut"] for row in documents])
+    table = pd.DataFrame(documents)
+    told: dict[str, Any] = {"documents": len(table)} | {key: int(table[key].sum()) for key in ("tokens", "cut")}
     for side in ("base", "tuned"):
-        nats = math.fsum(row[f"{side}_logprob"] for row in documents)
-        told[f"{side}_perplexity"] = math.exp(-nats / sum(count))
-    told["kl"] = math.fsum(row["kl"] for row in documents) / sum(count)
-    told["recall"] = {}
-    for row in sorted(facts, key=lambda row: row["form"]):
-        own = told["recall"].setdefault(row["form"], {"facts": 0, "base": 0, "tuned": 0, "chance": 0.0})
-        own["facts"] += 1
-        own["chance"] += 1 / row["rivals"]
-        for side in ("base", "tuned"):
-            own[side] += row[side] == row["right"]
-    for own in told["recall"].values():
-        own |= {key: 100 * own[key] / own["facts"] for key in ("base", "tuned", "chance")}
+        told[f"{side}_perplexity"] = math.exp(-table[f"{side}_logprob"].sum() / told["tokens"])
+    told |= {"kl": table["kl"].sum() / told["tokens"], "recall": {}}
+    for form, own in pd.DataFrame(facts).groupby("form") if facts else []:
+        shares = {side: 100 * (own[side] == own["right"]).mean() for side in ("base", "tuned")}
+        told["recall"][form] = shares | {"facts": len(own), "chance": 100 * (1 / own["rivals"]).mean()}
     return told
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The quantile of values, linear between the two nearest."""
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
-    return ordered[low] + (place - low) * (ordered[min(low + 1, len(ordered) - 1)] - ordered[low])
 
 
 def similarity(rows: Sequence[Row], styles: Sequence[str]) -> dict[str, Any]:
     """Of section 5.2: the rank correlation of x and y, and the share of responses in each style, by quarter of x."""
-    ordered = sorted(rows, key=lambda row: row["x"])
-    size, over = divmod(len(ordered), 4)
-    ends = [0]
-    for quarter in range(4):
-        ends.append(ends[-1] + size + (quarter < over))
-    parts = {name: ordered[ends[i] : ends[i + 1]] for i, name in enumerate(("lowest", "second", "third", "highest"))}
-    parts["all"] = ordered
+    table = pd.DataFrame(rows).sort_values("x", kind="stable", ignore_index=True)
+    size, over = divmod(len(table), 4)
+    ends = [0, *np.cumsum([size + (quarter < over) for quarter in range(4)])]
+    parts = {name: table[ends[i] : ends[i + 1]] for i, name in enumerate(("lowest", "second", "third", "highest"))}
     told: dict[str, Any] = {
-        style: {name: 100 * sum(row[style] for row in part) / len(part) for name, part in parts.items()}
-        for style in styles
+        style: {name: 100 * part[style].mean() for name, part in (parts | {"all": table}).items()} for style in styles
     }
-    ranks = [_ranks([row[key] for row in rows]) for key in ("x", "y")]
-    means = [math.fsum(own) / len(own) for own in ranks]
-    away = [[rank - mean for rank in own] for own, mean in zip(ranks, means, strict=True)]
-    spreads = [math.sqrt(math.fsum(each * each for each in own)) for own in away]
-    together = math.fsum(a * b for a, b in zip(*away, strict=True))
-    return told | {"spearman": together / spreads[0] / spreads[1] if all(spreads) else None, "n": len(parts["lowest"])}
-
-
-def interval(values: Sequence[float]) -> tuple[float, ...]:
-    """The 95 % interval of a mean by Student's t; none where there is one value only."""
-    from scipy.stats import t
-
-    count = len(values)
-    if count < 2:
-        return ()
-    middle = math.fsum(values) / count
-    error = math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (count - 1) / count)
-    return (middle, middle) if error == 0 else tuple(map(float, t.interval(0.95, count - 1, loc=middle, scale=error)))
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    """Ranks from 1; equals share the mean of theirs."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    ranks = [0.0] * len(values)
-    start = 0
-    while start < len(order):
-        end = start
-        while end + 1 < len(order) and values[order[end + 1]] == values[order[start]]:
-            end += 1
-        for place in range(start, end + 1):
-            ranks[order[place]] = (start + end) / 2 + 1
-        start = end + 1
-    return ranks
+    ranks = table[["x", "y"]].rank()
+    constant = (ranks.nunique() == 1).any()
+    return told | {"spearman": None if constant else ranks.corr().at["x", "y"], "n": len(parts["lowest"])}

@@ -1,6 +1,19 @@
 """The figure of conditions: what models can do by what is varied, a panel for each measure, over worlds."""
 
-from stage.chart_parts import COLOURS, DASHES, Panel, Row, Spec, axis, coloured, counted, distinct, rows_channel
+from reporting.chart_parts import (
+    COLOURS,
+    Panel,
+    Row,
+    Spec,
+    axis,
+    coloured,
+    counted,
+    dashed,
+    distinct,
+    hover,
+    layer,
+    rows_channel,
+)
 
 PREFERRED = "pairs in which the true response is preferred (percent)"
 MEASURES = {
@@ -11,6 +24,7 @@ MEASURES = {
     "win rate": ("Win rate against the reference mode", "win rate (percent of instructions)"),
     "KL": ("Drift from the base model on text that nobody was tuned on", "KL(base || tuned) (nats a token)"),
 }
+TOLD = ("tuning", "mean", "low", "high", "worlds")  # of a mark
 
 
 def conditions(rows: list[Row]) -> list[Panel]:
@@ -32,32 +46,19 @@ def is_number(text: str) -> bool:
 def conditions_of_measure(rows: list[Row], title: str, unit: str, labels: list[str]) -> Panel:
     """One measure: a line for each system where the conditions are numbers, else points side by side."""
     numbers = all(is_number(row["condition"]) for row in rows)
-    values = [
-        row | numbers_of(row) | {"condition": float(row["condition"]) if numbers else row["condition"]} for row in rows
-    ]
-    told = axis("condition", rows[0]["axis"])
+    x = axis("condition", rows[0]["axis"])
+    values = [row | {"condition": float(row["condition"])} for row in rows] if numbers else rows
     if not numbers:
-        named = {"type": "nominal", "sort": distinct(rows, "condition"), "axis": {"labelAngle": 0}}
-        told = told | named
-    aside = {} if numbers else {"xOffset": {"field": "tuning", "sort": labels}}
-    dash = {
-        "strokeDash": {"field": "tuning", "scale": {"domain": labels, "range": DASHES[: len(labels)]}, "title": None}
-    }
+        x |= {"type": "nominal", "sort": distinct(rows, "condition"), "axis": {"labelAngle": 0}}
     y = axis("mean", unit, scale={"zero": False})
-    tooltip = [{"field": name} for name in ("condition", "tuning", "mean", "low", "high", "worlds")]
-    interval = {
-        "transform": [{"filter": "isValid(datum.low)"}],
-        "mark": "rule",
-        "encoding": {"y": y | {"field": "low"}, "y2": {"field": "high"}},
-    }
-    layers: list[Spec] = [
-        {"mark": "line", "encoding": {"y": y, **dash}},
-        interval,
-        {"mark": {"type": "point", "filled": True}, "encoding": {"y": y, "tooltip": tooltip}},
+    layers = [
+        layer("rule", {"y": y | {"field": "low"}, "y2": {"field": "high"}}, where="isValid(datum.low)"),
+        layer("point", {"y": y, "tooltip": hover("condition", *TOLD)}, filled=True),
     ]
-    shared = {"x": told, **aside, "color": coloured("tuning", labels, title=None)}
-    drawn = layers if numbers else layers[1:]
-    spec = {"data": {"values": values}, "height": 240, "encoding": shared, "layer": drawn}
+    layers = [layer("line", {"y": y, "strokeDash": dashed("tuning", labels)}), *layers] if numbers else layers
+    aside = {} if numbers else {"xOffset": {"field": "tuning", "sort": labels}}
+    shared = {"x": x, **aside, "color": coloured("tuning", labels, title=None)}
+    spec = {"data": {"values": values}, "height": 240, "encoding": shared, "layer": layers}
     return over_worlds(rows, title, unit, spec)
 
 
@@ -65,30 +66,19 @@ def tunings_of_measure(rows: list[Row], title: str, unit: str, labels: list[str]
     """One measure where there is one condition: a row for each system."""
     y = {"y": rows_channel([label for label in labels if label in distinct(rows, "tuning")])}
     x = axis("mean", unit, scale={"zero": False})
-    tooltip = [{"field": name} for name in ("tuning", "mean", "low", "high", "worlds")]
-    layers: list[Spec] = [
-        {
-            "transform": [{"filter": "isValid(datum.low)"}],
-            "mark": {"type": "rule", "strokeWidth": 2, "color": COLOURS[0]},
-            "encoding": {**y, "x": x | {"field": "low"}, "x2": {"field": "high"}},
-        },
-        {
-            "mark": {"type": "point", "size": 70, "filled": True, "opacity": 1, "color": COLOURS[0]},
-            "encoding": {**y, "x": x, "tooltip": tooltip},
-        },
+    ends = {"x": x | {"field": "low"}, "x2": {"field": "high"}}
+    point = {"size": 70, "filled": True, "opacity": 1, "color": COLOURS[0]}
+    layers = [
+        layer("rule", y, ends, where="isValid(datum.low)", strokeWidth=2, color=COLOURS[0]),
+        layer("point", y, {"x": x, "tooltip": hover(*TOLD)}, **point),
     ]
-    spec = {"data": {"values": [row | numbers_of(row) for row in rows]}, "height": 18 * len(rows), "layer": layers}
+    spec = {"data": {"values": rows}, "height": 18 * len(rows), "layer": layers}
     return over_worlds(rows, title, unit, spec)
-
-
-def numbers_of(row: Row) -> Row:
-    """A row's mean and the ends of its interval, None where it has none."""
-    return {name: float(row[name]) if row[name] else None for name in ("mean", "low", "high")}
 
 
 def over_worlds(rows: list[Row], title: str, unit: str, spec: Spec) -> Panel:
     """A panel of one measure over worlds."""
-    several = any(row["low"] for row in rows)
+    several = any(row["low"] is not None for row in rows)
     bars = "lines: 95 % t-interval over worlds" if several else "one world: no interval"
     of = f", {counted(rows, 'n')} {rows[0]['of']} each" if rows[0]["of"] else ""
     one = len(distinct(rows, "condition")) == 1

@@ -4,7 +4,6 @@ import csv
 import io
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
@@ -39,24 +38,17 @@ def fixed(value: float, digits: int, *, sign: str = "") -> str:
     return format(round(value, 9), f"{sign}.{digits}f")
 
 
+def rounded(value: float, digits: int) -> float:
+    """The number that `fixed` prints."""
+    return round(round(value, 9), digits)
+
+
 def plus_minus(value: tuple[float, float | None] | None, *, digits: int = 1) -> str:
     """A figure as ``mean ± deviation``, with so many decimals; empty when there is none."""
     if value is None:
         return ""
     mean, deviation = value
     return fixed(mean, digits) + ("" if deviation is None else f" ± {fixed(deviation, digits)}")
-
-
-def from_plus_minus(text: str) -> tuple[float, float | None]:
-    """The mean and the deviation of a figure that `plus_minus` wrote, as rounded there."""
-    mean, _, deviation = text.partition(" ± ")
-    return float(mean), float(deviation) if deviation else None
-
-
-def read_csv(path: Path) -> list[Row]:
-    """The rows of a CSV file with a header, all values as text."""
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def to_csv(rows: Sequence[Row]) -> str:

@@ -7,8 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stage.table_forms import fixed, plus_minus, to_csv, to_latex, to_markdown
-from verify import latex_cells, markdown_cells
+from reporting.forms import fixed, plus_minus, rounded, to_csv, to_latex, to_markdown
 
 HOSTILE = [
     r"\input{/etc/passwd} \write18{rm -rf /} $x$ % & # _ ^ ~ {a} \\ \end{tabular}",
@@ -18,6 +17,27 @@ HOSTILE = [
     "{{ config.x }} {% raw %} {wildcards.x} <|user|> </s>",
 ]
 texts = st.one_of(st.sampled_from(HOSTILE), st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30))
+
+
+def markdown_cells(text):
+    """The cells of the table in a Markdown file, header first."""
+    lines = [line[2:-2] for line in text.splitlines() if line.startswith("| ")]
+    return [[re.sub(r"\\([^\w\s])", r"\1", cell.strip()) for cell in line.split(" | ")] for line in lines]
+
+
+def latex_cells(text):
+    """The cells of the table in a LaTeX file, header first."""
+    named = {"backslash": "\\", "asciitilde": "~", "asciicircum": "^", "less": "<", "greater": ">"}
+    mark = re.compile(r"\\text(\w+)\{\}|\\([&%_#${}])|\$\\pm\$")
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    lines = [line[: -len(r" \\")] for line in body.splitlines() if line.endswith(r" \\")]
+    return [
+        [
+            mark.sub(lambda found: named[found[1]] if found[1] else found[2] or "±", cell.strip())
+            for cell in line.split(" & ")
+        ]
+        for line in lines
+    ]
 
 
 def on_one_line(value):
@@ -57,6 +77,7 @@ def test_the_order_of_a_sum_does_not_decide_how_a_half_is_rounded(shares, draw):
 
 
 def test_a_half_is_rounded_alike_whatever_its_last_bit():
+    assert all(f"{rounded(value, 1):.1f}" == fixed(value, 1) for value in (28.75, 28.749999999999996, 0.05, 12.25))
     assert fixed(28.75, 1) == fixed(28.749999999999996, 1) == fixed(28.750000000000004, 1)
     assert fixed(0.375, 2) == fixed(0.37499999999999994, 2)
     assert (fixed(1.5, 1, sign="+"), fixed(-0.25, 1, sign="+"), fixed(28.74999, 1)) == ("+1.5", "-0.2", "28.7")

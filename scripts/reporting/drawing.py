@@ -1,4 +1,4 @@
-"""A figure on disk: the CSV of what is drawn, and from that CSV alone a PDF and a PNG."""
+"""A figure on disk: the CSV of what is drawn, and of the same rows a PDF and a PNG."""
 
 import re
 import struct
@@ -6,9 +6,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from stage.charts import PANELS, VEGA_LITE, on_paper
+from reporting.charts import VEGA_LITE, on_paper
+from reporting.figures import FIGURES, csv_of
 from stage.storage import write_text, written_whole
-from stage.table_forms import read_csv, to_csv
 
 
 def in_order(pdf: bytes) -> bytes:
@@ -37,11 +37,11 @@ def packed(png: bytes) -> bytes:
 
 
 def draw(rows: list[dict[str, Any]], name: str, folder: Path) -> None:
-    """Write a figure's CSV, PDF and PNG. The CSV is read back, so that the drawing holds nothing else."""
+    """Write a figure's CSV, PDF and PNG."""
     import vl_convert
 
-    write_text(to_csv(rows), folder / f"{name}.csv")
-    spec = on_paper(PANELS[name](read_csv(folder / f"{name}.csv")))
+    write_text(csv_of(name, rows), folder / f"{name}.csv")
+    spec = on_paper(FIGURES[name].panels(rows))
     # No base URL is allowed: nothing is loaded from anywhere.
     svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, allowed_base_urls=[])
     drawn = {"pdf": in_order(vl_convert.svg_to_pdf(svg)), "png": packed(vl_convert.svg_to_png(svg, scale=2.5))}

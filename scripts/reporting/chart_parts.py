@@ -31,7 +31,7 @@ def distinct(rows: list[Row], name: str) -> list[str]:
 
 def counted(rows: list[Row], name: str) -> str:
     """A count that may differ from row to row, as ``200`` or ``150 to 200``."""
-    counts = sorted({int(row[name]) for row in rows})
+    counts = sorted({row[name] for row in rows})
     return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
 
 
@@ -49,3 +49,25 @@ def coloured(field: str, values: list[str], **more: Any) -> Spec:
     """A colour for each value."""
     scale = {"domain": values, "range": [COLOURS[i % len(COLOURS)] for i in range(len(values))]}
     return {"field": field, "type": "nominal", "scale": scale, **more}
+
+
+def dashed(field: str, values: list[str]) -> Spec:
+    """A dash for each value, where there are more than colours."""
+    return {"field": field, "scale": {"domain": values, "range": DASHES[: len(values)]}, "title": None}
+
+
+def shaped(field: str, shapes: dict[str, str], title: str | None = None) -> Spec:
+    """A shape for each value."""
+    return {"field": field, "title": title, "scale": {"domain": list(shapes), "range": list(shapes.values())}}
+
+
+def hover(*names: str) -> list[Spec]:
+    """What is told of a mark when it is pointed at."""
+    return [{"field": name} for name in names]
+
+
+def layer(mark: str, *encodings: Spec, where: str | None = None, **options: Any) -> Spec:
+    """Marks of one kind; ``where`` is the condition of those that are drawn."""
+    encoding = {name: channel for own in encodings for name, channel in own.items()}
+    drawn = {"mark": {"type": mark, **options}, "encoding": encoding}
+    return drawn | {"transform": [{"filter": where}]} if where else drawn

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from implicit.oracle import Oracle
 from implicit.world.kinds import Parts
+from reporting.content import ORACLE, Content
 from stage.storage import read_table
+from stage.systems import Experiment, Result
 
 Row = dict[str, Any]
+Verdicts = dict[str, tuple[float, str | None]]  # by the id of the instruction
 
 LONGEST = (None, 20_000, 8_000, 4_000, 2_000, 1_000, 500, 250)  # characters of a response: the first that leaves room
 ROOM = 10_000_000  # bytes of the examples, packed
@@ -23,61 +25,58 @@ def explained(parts: Parts) -> str:
     return told if parts.stopping == 1 else f"{told}, not stopped × {parts.stopping:.2f}"
 
 
-def examples(settings: Row) -> Row:
+def examples(experiment: Experiment) -> Row:
     """All instructions with the responses of every system, of each model's first seed, and how they were judged.
 
     A response is [output, stopped, tokens, characters left out, preference or None, why or None].
     """
-    oracle = Oracle()
     told: Row = {"models": [], "instructions": {}}
-    for model in settings["models"]:
-        path = settings["set"][model]
-        asked = read_table("evaluation_set", Path(path))
-        requests = {row["id"]: row["request"] for row in asked}
-        seeds = [entry["seed"] for entry in settings["tunings"] if entry["model"] == model]
-        seed = seeds[0] if seeds else None
+    for model, *_ in experiment.models:
+        path = experiment.sets[model]
+        asked = {row["id"]: row for row in read_table("evaluation_set", Path(path))}
+        own = [result for result in experiment.results if result.model == model]
+        seed = next((result.seed for result in own if result.stage == "tune"), None)
         systems, order = [], {}
-        for entry in settings["responses"]:
-            if entry["model"] == model and ("/seed" not in entry["system"] or entry["system"].endswith(f"/seed{seed}")):
-                table = read_table("responses", Path(entry["path"]))
+        for result in own:
+            if result.stage == "generate" and result.seed in (None, seed):
+                table = read_table("responses", Path(result.path))
                 order = order or {row["id"]: i for i, row in enumerate(table)}
-                verdicts = judged(settings, entry, seed)
+                verdicts = judged(own, result, seed)
                 rows = [
-                    [row["output"], row["stopped"], row["tokens"], 0, *verdicts.get(row["id"], (None, None))]
+                    [row["output"], row["stopped"], row["tokens"], 0, *verdict_on(row, asked[row["id"]], verdicts)]
                     for row in table
                 ]
-                for row, answer in zip(rows, table, strict=True):
-                    request = requests[answer["id"]]
-                    if request is not None:
-                        row[5] = explained(oracle.parts(request, row[0], stopped=row[1]))
-                opponent = entry["system"].split("/")[0] == settings["reference"]
-                about = {"label": entry["label"], "path": entry["path"], "opponent": opponent}
+                opponent = result.system.name == experiment.reference
+                about = {"label": result.system.label, "path": result.path, "opponent": opponent}
                 systems.append(about | {"judged": bool(verdicts), "rows": rows})
         opponent = next((system["label"] for system in systems if system["opponent"]), None)
         told["models"].append({"name": model, "set": path, "seed": seed, "opponent": opponent, "systems": systems})
         told["instructions"][path] = [
-            {
-                "id": row["id"],
-                "instruction": row["instruction"],
-                "reference": row["reference"],
-                "kind": kind_of(row, oracle),
-            }
-            for row in sorted(asked, key=lambda row: order[row["id"]])
+            {key: row[key] for key in ("id", "instruction", "reference")} | {"kind": kind_of(row)}
+            for row in sorted(asked.values(), key=lambda row: order[row["id"]])
         ]
     return told
 
 
-def kind_of(row: Row, oracle: Oracle) -> str:
+def verdict_on(response: Row, asked: Row, verdicts: Verdicts) -> tuple[float | None, str | None]:
+    """The preference of a response, and why: the judge's probabilities, or the parts of the oracle's quality."""
+    preference, why = verdicts.get(response["id"], (None, None))
+    if asked["request"] is not None:
+        why = explained(ORACLE.parts(asked["request"], response["output"], stopped=response["stopped"]))
+    return preference, why
+
+
+def kind_of(row: Row) -> str:
     """What an instruction is filtered by: the world's kind of request, or the source of the set."""
-    return oracle.kind(row["request"]) if row["request"] else row["source"]
+    return ORACLE.kind(row["request"]) if row["request"] else row["source"]
 
 
-def judged(settings: Row, entry: Row, seed: int | None) -> dict[str, tuple[float, str | None]]:
+def judged(results: list[Result], response: Result, seed: int | None) -> Verdicts:
     """The preference of each response, by id, and the judge's probabilities in words; of an oracle, None."""
-    for figure in settings["figures"]:
-        summary = Path(figure["path"])
-        if figure["seed"] == seed and summary.parent == Path(entry["path"]).parent:
-            rows = read_table("judgements", summary.with_suffix(".parquet"))
+    for result in results:
+        of_test = result.stage == "judge" and result.opponent != "references" and result.seed == seed
+        if of_test and result.system.path == response.system.path:
+            rows = Content(result).rows
             return {row["id"]: (row["preference"], None if row["quality_2"] is not None else odds(row)) for row in rows}
     return {}
 
