@@ -18,7 +18,8 @@ def main() -> None:
     with written_whole(args.output) as temporary:
         metrics.to_parquet(temporary, index=False)
     write_text(metrics.to_csv(index=False, lineterminator="\n"), args.output.with_suffix(".csv"))
-    say(f"{len(metrics)} numbers, of {metrics['metric'].nunique()} metrics")
+    names = set(metrics["metric"])
+    say(f"{len(metrics)} numbers, of {len(names)} metrics")
 
 
 if __name__ == "__main__":

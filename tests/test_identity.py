@@ -371,7 +371,7 @@ DATA = {"make_corpus": 1, "make_dataset": 2, "make_evaluation_set": 2, "pretrain
             '("tuned_logprob", pa.float32())',
             {"measure_drift": 6} | LAST,
         ),
-        ("reporting/registry.py", '"points", 1', '"points", 2', LAST),
+        ("reporting/registry.py", 'PERCENT = ("percent", 1)', 'PERCENT = ("percent", 2)', LAST),
         ("reporting/forms.py", '" ± {fixed', '" +- {fixed', SHOWN),
         ("make_tables.py", "", "", {"make_tables": 1, "make_report": 1}),
         ("make_figures.py", "", "", {"make_figures": 1, "make_report": 1}),
