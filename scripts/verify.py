@@ -196,9 +196,13 @@ def main() -> None:
     faults = check_records(args.results, kept=args.candidates_kept)
     metrics = read_metrics(path)
     known = by_key(metrics)
-    faults += check_collected(known, by_key(collect(experiment))) + check_recounted(
-        known, Recount(experiment, args.gamed)
-    )
+    try:
+        faults += check_collected(known, by_key(collect(experiment)))
+        faults += check_recounted(known, Recount(experiment, args.gamed))
+    except (ArithmeticError, LookupError, ValueError) as error:
+        if not faults:
+            raise
+        faults.append(f"the metrics cannot be collected from files that were changed: {type(error).__name__}: {error}")
     for file, wanted in views(settings, metrics, args.results):
         faults += check_text(file, wanted)
     faults += check_exports(experiment) + check_choices(experiment) + check_data(metrics, experiment)

@@ -106,8 +106,14 @@ def test_everything_that_is_changed_by_hand_is_named(copied):
         assert told in done.stdout, (told, done.stdout)
 
 
-def test_a_file_that_is_gone_is_named(copied):
+def test_a_row_that_is_gone_and_a_file_that_is_gone_are_named(copied):
     folder, results = copied
+    judged = results / "tiny" / "poem" / "chosen" / "seed1" / "test.against-seed1.parquet"
+    write_table("judgements", read_table("judgements", judged)[1:], judged)
+    done = snakemake(folder, "verify")
+    assert done.returncode == 1 and "Traceback" not in done.stdout
+    assert f"{judged.relative_to(folder)} has sha256" in done.stdout
+    assert "the metrics cannot be collected from files that were changed: ValueError" in done.stdout
     (results / "tiny" / "base" / "ranking.json").unlink()
     done = snakemake(folder, "verify")
     assert done.returncode == 1 and "results/test/tiny/base/ranking.json" in done.stdout

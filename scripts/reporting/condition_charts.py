@@ -1,5 +1,7 @@
 """The figure of conditions: what models can do by what is varied, a panel for each measure, over worlds."""
 
+from typing import Any
+
 from reporting.chart_parts import (
     COLOURS,
     Panel,
@@ -52,7 +54,7 @@ def conditions_of_measure(rows: list[Row], title: str, unit: str, labels: list[s
         x |= {"type": "nominal", "sort": distinct(rows, "condition"), "axis": {"labelAngle": 0}}
     y = axis("mean", unit, scale={"zero": False})
     layers = [
-        layer("rule", {"y": y | {"field": "low"}, "y2": {"field": "high"}}, where="isValid(datum.low)"),
+        *intervals(rows, {"y": y | {"field": "low"}, "y2": {"field": "high"}}),
         layer("point", {"y": y, "tooltip": hover("condition", *TOLD)}, filled=True),
     ]
     layers = [layer("line", {"y": y, "strokeDash": dashed("tuning", labels)}), *layers] if numbers else layers
@@ -69,11 +71,17 @@ def tunings_of_measure(rows: list[Row], title: str, unit: str, labels: list[str]
     ends = {"x": x | {"field": "low"}, "x2": {"field": "high"}}
     point = {"size": 70, "filled": True, "opacity": 1, "color": COLOURS[0]}
     layers = [
-        layer("rule", y, ends, where="isValid(datum.low)", strokeWidth=2, color=COLOURS[0]),
+        *intervals(rows, y, ends, strokeWidth=2, color=COLOURS[0]),
         layer("point", y, {"x": x, "tooltip": hover(*TOLD)}, **point),
     ]
     spec = {"data": {"values": rows}, "height": 18 * len(rows), "layer": layers}
     return over_worlds(rows, title, unit, spec)
+
+
+def intervals(rows: list[Row], *encodings: Spec, **options: Any) -> list[Spec]:
+    """Lines from low to high; no layer where there is one world only, as an axis of nothing has no end."""
+    several = any(row["low"] is not None for row in rows)
+    return [layer("rule", *encodings, where="isValid(datum.low)", **options)] if several else []
 
 
 def over_worlds(rows: list[Row], title: str, unit: str, spec: Spec) -> Panel:
