@@ -186,8 +186,8 @@ def test_alpaca_evals_own_file_stands_beside_the_responses(project):
 
 def test_what_the_user_sees(finished):
     folder, printed = finished
-    done = re.findall(r"^\[ *(\d+)/70\] \w+: .* \(\d.*\)$", printed, flags=re.MULTILINE)
-    assert list(map(int, done)) == list(range(1, 71))  # a line for each job
+    done = re.findall(r"^\[ *(\d+)/71\] \w+: .* \(\d.*\)$", printed, flags=re.MULTILINE)
+    assert list(map(int, done)) == list(range(1, 72))  # a line for each job
     assert re.search(r"\] tune_chosen: tiny, poem, .*: loss \d\.\d+ after \d+ steps \(", printed)
     assert re.search(r"\] judge_responses: tiny, base against seed1, test: win rate \d+\.\d ± ", printed)
     assert "\x1b" not in printed and "Finished jobid" not in printed
@@ -203,7 +203,7 @@ def test_every_job_has_a_log_and_a_benchmark_or_record_and_leaves_no_temporary_f
     logs = {
         p.relative_to(results(project) / "logs").with_suffix("") for p in (results(project) / "logs").rglob("*.log")
     }
-    assert len(logs) == 68
+    assert len(logs) == 69
     # Of jobs that may be forked from the warm process, a benchmark would measure another process than theirs.
     own = {"tune", "generate", "rank", "drift", "judge", "take_base", "resolve_rules"}
     timed = {path.relative_to(results(project) / "benchmarks").parts[0] for path in results(project).rglob("*.tsv")}
