@@ -17,8 +17,10 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # the label of a token that carries no loss
 
@@ -64,7 +66,7 @@ class Rendered:
         return [i if trained else IGNORED for i, trained in zip(self.ids, self.trained, strict=True)]
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Encode text as plain text: the name of a special token in it gives no special token."""
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
@@ -73,7 +75,7 @@ class JoinedTokens(ValueError):
     """A tokenizer joins the end of one text and the beginning of the next, which are encoded apart, into one token."""
 
 
-def encode_after(tokenizer: PreTrainedTokenizerBase, text: str, *, before: str) -> list[int]:
+def encode_after(tokenizer: "PreTrainedTokenizerBase", text: str, *, before: str) -> list[int]:
     """Encode text as it is encoded after ``before``. Raises JoinedTokens where a token would hold parts of both."""
     first, whole = encode(tokenizer, before), encode(tokenizer, before + text)
     if whole[: len(first)] != first:
@@ -81,17 +83,17 @@ def encode_after(tokenizer: PreTrainedTokenizerBase, text: str, *, before: str) 
     return whole[len(first) :]
 
 
-def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def encode_response(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Encode what follows the newline after the assistant tag."""
     return encode_after(tokenizer, text, before="\n")
 
 
-def encode_within(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def encode_within(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Encode text as in the midst of a text: after a newline, or a letter where it begins with a newline or a blank."""
     return encode_after(tokenizer, text, before="a" if text[:1].isspace() else "\n")
 
 
-def encode_after_special(tokenizer: PreTrainedTokenizerBase, text: str, *, special: str) -> list[int]:
+def encode_after_special(tokenizer: "PreTrainedTokenizerBase", text: str, *, special: str) -> list[int]:
     """Encode text as it is encoded after a special token.
 
     Some tokenizers then go on as within a text, some begin anew, with a blank; some special tokens take the blanks
@@ -107,7 +109,7 @@ def encode_after_special(tokenizer: PreTrainedTokenizerBase, text: str, *, speci
     raise ValueError(f"the tokenizer encodes a text after {special!r} in a way that is not supported")
 
 
-def split_at_special_tokens(tokenizer: PreTrainedTokenizerBase, tag: str) -> list[str]:
+def split_at_special_tokens(tokenizer: "PreTrainedTokenizerBase", tag: str) -> list[str]:
     """Split a tag at the names of special tokens in it: plain text and names by turns, plain text first and last."""
     if tokenizer(tag, add_special_tokens=False)["input_ids"] == encode(tokenizer, tag):
         return [tag]
@@ -116,7 +118,7 @@ def split_at_special_tokens(tokenizer: PreTrainedTokenizerBase, tag: str) -> lis
 
 
 def encode_shown(
-    tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece], *, special: str | None = None
+    tokenizer: "PreTrainedTokenizerBase", pieces: Sequence[Piece], *, special: str | None = None
 ) -> list[int]:
     """Encode tags and instructions, which begin a conversation, or follow a ``special`` token."""
     chunks: list[tuple[str | None, str]] = [(special, "")]  # a special token, and the text from there to the next
@@ -133,7 +135,7 @@ def encode_shown(
     return ids
 
 
-def encode_opening(tokenizer: PreTrainedTokenizerBase, chat: Format) -> list[int]:
+def encode_opening(tokenizer: "PreTrainedTokenizerBase", chat: Format) -> list[int]:
     """Encode what comes before the first instruction: BOS, where the format has it, and the line of the user tag."""
     bos = [tokenizer.bos_token_id] if chat.add_bos else []
     return bos + encode_shown(tokenizer, [Piece(chat.user_tag, is_tag=True), Piece("\n")])
@@ -178,7 +180,7 @@ def segments(messages: Sequence[Message], chat: Format) -> list[Segment]:
 
 def render(
     messages: Sequence[Message],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     chat: Format,
     *,
     max_length: int | None = None,
@@ -211,18 +213,18 @@ def render(
     return Rendered(ids[:length], trained[:length], cut=len(ids) - length)
 
 
-def render_request(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, chat: Format) -> list[int]:
+def render_request(messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBase", chat: Format) -> list[int]:
     """The token ids after which a model is to respond to a conversation."""
     rendered = render([*messages, {"role": "assistant", "content": ""}], tokenizer, chat)
     return rendered.ids[:-1]  # without the EOS of the empty response
 
 
-def render_prompt(instruction: str, tokenizer: PreTrainedTokenizerBase, chat: Format) -> list[int]:
+def render_prompt(instruction: str, tokenizer: "PreTrainedTokenizerBase", chat: Format) -> list[int]:
     """The token ids after which a model is to respond to ``instruction``."""
     return render_request([{"role": "user", "content": instruction}], tokenizer, chat)
 
 
-def chat_template(tokenizer: PreTrainedTokenizerBase, chat: Format) -> str:
+def chat_template(tokenizer: "PreTrainedTokenizerBase", chat: Format) -> str:
     """The same format as a Jinja chat template, to be saved with a model for other programs.
 
     Like the renderer, it has no place for a system prompt: roles other than ``user`` and ``assistant`` raise an error.
@@ -244,7 +246,7 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, chat: Format) -> str:
     )
 
 
-def _blank_after_bos(tokenizer: PreTrainedTokenizerBase, chat: Format) -> str:
+def _blank_after_bos(tokenizer: "PreTrainedTokenizerBase", chat: Format) -> str:
     """A blank for the template, where the tokenizer puts one at the beginning of a text, but not after a BOS in it.
 
     Llama-2's does, and so its own chat template has the blank, too.
