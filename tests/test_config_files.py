@@ -188,10 +188,10 @@ def test_files_and_texts_reach_the_scripts_as_they_are(project):
     assert source["file"] == STRANGE and source["assistant"] == "{a} {{x}}"
     assert all(f"--gamed={STRANGE}" in words for words in commands(printed, "judge_responses"))
     (made,) = commands(printed, "make_tables")
-    settings = json.loads(made[2])  # printf %s SETTINGS |
-    assert settings["note"] == note and label in {
-        entry["label"] for entry in settings["tunings"] + settings["figures"] if "label" in entry
-    }
+    assert json.loads(made[2])["note"] == note  # printf %s SETTINGS |
+    (made,) = commands(printed, "collect_metrics")
+    systems = [result["system"] for result in json.loads(made[2])["results"] if result["system"]]
+    assert label in {system["label"] for system in systems}
     status, printed = dry_run(project, overlay, "verify")
     assert status == 0 and f"--gamed={STRANGE}" in commands(printed, "verify")[0]
 

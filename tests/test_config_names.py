@@ -88,12 +88,15 @@ def unreserved(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["drift", "harness"])  # one for each ending
-def test_two_rules_would_claim_a_reserved_name(unreserved, name):
+@pytest.mark.parametrize(  # one for each ending
+    ("name", "file"), [("drift", "poem/chosen/seed1/drift.parquet"), ("harness", "base/harness.record.json")]
+)
+def test_two_rules_would_claim_a_reserved_name(unreserved, name, file):
     (unreserved / "named.yaml").write_text(
         yaml.safe_dump({"evaluation_sets": {name: {"world": "test", "instructions": 30}}, "generation": {"evaluation_set": name}})
     )  # fmt: skip
-    done = snakemake(unreserved, "make_report", "-n", configs=("experiments/test.yaml", "named.yaml"))
+    target = f"results/test/tiny/{file}"
+    done = snakemake(unreserved, target, "-n", configs=("experiments/test.yaml", "named.yaml"))
     assert done.returncode and "AmbiguousRuleException" in done.stdout, done.stdout
 
 

@@ -139,7 +139,8 @@ class NonFiniteGradient(RuntimeError):
 
     def __init__(self, *, step: int, learning_rate: float) -> None:
         super().__init__(
-            f"the gradient at step {step + 1} is not finite, at learning rate {learning_rate:.3g}: lower the latter"
+            f"the gradient at step {step + 1} is not finite, at learning rate {learning_rate:.3g}: lower the learning "
+            "rate"
         )
 
 
