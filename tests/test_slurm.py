@@ -113,6 +113,13 @@ def processes(folder, script):
     return found
 
 
+def steps(job):
+    """SLURM's own processes for the steps of a job, which end some time after what they have run."""
+    return [
+        p.pid for p in psutil.process_iter(["cmdline"]) if f"slurmstepd: [{job}." in " ".join(p.info["cmdline"] or [])
+    ]
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
     """A running SLURM, or a skip that says why there can be none."""
@@ -165,7 +172,8 @@ def bring_down(seen):
     wait_for("running pretrain", lambda: processes(seen.slurm, "pretrain"))
     seen.pretrain = running(seen.slurm, "pretrain")
     output_of("scontrol", "update", "nodename=localhost", "state=down", "reason=test")
-    wait_for("end of pretrain", lambda: not processes(seen.slurm, "pretrain"))
+    # SLURM holds a job that is started again while a step of it is still ending.
+    wait_for("end of pretrain", lambda: not processes(seen.slurm, "pretrain") and not steps(seen.pretrain))
     seen.queued_when_down = queued(seen.slurm)
     output_of("scontrol", "update", "nodename=localhost", "state=resume")
     # By itself, SLURM lets it wait for two minutes.
