@@ -79,7 +79,7 @@ rule make_report:
         metrics=METRICS,
         files=rules.collect_metrics.input.files,
         tables=rules.collect_metrics.input.tables,
-        benchmarks=[*rules.make_tables.output, *rules.make_figures.output],  # whose cost is told, too
+        benchmarks=[*rules.make_tables.output, *rules.make_figures.output],  # the report lists their cost
         sets=list(EXPERIMENT.sets.values()),
     output:
         report(REPORT, caption="captions/report.rst", category="Report"),
@@ -94,7 +94,7 @@ rule make_report:
     params:
         code=code_of("make_report"),
         folder=subpath(output[0], parent=True),
-        settings=settings(**EXPERIMENT.told(), **SHOWN, experiment=CONFIG.experiment),
+        settings=settings(**EXPERIMENT.as_settings(), **SHOWN, experiment=CONFIG.experiment),
     message:
         "report: {output}"
     shell:

@@ -45,7 +45,7 @@ EXPERIMENT = Experiment(
     oracle=CONFIG.judge is not None and CONFIG.judge.kind == "oracle",
     reference=REFERENCE or "",
 )
-# What the experiment measures, by which its tables and figures are told.
+# What the experiment measures: the files from which metrics are collected, and the systems that they belong to.
 MEASURED = {result.stage for result in FILES} | {
     name
     for name, measured in {
@@ -95,7 +95,7 @@ rule collect_metrics:
         mem_mb=1000,
     params:
         code=code_of("collect_metrics"),
-        settings=settings(**EXPERIMENT.told()),
+        settings=settings(**EXPERIMENT.as_settings()),
     message:
         "metrics: {output.table}"
     shell:
@@ -169,7 +169,7 @@ rule verify:
     localrule: True
     threads: 1
     params:
-        settings=settings(**EXPERIMENT.told(), **SHOWN),
+        settings=settings(**EXPERIMENT.as_settings(), **SHOWN),
         folder=RESULTS,
         gamed=f"--gamed={CONFIG.judge.gamed_table}" if CONFIG.judge and CONFIG.judge.gamed_table else "",
     message:

@@ -96,9 +96,9 @@ def changed(a: "DataFrame", b: "DataFrame") -> list[str]:
     one, two = (own[~own.index.duplicated(keep="last")] for own in both)
     names = {"value": "rows", "sha256": "sha256"}
     return [
-        f"{', '.join(key)}: {told} A {one.at[key, column]:{form}}, B {two.at[key, column]:{form}}"
+        f"{', '.join(key)}: {label} A {one.at[key, column]:{form}}, B {two.at[key, column]:{form}}"
         for key in one.index.intersection(two.index, sort=False)
-        for (column, told), form in zip(names.items(), (".0f", ""), strict=True)
+        for (column, label), form in zip(names.items(), (".0f", ""), strict=True)
         if one.at[key, column] != two.at[key, column]
     ]
 
@@ -120,7 +120,7 @@ def origin(results: Path) -> str:
     return f"{results}: commit {', '.join(commits) or 'unknown'}; {', '.join(sorted(versions)) or 'no records'}"
 
 
-def told(title: str, lines: list[str], *, nothing: str) -> None:
+def print_section(title: str, lines: list[str], *, nothing: str) -> None:
     """Print lines under a title."""
     say(f"\n{title}")
     for line in lines or [nothing]:
@@ -133,8 +133,8 @@ def show(both: "DataFrame") -> list[str]:
     for name, row in both.iterrows():
         one, two = (plus_minus((row[f"mean_{s}"], row[f"std_{s}"] if row[f"seeds_{s}"] > 1 else None)) for s in "ab")
         p = f", p = {row['p']:.2g}" if row["p"] == row["p"] else ""
-        told = f"{row['verdict']} ({row['seeds_a']} and {row['seeds_b']} seeds{p})"
-        lines.append(f"{name:<{width}}  {one:>12}  {two:>12}  {row['mean_b'] - row['mean_a']:>+7.1f}  {told}")
+        verdict = f"{row['verdict']} ({row['seeds_a']} and {row['seeds_b']} seeds{p})"
+        lines.append(f"{name:<{width}}  {one:>12}  {two:>12}  {row['mean_b'] - row['mean_a']:>+7.1f}  {verdict}")
     return lines
 
 
@@ -151,24 +151,24 @@ def main() -> None:
     say(f"A  {origin(args.a)}\nB  {origin(args.b)}")
     if len(configs) == 2:
         lines = config_differences(*map(read_json, configs))
-        told("Config, A and B:", lines, nothing="no difference")
+        print_section("Config, A and B:", lines, nothing="no difference")
     else:
-        told(
+        print_section(
             "Config:",
             [],
             nothing="not recorded on both sides (config.json): run both experiments again with this version",
         )
-    told("Data:", changed(a, b), nothing="no difference")
+    print_section("Data:", changed(a, b), nothing="no difference")
     one, two = chosen(a), chosen(b)
     epochs = [f"{name}: A {one[name]}, B {two[name]}" for name in one if name in two and one[name] != two[name]]
-    told("Chosen epochs:", epochs, nothing="no difference")
+    print_section("Chosen epochs:", epochs, nothing="no difference")
     both = compared(a, b)
-    told("Figures, A, B, and B less A (percent points):", show(both), nothing="none that both have")
+    print_section("Figures, A, B, and B less A (percent points):", show(both), nothing="none that both have")
     ours, theirs = figures(a).index, figures(b).index
     lonely = [f"{name}: only in A" for name in ours.difference(theirs, sort=False)]
     lonely += [f"{name}: only in B" for name in theirs.difference(ours, sort=False)]
     if lonely:
-        told("Not on both sides:", lonely, nothing="")
+        print_section("Not on both sides:", lonely, nothing="")
     decidable = both["p"].notna().sum()
     say(
         f"\n'DIFFERS': Welch's t-test between seeds, p < {ALPHA} after Holm's correction for {decidable} figures.\n"

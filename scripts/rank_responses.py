@@ -90,7 +90,7 @@ def summarise(table: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str
     return paper | {"controls": controls}
 
 
-def told(side: str, score: Score) -> dict[str, float]:
+def score_columns(side: str, score: Score) -> dict[str, float]:
     """A side's columns of the table."""
     return {f"{side}_logprob": score.logprob, f"{side}_eos_logprob": score.eos, f"{side}_tokens": score.tokens}
 
@@ -134,8 +134,8 @@ def rank_responses(args: argparse.Namespace, this: Job) -> None:
     score = dict(zip(pairs, scores, strict=True))
     table = [
         {"id": rows[i]["id"], "other_id": rows[j]["id"], "cluster": rows[i]["cluster"], "negatives": name}
-        | told("true", score[i, i])
-        | told("other", score[i, j])
+        | score_columns("true", score[i, i])
+        | score_columns("other", score[i, j])
         for name, others in drawn.items()
         for i, row in enumerate(others)
         for j in row

@@ -260,7 +260,7 @@ class Results:
         """Run one of the last stages' scripts in the folder; returns what it printed."""
         done = subprocess.run(
             [sys.executable, ROOT / "scripts" / f"{script}.py", *arguments, "--settings", "-"], cwd=self.folder, text=True,
-            input=json.dumps(self.experiment.told() | self.settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            input=json.dumps(self.experiment.as_settings() | self.settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout

@@ -40,7 +40,7 @@ def lines(name, metrics):
 
 def test_every_metric_is_there_and_counted_anew_by_other_code(made, metrics, capsys):
     assert registry.METRICS.keys() - set(metrics["metric"]) == OF_OTHER_JUDGES
-    assert check_collected(by_key(metrics), by_key(collect(Experiment.read(made.experiment.told())))) == []
+    assert check_collected(by_key(metrics), by_key(collect(Experiment.read(made.experiment.as_settings())))) == []
     assert check_recounted(by_key(metrics), Recount(made.experiment)) + check_data(metrics, made.experiment) == []
     (alone,) = [line for line in capsys.readouterr().out.splitlines() if "from records alone" in line]
     recorded = {metric.name for metric in registry.DECLARED if metric.stage == "tune"} | {"protected"}
@@ -52,7 +52,7 @@ def test_every_metric_is_there_and_counted_anew_by_other_code(made, metrics, cap
 
 
 def test_settings_and_metrics_survive_their_files(made, metrics):
-    assert Experiment.read(made.experiment.told()) == made.experiment
+    assert Experiment.read(made.experiment.as_settings()) == made.experiment
     assert collect(made.experiment).equals(metrics) and list(metrics.columns) == list(COLUMNS)
 
 

@@ -70,7 +70,7 @@ def _rounded(value: Any, digits: int) -> Any:
 def as_text(name: str, rows: list[Row]) -> list[dict[str, str]]:
     """The rows of a figure as they are printed."""
 
-    def told(column: str, value: Any) -> str:
+    def as_cell(column: str, value: Any) -> str:
         if isinstance(value, list):
             return " ".join(fixed(each, FIGURES[name].decimals[column]) for each in value)
         if isinstance(value, tuple):
@@ -79,7 +79,7 @@ def as_text(name: str, rows: list[Row]) -> list[dict[str, str]]:
             return fixed(value, FIGURES[name].decimals[column])
         return "" if value is None else str(value)
 
-    return [{column: told(column, value) for column, value in row.items()} for row in rows]
+    return [{column: as_cell(column, value) for column, value in row.items()} for row in rows]
 
 
 def csv_of(name: str, rows: list[Row]) -> str:

@@ -55,17 +55,17 @@ class Experiment:
     oracle: bool = False  # whether the judge knows what was requested
     reference: str = ""  # the mode that the others are compared with
 
-    def told(self) -> dict[str, Any]:
+    def as_settings(self) -> dict[str, Any]:
         """As plain values, for a script's settings."""
         return asdict(self)
 
     @classmethod
-    def read(cls, told: dict[str, Any]) -> "Experiment":
-        """What `told` gave, read from JSON."""
+    def read(cls, settings: dict[str, Any]) -> "Experiment":
+        """The experiment that `as_settings` described, read from JSON."""
 
         def result(row: dict[str, Any]) -> Result:
             system = row["system"] and System(**row["system"] | {"rules": tuple(row["system"]["rules"])})
             return Result(**row | {"system": system})
 
-        models = [tuple(model) for model in told["models"]]
-        return cls(models, [result(row) for row in told["results"]], told["sets"], told["oracle"], told["reference"])
+        models, results = [tuple(model) for model in settings["models"]], [result(row) for row in settings["results"]]
+        return cls(models, results, settings["sets"], settings["oracle"], settings["reference"])
