@@ -122,7 +122,7 @@ class Model(Section):
     snapshot: Count | None = None
     """Of `pretrain.snapshots`, the one that is taken, from 1; `null`: the model at the end."""
     path: LocalPath | None = None
-    """An existing model, in place of `pretrain`: a directory or a hub id. One that begins with `.`, `/` or `~` is a directory."""
+    """An existing model, in place of `pretrain`: a hub id, or a directory. `.`, `/` or `~` begins a directory."""
     revision: Line | None = None
     """The commit, tag or branch of the hub."""
     gated: Flag = False
