@@ -25,7 +25,7 @@ from stage.storage import read_table, write_table
 
 if TYPE_CHECKING:
     from implicit.answers import Answers
-    from implicit.judge import Judge
+    from implicit.judge import Judge, Judgements
 
 TEMPLATE_TOKENS = 400  # of AlpacaEval 2's prompt around the texts: for the estimate that is set aside beforehand
 
@@ -156,6 +156,34 @@ def main() -> None:
         judge_responses(args, this)
 
 
+def judgement_rows(
+    rows: list[dict[str, Any]], sides: list[list[dict[str, Any]]], judged: "Judgements", *, names: tuple[str, str]
+) -> list[dict[str, Any]]:
+    """The table of judgements: a row for each instruction, with both outputs and what the judge made of them."""
+    orders = [judged.opponent_first or [None] * len(rows), judged.model_first or [None] * len(rows)]
+    return [
+        {
+            "id": row["id"],
+            "index": row["index"],
+            "cluster": row["cluster"],
+            "instruction": row["instruction"],
+            "output_1": first["output"],
+            "output_2": second["output"],
+            "generator_1": names[0],
+            "generator_2": names[1],
+            "quality_1": first.get("quality"),
+            "quality_2": second.get("quality"),
+            "preference": preference,
+            "preference_output_1_first": one_first,
+            "preference_output_2_first": two_first,
+            "label_share": share,
+        }
+        for row, first, second, preference, one_first, two_first, share in zip(
+            rows, *sides, judged.preferences, *orders, judged.label_shares, strict=True
+        )
+    ]
+
+
 def judge_responses(args: argparse.Namespace, this: Job) -> None:
     """Judge the responses of both sides, and write judgements and win rates."""
     settings = args.settings
@@ -182,28 +210,7 @@ def judge_responses(args: argparse.Namespace, this: Job) -> None:
         judge = make_judge(sides, answers, purse, this, args)
         judged = judge_pairs(*sides, judge, seed=settings["seed"], both_orders=settings.get("both_orders", False))
         this.paid_now, this.unpriced_now = judge.asked.spent, judge.asked.unpriced
-        orders = [judged.opponent_first or [None] * len(rows), judged.model_first or [None] * len(rows)]
-        table = [
-            {
-                "id": row["id"],
-                "index": row["index"],
-                "cluster": row["cluster"],
-                "instruction": row["instruction"],
-                "output_1": first["output"],
-                "output_2": second["output"],
-                "generator_1": name_1,
-                "generator_2": name_2,
-                "quality_1": first.get("quality"),
-                "quality_2": second.get("quality"),
-                "preference": preference,
-                "preference_output_1_first": one_first,
-                "preference_output_2_first": two_first,
-                "label_share": share,
-            }
-            for row, first, second, preference, one_first, two_first, share in zip(
-                rows, *sides, judged.preferences, *orders, judged.label_shares, strict=True
-            )
-        ]
+        table = judgement_rows(rows, sides, judged, names=(name_1, name_2))
         rates = win_rates(
             table, bootstrap=settings["bootstrap"], seed=settings["seed"], metric=settings["metric"], gamed=gamed
         )

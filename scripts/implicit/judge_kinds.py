@@ -129,7 +129,6 @@ def local_judge(
     identity: str,
     answers: Answers,
     template: str | None = None,
-    labels: Sequence[str] = LABELS,
     floor: float,
     batch_tokens: int = 8192,
     log: Callable[[str], None] = lambda line: None,
@@ -141,12 +140,12 @@ def local_judge(
     """
     template = ALPACA_EVAL_2.read_text(encoding="utf-8") if template is None else template
     check_template(template)
-    tokens = label_tokens(tokenizer, labels)
+    tokens = label_tokens(tokenizer, LABELS)
     asked = Asked()
 
     def complete(prompts: list[str]) -> list[Any]:
         conversations = [to_messages(prompt) for prompt in prompts]
-        request = {"labels": list(labels), "dtype": str(model.dtype)}
+        request = {"labels": list(LABELS), "dtype": str(model.dtype)}
         keys = [answer_key("local", identity, messages, request) for messages in conversations]
         pending = [i for i, key in enumerate(keys) if answers.get(key) is None]
         log(f"{name}: {len(keys)} prompts, {len(keys) - len(pending)} answered before; {len(pending)} to answer")
@@ -154,7 +153,7 @@ def local_judge(
         progress = Progress(len(pending), "prompts", log=log)
         scored = low = 0
         for place, logprobs, others in score_labels(model, encoded, tokens, batch_tokens=batch_tokens):
-            content = as_choice(labels, logprobs, [(tokenizer.decode([i]), p) for i, p in others])
+            content = as_choice(LABELS, logprobs, [(tokenizer.decode([i]), p) for i, p in others])
             answers.add(Answer(keys[pending[place]], identity, content, len(encoded[place]), 0, 0.0, utc_now()))
             progress.advance()
             scored, low = scored + 1, low + (shortfall(judge, content) is not None)
@@ -172,10 +171,10 @@ def local_judge(
         model=identity,
         template=template,
         complete=complete,
-        parse=partial(weighted_preference, labels=labels),
+        parse=weighted_preference,
         special=tuple(special_texts(tokenizer)),
         asked=asked,
-        share=partial(label_share, labels=labels),
+        share=label_share,
         floor=floor,
     )
     return judge
