@@ -97,7 +97,7 @@ def main() -> None:
         from implicit.vllm_backend import check_vllm
 
         check_vllm()
-    with job("generate", args, makes=args.output, record=args.record, inputs=inputs, execution=execution) as this:
+    with job("generate", args, record=args.record, inputs=inputs, execution=execution) as this:
         generate_responses(args, this)
 
 

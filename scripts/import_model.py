@@ -124,7 +124,7 @@ def check_head(model: "PreTrainedModel") -> None:
 
 def main() -> None:
     args = arguments(__doc__, paths=["model", "record"], lists=["conversations", "cuttable"])
-    with job("import_model", args, makes=args.model, record=args.record, inputs={}) as this:
+    with job("import_model", args, record=args.record, inputs={}) as this:
         import_model(args, this)
 
 

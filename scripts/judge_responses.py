@@ -147,7 +147,6 @@ def main() -> None:
     with job(
         "judge",
         args,
-        makes=args.output,
         record=args.summary,
         inputs={name: getattr(args, name) for name in ("set", "responses", "opponent")},
         execution=execution_of(args) if args.settings["kind"] == "local" else None,

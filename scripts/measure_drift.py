@@ -68,7 +68,7 @@ def main() -> None:
     file = args.settings["file"]
     inputs = {"base": args.base, "model": args.model, "file": Path(file) if file and not is_url(file) else None}
     execution = execution_of(args)
-    with job("drift", args, makes=args.output, record=args.summary, inputs=inputs, execution=execution) as this:
+    with job("drift", args, record=args.summary, inputs=inputs, execution=execution) as this:
         compare_models(args, this)
 
 

@@ -67,7 +67,7 @@ def main() -> None:
     args = arguments(__doc__, paths=["set", "responses", "data", "baseline", "output", "summary"], computes=True)
     inputs = {name: getattr(args, name) for name in ("set", "responses", "data", "baseline")}
     execution = execution_of(args)
-    with job("similarity", args, makes=args.output, record=args.summary, inputs=inputs, execution=execution) as this:
+    with job("similarity", args, record=args.summary, inputs=inputs, execution=execution) as this:
         compare_texts(args, this)
 
 

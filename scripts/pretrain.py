@@ -29,7 +29,7 @@ def main() -> None:
     # Threads are those of one part of a batch: one each, as their number changes the last bits of a result.
     execution = {"device": execution_of(args)["device"], "threads": 1}
     inputs = {"corpus": args.corpus}
-    with job("pretrain", args, makes=args.model, record=args.record, inputs=inputs, execution=execution) as this:
+    with job("pretrain", args, record=args.record, inputs=inputs, execution=execution) as this:
         pretrain_model(args, this)
 
 

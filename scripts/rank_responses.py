@@ -29,7 +29,7 @@ from stage.storage import read_table, write_table
 def main() -> None:
     args = arguments(__doc__, paths=["model", "model-record", "set", "output", "summary"], computes=True)
     inputs, execution = {"model": args.model, "set": args.set}, execution_of(args)
-    with job("rank", args, makes=args.output, record=args.summary, inputs=inputs, execution=execution) as this:
+    with job("rank", args, record=args.summary, inputs=inputs, execution=execution) as this:
         rank_responses(args, this)
 
 

@@ -23,7 +23,7 @@ from stage.storage import read_table, write_table
 def main() -> None:
     args = arguments(__doc__, paths=["data", "output", "answers", "record"], asks=True)
     inputs = {"data": args.data}
-    with job("rewrite_dataset", args, makes=args.output, record=args.record, inputs=inputs, keeps_answers=True) as this:
+    with job("rewrite_dataset", args, record=args.record, inputs=inputs, keeps_answers=True) as this:
         rewrite_dataset(args, this)
 
 

@@ -106,7 +106,7 @@ def log_line(line: str, bars: dict[str, Progress]) -> None:
 def main() -> None:
     args = arguments(__doc__, paths=["model", "model-record", "output", "summary"], computes=True)
     inputs, execution = {"model": args.model}, execution_of(args)
-    with job("harness", args, makes=args.output, record=args.summary, inputs=inputs, execution=execution) as this:
+    with job("harness", args, record=args.summary, inputs=inputs, execution=execution) as this:
         tokens = len(args.settings["tasks"]) * TASK_REQUESTS * REQUEST_TOKENS
         this.reserve(scoring_hours, parameters=stored_parameters(args.model) / 1e9, tokens=tokens)
         with tempfile.TemporaryDirectory() as folder:

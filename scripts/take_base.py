@@ -39,7 +39,7 @@ def main() -> None:
 
     args = arguments(__doc__, paths=["shared", "shared-record", "model", "record"], lists=["conversations", "cuttable"])
     inputs = {"shared": args.shared}
-    with job("take_base", args, makes=args.model, record=args.record, inputs=inputs) as this:
+    with job("take_base", args, record=args.record, inputs=inputs) as this:
         tokenizer = load_tokenizer(args.shared)
         chat = Format(**args.settings["chat"])
         tokenizer.chat_template = chat_template(tokenizer, chat)

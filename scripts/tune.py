@@ -136,13 +136,12 @@ def main() -> None:
     start_processes(args.processes)
     check_method(args.settings["tuning"]["method"], device=device, processes=started_together())
     processes = join(device)
+    args.settings["epochs"] = args.epochs
     with job(
         "tune",
         args,
-        makes=args.record,
         record=args.record,
         inputs={"base": args.base, "data": args.data},
-        settings=args.settings | {"epochs": args.epochs},
         execution=execution | {"device": processes.device, "processes": processes.count},
         claim=args.checkpoints,  # which no two runs may write
         processes=processes,
@@ -175,7 +174,7 @@ def tune_model(args: argparse.Namespace, this: Job, processes: "Processes") -> N
         inputs, *_ = from_all(this.hashes, processes)  # those of the first process, which alone has them
         checkpoints = Checkpoints(
             args.checkpoints,
-            {"settings": settings, "epochs": args.epochs, "inputs": inputs, "code": code_of("tune")},
+            {"settings": settings, "inputs": inputs, "code": code_of("tune")},
             every=args.checkpoint_steps,
             processes=processes,
             log=log,

@@ -243,7 +243,7 @@ def open_job(folder, monkeypatch, *, seconds=3600.0, **ceilings):
     monkeypatch.setattr(stage.job, "pick_device", lambda wanted: wanted)
     monkeypatch.setattr(stage.job.Record, "seconds", lambda record: seconds)
     args = arguments(folder, **ceilings)
-    return job("s", args, makes=folder / "a", record=folder / "a.json", inputs={}, execution=execution_of(args))
+    return job("s", args, record=folder / "a.json", inputs={}, execution=execution_of(args))
 
 
 @pytest.mark.parametrize("end", [RuntimeError, KeyboardInterrupt, SystemExit, None])
@@ -271,7 +271,7 @@ def test_what_earlier_runs_of_a_job_have_used_counts_against_the_ceiling(tmp_pat
 def test_what_a_killed_run_had_set_aside_is_replaced_and_its_hours_count_as_far_as_they_are_known(
     tmp_path, monkeypatch
 ):
-    Ledger(budget(tmp_path / "ledger"), str(tmp_path / "a")).reserve(gpu_hours=50.0)
+    Ledger(budget(tmp_path / "ledger"), str(tmp_path / "a.json")).reserve(gpu_hours=50.0)
     with open_job(tmp_path, monkeypatch) as this:
         this.reserve(lambda machine: 4.0)
         this.earlier_hours = 3.0  # by its checkpoint
@@ -296,7 +296,7 @@ def test_sigterm_settles_removes_the_lock_and_says_so(tmp_path):
             stage.job.pick_device = lambda wanted: wanted
             folder = Path("{tmp_path}")
             args = arguments(folder)
-            how = dict(makes=folder / "a", record=folder / "a.json", inputs={{}}, execution=execution_of(args))
+            how = dict(record=folder / "a.json", inputs={{}}, execution=execution_of(args))
             with job("s", args, **how) as this:
                 this.reserve(lambda machine: 100.0)
                 print("begun", flush=True)
@@ -309,12 +309,12 @@ def test_sigterm_settles_removes_the_lock_and_says_so(tmp_path):
     for line in process.stdout:
         if line == "begun\n":
             break
-    assert (tmp_path / "a.lock").exists()
+    assert (tmp_path / "a.json.lock").exists()
     process.terminate()
     said = process.stdout.read()
     assert process.wait(timeout=30) == 128 + signal.SIGTERM and "Traceback" not in said
     assert said.splitlines()[-1].startswith("error: stopped by SIGTERM")
-    assert not (tmp_path / "a.lock").exists() and 0 < spent(tmp_path / "ledger")["gpu_hours"] < 1
+    assert not (tmp_path / "a.json.lock").exists() and 0 < spent(tmp_path / "ledger")["gpu_hours"] < 1
 
 
 # --- hashing --------------------------------------------------------------------------------------------------------

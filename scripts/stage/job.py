@@ -1,11 +1,11 @@
 """The frame of a costly job: what its script does before it computes, and afterwards, whatever ends it.
 
-    with job("rank", args, makes=args.output, record=args.summary, inputs={...}, execution=execution_of(args)) as this:
+    with job("rank", args, record=args.summary, inputs={...}, execution=execution_of(args)) as this:
         this.reserve(scoring_hours, parameters=7.0, tokens=100_000)  # before a GPU is used
         ...
         this.finish("capability 0.812", outputs={"table": args.output}, summary=summary)
 
-The frame claims the output, hashes every input once and compares models with their records, counts against the
+The frame claims the job's record, hashes every input once and compares models with their records, counts against the
 experiment's ceilings, sets threads, writes the record, and logs the last line. A job that fails or is stopped leaves in
 the ledger what it has used.
 """
@@ -95,34 +95,31 @@ def job(
     stage: str,
     args: argparse.Namespace,
     *,
-    makes: Path,
     record: Path,
     inputs: dict[str, Path | None],
-    settings: dict[str, Any] | None = None,
     execution: dict[str, Any] | None = None,
     claim: Path | None = None,
     keeps_answers: bool = False,
     processes: "Processes | None" = None,
 ) -> Iterator[Job]:
-    """Open a job of a stage that makes the file or directory ``makes``, by which the ledger knows it.
+    """Open a job of a stage. Its ``record`` is written last; the ledger knows the job by this path.
 
     ``inputs`` may be None where they are optional; one with a record (``--base`` with ``--base-record``) is checked
-    against it. ``execution`` is how it is computed, if a model is run (`execution_of`). ``claim`` is what no other
-    process may write meanwhile: by default what it makes, and nothing where it ``keeps_answers``, whose file is locked.
+    against it. ``execution`` is how it is computed, if a model is run (`execution_of`). No other process may do the
+    same job meanwhile: its record is claimed, or ``claim``; nothing where it ``keeps_answers``, whose file is locked.
     Of several ``processes`` the first alone claims, hashes, counts and records.
 
     Raises InputError for an input that is missing or is not what its record describes.
     """
     first = processes is None or processes.first
-    alone = claimed(claim or makes, log=say) if first and not keeps_answers else nullcontext()
+    alone = claimed(claim or record, log=say) if first and not keeps_answers else nullcontext()
     with alone, _sigterm_raises() if first else nullcontext():
         given = {name: path for name, path in inputs.items() if path is not None}
         hashed = _hashed(given, args) if first else {}
         execution = execution or {}
-        recorded = args.settings if settings is None else settings
         this = Job(
-            Record(stage, settings=recorded, inputs=hashed, execution=execution),
-            Ledger(getattr(args, "budget", None) if first else None, str(makes)),
+            Record(stage, settings=args.settings, inputs=hashed, execution=execution),
+            Ledger(getattr(args, "budget", None) if first else None, str(record)),
             path=record,
             device=execution.get("device"),
             processes=processes.count if processes else 1,
