@@ -2,7 +2,7 @@
 
     python scripts/make_docs.py --output .
 
-A key of the config is explained where it stands in ``config.yaml``, or below its name in ``stage/config.py``. The
+A key of the config is explained where it stands in ``config.yaml``, or below its name in ``stage/config*.py``. The
 schema is for editors: every key is optional in it, as an experiment is laid over ``config.yaml``; what must be there,
 and what must fit together, is checked by ``stage.check`` before a run.
 """
@@ -32,7 +32,7 @@ Key = tuple[str, ...]
 CONFIG_PAGE = """\
 # Every key of a config
 
-Made by `make docs` from `config.yaml` and `scripts/stage/config.py`: not to be edited by hand.
+Made by `make docs` from `config.yaml` and `scripts/stage/config*.py`: not to be edited by hand.
 
 An experiment is a YAML file laid over `config.yaml` with `--configfile`: it holds only what it changes. An unknown key
 or a wrong value stops a run before its first job. Editors that know `config.schema.json` name them as they are typed:
@@ -110,9 +110,10 @@ def comments(source: str) -> dict[Key, str]:
 
 
 def explanations() -> dict[str, dict[str, str]]:
-    """The text below each key of each section in ``stage/config.py``, inherited ones included: class -> key -> text."""
+    """The text below each key of each section in ``stage/config*.py``, inherited ones too: class -> key -> text."""
     own: dict[str, dict[str, str]] = {}
-    for section in ast.parse(Path(shapes.__file__).read_text(encoding="utf-8")).body:
+    files = sorted(Path(shapes.__file__).parent.glob("config*.py"))
+    for section in [node for file in files for node in ast.parse(file.read_text(encoding="utf-8")).body]:
         if isinstance(section, ast.ClassDef):
             own[section.name] = {
                 before.target.id: after.value.value
@@ -121,13 +122,15 @@ def explanations() -> dict[str, dict[str, str]]:
                 if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
             }
     return {
-        name: {
-            k: text
-            for base in reversed(getattr(shapes, name).__mro__)
-            for k, text in own.get(base.__name__, {}).items()
-        }
-        for name in own
+        name: {k: text for base in reversed(section.__mro__) for k, text in own.get(base.__name__, {}).items()}
+        for name, section in sections(shapes.Section).items()
     }
+
+
+def sections(base: type) -> dict[str, type]:
+    """All sections of a config by their names."""
+    found = {own.__name__: own for own in base.__subclasses__()}
+    return found | {name: own for section in base.__subclasses__() for name, own in sections(section).items()}
 
 
 def entries(schema: dict[str, Any], section: str = "Config", path: Key = ()) -> Iterator[Entry]:
@@ -171,7 +174,7 @@ def make_schema(config: str) -> dict[str, Any]:
             unexplained.append(".".join(entry.key))
         entry.shape.setdefault("description", text or "")  # a section that is used twice is explained where it is first
     if unexplained:
-        raise InputError(f"explained neither in config.yaml nor in scripts/stage/config.py: {', '.join(unexplained)}")
+        raise InputError(f"explained neither in config.yaml nor in scripts/stage/config*.py: {', '.join(unexplained)}")
     return schema
 
 

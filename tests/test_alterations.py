@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from implicit.alterations import ALTERATIONS, AlterationError, alter, other_responses, turns
 from implicit.render import render
 from stage.check import check_config
-from stage.config import Dataset, merged
+from stage.config import merged
+from stage.config_data import Dataset
 from stage.models import load_tokenizer
 from stage.storage import read_json, read_table
 

@@ -11,8 +11,9 @@ from implicit.chat_client import unknown_price
 from implicit.judge_template import JudgeError, check_template, read_template
 from stage.check_names import meant, names_taken, unknown_names
 from stage.check_values import bad_values, used_sources
-from stage.config import Config, Model, merged
+from stage.config import Config, merged
 from stage.config_files import doubled_keys
+from stage.config_models import Model
 from stage.hub import is_hub_id
 from stage.local_files import is_url
 

@@ -3,7 +3,8 @@
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 
-from stage.config import GPUS, Config, Source
+from stage.config import GPUS, Config
+from stage.config_data import Source
 
 Lengths = dict[tuple[str, int, int], list[str]]  # key, tokens and context, of which models
 

@@ -5,9 +5,9 @@ import os
 import unicodedata
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, Strict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
 from stage.local_files import is_url
 
@@ -96,3 +96,13 @@ Positive = Annotated[float, Field(gt=0), no_boolean]
 NotNegative = Annotated[float, Field(ge=0), no_boolean]
 Flag = Annotated[bool, Strict()]
 JsonObject = Annotated[dict[str, Any], AfterValidator(refuse_unwritable)]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class Section(BaseModel):
+    """A part of the config: a key that is not named in it is an error.
+
+    A key that ``config.yaml`` does not explain has a text below it instead. docs/config.md is made of both.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
