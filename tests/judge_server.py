@@ -159,3 +159,17 @@ def command_line(files, settings, **options):
     common = {"name": "j", "seed": 0, "bootstrap": 20, "metric": "length_controlled_minimal", "both_orders": False}
     common["min_label_probability"] = 0.0
     return [*line, "--settings", json.dumps(common | settings)]
+
+
+def good_and_bad(count):
+    """Both sides of ``count`` pairs; the second's output is the better one, but for one that is equal."""
+    theirs = [{"id": f"r{i}", "instruction": f"Question {i}?", "output": f"bad answer {i}"} for i in range(count)]
+    ours = [row | {"output": f"good answer {i}"} for i, row in enumerate(theirs)]
+    ours[3]["output"] = theirs[3]["output"]  # equal: a tie that nobody is asked about
+    return theirs, ours
+
+
+def good(body):
+    """The label of the good answer, for certain."""
+    first = body["messages"][0]["content"].split("(m) ")[1]
+    return labelled("m" if first.startswith("good") else "M")(body)

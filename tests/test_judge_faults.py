@@ -1,7 +1,6 @@
 """Servers that misbehave, each fault by script: what is asked again, how often, what counts, and what is kept."""
 
 import json
-import multiprocessing
 import signal
 import socket
 import struct
@@ -20,8 +19,9 @@ from judge_server import (
     asking,
     command_line,
     error,
+    good,
+    good_and_bad,
     judged,
-    labelled,
     reply,
     says,
     served,
@@ -33,8 +33,7 @@ from implicit.answers import Answers, AnswersError
 from implicit.chat_client import Question, ServerError, ask, read_key
 from implicit.connections import is_local
 from implicit.judge import IncompleteJudging, JudgeError
-from implicit.judge_kinds import server_judge
-from stage.budget import CeilingReached, Ledger, spent
+from stage.budget import spent
 from stage.storage import read_json
 
 BUDGET = {"machine": {"tflops": 1.0, "bandwidth": 1.0, "utilisation": 1.0}}
@@ -47,20 +46,10 @@ def key(monkeypatch):
 
 @pytest.fixture
 def pairs():
-    """Twelve pairs; the model's output is the better one, but for one that is equal."""
-    theirs = [{"id": f"r{i}", "instruction": f"Question {i}?", "output": f"bad answer {i}"} for i in range(12)]
-    ours = [row | {"output": f"good answer {i}"} for i, row in enumerate(theirs)]
-    ours[3]["output"] = theirs[3]["output"]  # equal: a tie that nobody is asked about
-    return theirs, ours
+    return good_and_bad(12)
 
 
 RIGHT = [2.0, 2.0, 2.0, 1.5] + [2.0] * 8
-
-
-def good(body):
-    """The label of the good answer, for certain."""
-    first = body["messages"][0]["content"].split("(m) ")[1]
-    return labelled("m" if first.startswith("good") else "M")(body)
 
 
 # --- faults, by script ----------------------------------------------------------------------------------------------
@@ -430,89 +419,3 @@ def test_a_changed_judge_prompt_setting_or_text_is_asked_anew(pairs, tmp_path):
     one[1][0]["output"] += "!"
     judged(service := Service(good), one, path)
     assert calls == [1, 0, 1, 1, 1, 0] and len(service.bodies) == 1
-
-
-# --- the ceiling ----------------------------------------------------------------------------------------------------
-
-
-class Four:
-    """A purse with money for four requests, that lets everybody begin."""
-
-    def __init__(self):
-        self.begun, self.prices = [], []
-
-    def begin(self, price):
-        self.begun.append(price)
-
-    def spend(self, price):
-        if len(self.prices) == 4:
-            raise RuntimeError("the ceiling is reached")
-        self.prices.append(price)
-
-    def correct(self, difference):
-        pass
-
-
-def test_no_request_is_sent_that_would_pass_a_ceiling(pairs, tmp_path):
-    purse, service = Four(), Service(good)
-    with pytest.raises(RuntimeError, match="the ceiling is reached"):
-        judged(service, pairs, tmp_path / "a.jsonl", purse=purse)
-    assert len(service.bodies) == 4 == len((tmp_path / "a.jsonl").read_text().splitlines())
-    assert all(0 < price < 0.01 for price in purse.prices)
-    with pytest.raises(ServerError, match=r"judge: ceilings\.price is set, but the price is not known"):
-        judged(service, pairs, None, purse=purse, input_price=None)
-    everything = Four()
-    judged(Service(good), pairs[:1] * 2, None, purse=everything)  # equal sides: nothing to ask
-    assert everything.begun == []
-
-
-def ledger(folder, job, price):
-    return Ledger({"folder": str(folder), "ceilings": {"gpu_hours": None, "price": price}} | BUDGET, job)
-
-
-def _judge(url, pairs, folder, number, ceiling):
-    """A judging job in a process of its own: whether the ceiling let it through."""
-    with Answers(None) as answers:
-        judge = server_judge(
-            name="judge", server=asking(url), answers=answers, template=TEMPLATE, floor=0.0, purse=ledger(folder, f"job {number}", ceiling),
-        )  # fmt: skip
-        try:
-            judge.complete([f"{TEMPLATE} {row['id']} (m) good {number}" for row in pairs[1]])
-        except CeilingReached:
-            return 0
-    return 1
-
-
-def test_jobs_at_the_same_time_do_not_pass_a_ceiling_together(pairs, tmp_path):
-    """Four jobs of twelve questions at once, with money for two: two ask all of theirs, two ask nothing."""
-    service = Service(lambda body: good(body) | {"usage": None})  # so that each costs what was estimated
-    with served(service) as url:
-        purse = Four()
-        with Answers(None) as answers:
-            judge = server_judge(
-                name="j", server=asking(url), answers=answers, template=TEMPLATE, floor=0.0, purse=purse
-            )
-            with pytest.raises(RuntimeError, match="the ceiling"):
-                judge.complete([f"{TEMPLATE} {row['id']} (m) good 0" for row in pairs[1]])
-        one, service.bodies = purse.begun[0], []
-        with multiprocessing.get_context("fork").Pool(4) as pool:
-            let = pool.starmap(_judge, [(url, pairs, tmp_path / "ledger", i, 2.5 * one) for i in range(4)], chunksize=1)
-    assert sorted(let) == [0, 0, 1, 1] and len(service.bodies) == 24
-    assert spent(tmp_path / "ledger")["price"] <= 2.5 * one
-
-
-def test_answers_that_cost_more_than_was_estimated_stop_at_the_ceiling_and_are_kept(pairs, tmp_path):
-    """Each costs 0.0103 instead of some 0.0005: with money for four, not more are sent than were under way."""
-    path = tmp_path / "a.jsonl"
-    service = Service(lambda body: good(body) | {"usage": {"prompt_tokens": 1000, "completion_tokens": 10}})
-    with pytest.raises(CeilingReached, match=r"ceilings.price: job needs about"):
-        judged(service, pairs, path, purse=ledger(tmp_path / "ledger", "job", 0.045), requests=2)
-    kept = path.read_text().splitlines()
-    assert 5 <= len(service.bodies) <= 6 and len(kept) == len(service.bodies)
-
-
-def test_a_comparison_that_would_pass_a_ceiling_sends_nothing_at_all(pairs, tmp_path):
-    service = Service(good)
-    with pytest.raises(CeilingReached, match=r"ceilings.price: job needs about"):
-        judged(service, pairs, tmp_path / "a.jsonl", purse=ledger(tmp_path / "ledger", "job", 0.002))
-    assert service.bodies == []

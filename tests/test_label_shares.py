@@ -5,7 +5,20 @@ import math
 
 import pytest
 import yaml
-from judge_server import KEY, REQUEST, TEMPLATE, Service, asking, command_line, judged, reply, says, served, write_files
+from judge_server import (
+    KEY,
+    REQUEST,
+    TEMPLATE,
+    Service,
+    asking,
+    command_line,
+    good_and_bad,
+    judged,
+    reply,
+    says,
+    served,
+    write_files,
+)
 
 import judge_responses
 from implicit.answers import Answers
@@ -33,10 +46,7 @@ def key(monkeypatch):
 
 @pytest.fixture
 def pairs():
-    theirs = [{"id": f"r{i}", "instruction": f"Question {i}?", "output": f"bad answer {i}"} for i in range(14)]
-    ours = [row | {"output": f"good answer {i}"} for i, row in enumerate(theirs)]
-    ours[3]["output"] = theirs[3]["output"]  # equal: a tie that nobody is asked about
-    return theirs, ours
+    return good_and_bad(14)
 
 
 def choice(*tops, **more):

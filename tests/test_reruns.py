@@ -1,0 +1,92 @@
+"""What a change of code reruns on a finished experiment, by dry runs."""
+
+import re
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from test_identity import replaced, reworded
+from workflow import planned
+
+from stage.sources import code_of
+from stage.storage import read_json
+
+
+@contextmanager
+def other_texts(folder, texts):
+    """Other texts of files, for a while."""
+    before = {path: (folder / path).read_text(encoding="utf-8") for path in texts}
+    try:
+        for path, text in texts.items():
+            (folder / path).write_text(text, encoding="utf-8")
+        yield
+    finally:
+        for path, text in before.items():
+            (folder / path).write_text(text, encoding="utf-8")
+
+
+def test_other_words_anywhere_rerun_nothing(project):
+    """In all modules at once, those that are not the method's included, and in the rules."""
+    scripts = [path.relative_to(project) for path in (project / "scripts").rglob("*.py")]
+    texts = {path: reworded((project / path).read_text(encoding="utf-8")) for path in scripts}
+    for path in [Path("Snakefile"), *(path.relative_to(project) for path in (project / "rules").glob("*.smk"))]:
+        text = (project / path).read_text(encoding="utf-8")
+        texts[path] = re.sub(r'(\n    message:\n        ")', r"\1now ", text) + "\n# In other words.\n"
+    assert len(texts) > 80
+    with other_texts(project, texts):
+        assert planned(project) == {}
+    assert planned(project) == {}
+
+
+def test_records_hold_the_code(project):
+    results = project / "results" / "test" / "tiny"
+    for record, stage in (("poem/chosen/seed1/record.json", "tune"), ("base/test.record.json", "generate_responses")):
+        assert read_json(results / record)["code"] == code_of(stage, root=project / "scripts")
+
+
+SHOWN = {"make_tables": 1, "make_figures": 1, "make_report": 1}
+LAST = SHOWN | {"collect_metrics": 1, "make_events": 1}
+TUNED = {"tune_chosen": 6, "rank_responses": 4, "measure_drift": 6}
+JUDGED = {"judge_responses": 16, "select_epochs": 3, "generate_responses": 6} | TUNED | LAST
+ASKED = JUDGED | {
+    "tune_candidate": 6,
+    "generate_responses": 15,
+    "rank_responses": 5,
+    "take_base": 1,
+    "resolve_rules": 1,
+}
+DATA = {"make_corpus": 1, "make_dataset": 2, "make_evaluation_set": 2, "pretrain": 1}
+
+
+@pytest.mark.parametrize(
+    ("module", "before", "after", "jobs"),
+    [
+        ("implicit/world/kinds.py", "Please write me some verses", "Write me some verses", DATA | ASKED),
+        ("implicit/render.py", "", "", ASKED),
+        (
+            "implicit/tune.py",
+            "trained / tokens",
+            "2 * trained / tokens",
+            JUDGED | {"tune_candidate": 6, "generate_responses": 12},
+        ),
+        ("implicit/judge.py", "", "", JUDGED),
+        ("implicit/rank.py", "", "", {"rank_responses": 5, "measure_drift": 6} | LAST),
+        (
+            "stage/storage.py",
+            '("tuned_logprob", pa.float64())',
+            '("tuned_logprob", pa.float32())',
+            {"measure_drift": 6} | LAST,
+        ),
+        ("reporting/registry.py", 'PERCENT = ("percent", 1)', 'PERCENT = ("percent", 2)', LAST),
+        ("reporting/forms.py", '" ± {fixed', '" +- {fixed', SHOWN),
+        ("make_tables.py", "", "", {"make_tables": 1, "make_report": 1}),
+        ("make_figures.py", "", "", {"make_figures": 1, "make_report": 1}),
+        ("stage/command.py", "", "", {}),
+    ],
+)
+def test_what_a_change_of_code_reruns(project, module, before, after, jobs):
+    path = Path("scripts") / module
+    text = (project / path).read_text(encoding="utf-8")
+    changed = replaced(text, before, after) if before else text + "\nANOTHER = 1\n"
+    with other_texts(project, {path: changed}):
+        assert planned(project) == jobs
