@@ -164,8 +164,10 @@ def some(pairs, count=3):
 def test_a_fault_that_may_pass_is_tried_again_and_then_named_with_its_row(pairs, tmp_path, name):
     """Of three rows one fails: twice, and then it is answered; always, and then the next run asks for it alone."""
     fault, why = RETRIED[name]
+    # Only a server that hangs is given up soon: on a busy machine, a good answer may take a second.
+    timeout = 1.0 if fault in (silent, endless) else 20.0
     service = faulty(fault, 2)
-    found, told = judged(service, some(pairs), None, timeout=0.3)
+    found, told = judged(service, some(pairs), None, timeout=timeout)
     assert len(service.bodies) == 3 + 2 and found.preferences == RIGHT[:3]
 
     path, log = tmp_path / "answers.jsonl", []
@@ -173,13 +175,13 @@ def test_a_fault_that_may_pass_is_tried_again_and_then_named_with_its_row(pairs,
     with pytest.raises(
         IncompleteJudging, match=rf"(?s)1 of 3 comparisons .* rows \['r1'\]; why: .*{why}.*kept"
     ) as caught:
-        judged(service, some(pairs), path, log=log, timeout=0.3)
+        judged(service, some(pairs), path, log=log, timeout=timeout)
     assert len(service.bodies) == 2 + 3  # as often as `attempts` says, and no more
     assert len(path.read_text().splitlines()) == 2
     assert KEY not in str(caught.value) + "".join(log) + path.read_text()
 
     service = Service(good)
-    found, told = judged(service, some(pairs), path, timeout=0.3)
+    found, told = judged(service, some(pairs), path, timeout=timeout)
     assert len(service.bodies) == 1 and (told["calls"], told["cached"]) == (1, 2)
     assert found.preferences == RIGHT[:3]
 
