@@ -158,6 +158,38 @@ def rounds(
     return own + [([shortest], False)] * (max(map(len, parts)) - len(own))
 
 
+def placed(
+    model: PreTrainedModel, processes: Processes, *, compiled: bool, gradient_checkpointing: bool
+) -> WeightedLoss:
+    """The loss of a model that is ready for training, on its device or sharded over several processes."""
+    model.train()
+    if compiled:  # layer by layer: as they are alike, once for all of them, and for any number and length of rows
+        for layer in decoder_layers(model):
+            layer.compile(dynamic=True)
+    if gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    loss_of = WeightedLoss(model)
+    if processes.count > 1:
+        shard(loss_of, decoder_layers(model), processes)
+    else:
+        model.to(processes.device)
+    return loss_of
+
+
+def add_gradient(
+    loss_of: WeightedLoss, parts: tuple[torch.Tensor, ...], *, device: str, precision: torch.dtype
+) -> torch.Tensor:
+    """Add a micro-batch's gradient to that of the step; returns its weighted loss, float64, without waiting for a GPU.
+
+    ``parts`` are ids, places, targets and weights, on the CPU, as `WeightedLoss` takes them.
+    """
+    given = [tensor.to(device, non_blocking=True) for tensor in parts]
+    with autocast(device, precision):
+        loss = loss_of(*given)
+    loss.backward()
+    return loss.detach().double()
+
+
 def tune(
     model: PreTrainedModel,
     rows: Sequence[Rendered],
@@ -182,17 +214,7 @@ def tune(
     empty = [i for i, row in enumerate(rows) if not any(row.trained[1:])]
     if empty:
         raise ValueError(f"rows without a single token to train on: {empty[:10]}")
-    model.train()
-    if compiled:  # layer by layer: as they are alike, once for all of them, and for any number and length of rows
-        for layer in decoder_layers(model):
-            layer.compile(dynamic=True)
-    if gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    loss_of = WeightedLoss(model)
-    if processes.count > 1:
-        shard(loss_of, decoder_layers(model), processes)
-    else:
-        model.to(processes.device)
+    loss_of = placed(model, processes, compiled=compiled, gradient_checkpointing=gradient_checkpointing)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     plan = list(batches(len(rows), settings))
@@ -207,20 +229,17 @@ def tune(
             )
             for group in optimizer.param_groups:
                 group["lr"] = rate
+            own_loss: torch.Tensor | float = 0.0  # read when all micro-batches are done: until then, a GPU goes on
             trained_tokens = sum(sum(rows[i].trained[1:]) for i in batch)
-            own_loss = 0.0
             for part, counts in rounds(batch, lengths, tokens=micro_batch_tokens, processes=processes):
                 ids, labels = collate([rows[i] for i in part], pad=pad)
                 places, targets, mask = trained_places(labels)
                 weights = counts * loss_weights(
                     mask, normalise_by=settings.normalise_by, examples=len(batch), tokens=trained_tokens
                 )
-                parts = (ids, places, targets, weights[mask])
-                given = [tensor.to(processes.device, non_blocking=True) for tensor in parts]
-                with autocast(processes.device, precision):
-                    part_loss = loss_of(*given)
-                part_loss.backward()
-                own_loss = own_loss + part_loss.detach().double()  # asked for at the end: a GPU is let go on
+                own_loss = own_loss + add_gradient(
+                    loss_of, (ids, places, targets, weights[mask]), device=processes.device, precision=precision
+                )
             loss, stop = total([float(own_loss), float(told_to_stop())], processes)
             if not math.isfinite(loss):
                 raise NonFiniteLoss(step=step, learning_rate=rate, loss=loss)
