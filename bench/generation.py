@@ -9,7 +9,7 @@ from loads import DEVICE, DTYPE, EOS, PAD, Stops, Work, generation_load, model_o
 
 
 def ours_generation(sizes: SimpleNamespace, name: str, *, rules: bool = False) -> Work:
-    from implicit.generate import generate
+    from implicit.generation.generate import generate
 
     model = model_of(sizes, name).to(DTYPE).eval()
     prompts, lengths = generation_load(sizes)

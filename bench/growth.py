@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from run import ROOT, SIZES, SMALL, Contestant, machine
 
-from reporting.forms import to_csv, to_markdown
+from reporting.tables.forms import to_csv, to_markdown
 
 WIDTHS = (128, 192, 256, 384, 512)  # hidden sizes, of four layers
 

@@ -70,7 +70,7 @@ def tuning_rows(sizes: SimpleNamespace, *, count: int | None = None, length: flo
         ]
     else:  # the same, by two log-normal distributions fitted to the file's first thousand rows
         lengths = [(round(rng.lognormvariate(4.00, 0.37)), round(rng.lognormvariate(4.26, 0.55))) for _ in range(count)]
-    from implicit.render import Rendered
+    from implicit.format.render import Rendered
 
     rows = []
     for prompt, response in lengths:
@@ -87,7 +87,7 @@ def tokens_of(rows: list[Any]) -> dict[str, Any]:
 
 def long_rows(sizes: SimpleNamespace, length: int, *, trained: float = 0.6) -> list[Any]:
     """Rows of one length, as many as a micro-batch holds, of which a share is trained."""
-    from implicit.render import Rendered
+    from implicit.format.render import Rendered
 
     rng = random.Random(4)
     prompt = round((1 - trained) * length)
@@ -140,7 +140,7 @@ def judgements(sizes: SimpleNamespace) -> list[dict[str, Any]]:
 
 
 def rule_adapter(vocabulary: int) -> Any:
-    from implicit.rules import RuleAdapter, RuleSettings
+    from implicit.generation.rules import RuleAdapter, RuleSettings
 
     scores = {str(FIRST + i): (-1) ** i * (1.0 + i % 4) for i in range(15)}
     settings = RuleSettings(15.0, 250, "hold", scores, -1.5, "response")

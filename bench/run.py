@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import torch
 
-from reporting.forms import to_csv, to_markdown
+from reporting.tables.forms import to_csv, to_markdown
 
 SIZES: dict[str, Any] = {
     # Hidden size, layers; where others than a rule of thumb's: heads, width of the feed-forward part, vocabulary.

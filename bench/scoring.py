@@ -15,7 +15,7 @@ def total_of(logprobs: list[float]) -> dict[str, Any]:
 
 
 def ours_ranking(sizes: SimpleNamespace, name: str) -> Work:
-    from implicit.rank import score_responses
+    from implicit.scoring.rank import score_responses
 
     model, pairs = model_of(sizes, name).to(DTYPE).eval(), ranking_load(sizes)
 
@@ -60,7 +60,7 @@ def harness_ranking(sizes: SimpleNamespace, name: str, batch: int) -> Work:
 
 def memory_of_ranking(sizes: SimpleNamespace, vocabulary: int, length: int, how: str) -> Work:
     """A batch of pairs of a length; ``plain``: the model's own logits, of all positions at a time."""
-    from implicit.rank import score_responses
+    from implicit.scoring.rank import score_responses
 
     sizes.vocabulary = vocabulary
     model, rows = model_of(sizes, "memory").to(DTYPE).eval(), long_rows(sizes, length)
@@ -80,7 +80,7 @@ def memory_of_ranking(sizes: SimpleNamespace, vocabulary: int, length: int, how:
 
 
 def ours_win_rate(sizes: SimpleNamespace) -> Work:
-    from implicit.win_rates import win_rates
+    from implicit.judging.win_rates import win_rates
 
     rows = judgements(sizes)
 
@@ -96,7 +96,7 @@ def alpaca_eval_win_rate(sizes: SimpleNamespace) -> Work:
     import pandas as pd
     from alpaca_eval.metrics import get_length_controlled_winrate
 
-    from implicit.win_rates import MINIMAL, length_table
+    from implicit.judging.win_rates import MINIMAL, length_table
 
     frame = pd.DataFrame(judgements(sizes))
     draws = np.random.default_rng(0).integers(len(frame), size=(sizes.draws, len(frame)))

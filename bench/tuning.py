@@ -13,7 +13,7 @@ LONG_ENOUGH = 0.2  # seconds, to measure the peak of a shape
 
 
 def ours_tuning(sizes: SimpleNamespace, name: str, rows: list[Any] | None = None, *, compiled: bool = False) -> Work:
-    from implicit.tune import Tuning, tune
+    from implicit.tuning.tune import Tuning, tune
 
     model = model_of(sizes, name)
     rows = rows or tuning_rows(sizes)
@@ -21,7 +21,7 @@ def ours_tuning(sizes: SimpleNamespace, name: str, rows: list[Any] | None = None
         epochs=1, learning_rate=1e-5, batch_size=64, schedule="constant", warmup=0.0, weight_decay=0.0,
         max_grad_norm=1.0, normalise_by="example", seed=0,
     )  # fmt: skip
-    from implicit.sharding import Processes
+    from implicit.tuning.sharding import Processes
 
     def work() -> dict[str, Any]:
         tune(
@@ -156,8 +156,8 @@ def matrix_peak(sizes: SimpleNamespace, name: str, rows: list[Any] | None = None
 def memory_of_tuning(sizes: SimpleNamespace, vocabulary: int, length: int, how: str) -> Work:
     """A step on rows of a length; ``plain``: with the logits of all trained positions at a time."""
     if how == "plain":
-        import implicit.likelihood
+        import implicit.scoring.likelihood
 
-        implicit.likelihood.AT_A_TIME = 2**60
+        implicit.scoring.likelihood.AT_A_TIME = 2**60
     sizes.vocabulary = vocabulary
     return ours_tuning(sizes, "memory", long_rows(sizes, length))

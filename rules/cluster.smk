@@ -7,7 +7,7 @@ import subprocess
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.enums import Quietness
 
-from stage.progress import last_lines, show_progress
+from pipeline.run.display import last_lines, show_progress
 
 # What SLURM's log of a job says when the job was ended from outside, and what to do then.
 ENDS = {

@@ -13,14 +13,14 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from stage.bases import SHARED, base_name
-from stage.check import ConfigError, check_config
-from stage.command import WITHOUT_BARS, print_in_any_encoding
-from stage.config import BASE_LABEL, GPUS
-from stage.hub import is_hub_id
-from stage.local_files import is_url
-from stage.sources import code_of
-from stage.systems import System
+from pipeline.identity.bases import SHARED, base_name
+from pipeline.config.check import ConfigError, check_config
+from pipeline.jobs.command import WITHOUT_BARS, print_in_any_encoding
+from pipeline.config.schema import BASE_LABEL, GPUS
+from pipeline.files.hub import is_hub_id
+from pipeline.files.local_files import is_url
+from pipeline.identity.sources import code_of
+from pipeline.identity.systems import System
 
 print_in_any_encoding()
 os.environ |= WITHOUT_BARS  # of every job: a log is read by people, and by the run's display
@@ -44,7 +44,7 @@ ALTERED = [name for name, dataset in CONFIG.datasets.items() if dataset.origin =
 # How, not what: global names reach the shell commands without being parameters, so that a change reruns nothing.
 MACHINE = dict(zip(("tflops", "bandwidth"), GPUS[CONFIG.plan.gpu])) | {"utilisation": CONFIG.plan.utilisation}
 BUDGET = json.dumps({"folder": f"{RESULTS}/ledger", "ceilings": CONFIG.ceilings.model_dump(), "machine": MACHINE})
-WARM = "python scripts/stage/warm.py"  # in place of `python`: without the imports, where there is a server (keep_warm)
+WARM = "python scripts/pipeline/jobs/warm.py"  # in place of `python`: without the imports, where there is a server (keep_warm)
 TUNING_OPTIONS = f"--checkpoint-steps {EXECUTION.checkpoint_steps}"
 TUNING_OPTIONS += " --gradient-checkpointing" if EXECUTION.gradient_checkpointing else ""
 TUNING_OPTIONS += " --compile" if EXECUTION.compile else ""

@@ -74,7 +74,7 @@ rule record_config:
 rule make_report:
     """One HTML file with everything that came out, for any browser."""
     input:
-        page=[f"scripts/report/{name}" for name in ("page.html", "figure.html", "style.css", "page.js")],
+        page=[f"scripts/reporting/page/{name}" for name in ("page.html", "figure.html", "style.css", "page.js")],
         config=rules.record_config.output[0],
         metrics=METRICS,
         files=rules.collect_metrics.input.files,

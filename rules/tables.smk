@@ -1,8 +1,8 @@
 """The metrics of an experiment from the files of all stages, tables and figures of them, and their verification."""
 
-from reporting.figures import figures_of
-from reporting.tables import TABLES, tables_of
-from stage.systems import Experiment, Result
+from reporting.charts.figures import figures_of
+from reporting.tables.tables import TABLES, tables_of
+from pipeline.identity.systems import Experiment, Result
 
 TEST_SET = CONFIG.generation.evaluation_set
 

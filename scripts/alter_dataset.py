@@ -7,10 +7,10 @@
 What is drawn follows from the name of the new dataset, and from where its rows come from (``origin``).
 """
 
-from implicit.alterations import AlterationError, alter, other_responses
-from stage.command import InputError, arguments, run_stage, say
-from stage.rows import check_sha256
-from stage.storage import read_table, write_table
+from implicit.data.alterations import AlterationError, alter, other_responses
+from pipeline.files.rows import check_sha256
+from pipeline.files.storage import read_table, write_table
+from pipeline.jobs.command import InputError, arguments, run_stage, say
 
 
 def main() -> None:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from stage.bases import shared_bases
-from stage.command import InputError, run_stage, say
-from stage.storage import read_json, written_whole
+from pipeline.files.storage import read_json, written_whole
+from pipeline.identity.bases import shared_bases
+from pipeline.jobs.command import InputError, run_stage, say
 
 ROOT = Path(__file__).parents[1]
 METADATA = "ro-crate-metadata.json"

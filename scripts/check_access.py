@@ -9,9 +9,9 @@ stands for now; all that fail are told at once. With HF_HUB_OFFLINE=1 the cache 
 
 from typing import Any
 
-from stage.command import InputError, arguments, run_stage, say
-from stage.hub import find_commit
-from stage.storage import write_json
+from pipeline.files.hub import find_commit
+from pipeline.files.storage import write_json
+from pipeline.jobs.command import InputError, arguments, run_stage, say
 
 
 def check_access(sources: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

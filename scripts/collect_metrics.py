@@ -2,14 +2,14 @@
 
     python scripts/collect_metrics.py --output results/tiny/metrics.parquet --settings '{"results": [...], ...}'
 
-Tables, figures, the report, TensorBoard's events and comparisons are made of it. Columns: `reporting.collect.COLUMNS`;
-metrics: `reporting.registry`.
+Tables, figures, the report, TensorBoard's events and comparisons are made of it. Columns are listed in
+`reporting.metrics.collect.COLUMNS`, metrics in `reporting.metrics.registry`.
 """
 
-from reporting.collect import collect
-from stage.command import arguments, run_stage, say
-from stage.storage import write_text, written_whole
-from stage.systems import Experiment
+from pipeline.files.storage import write_text, written_whole
+from pipeline.identity.systems import Experiment
+from pipeline.jobs.command import arguments, run_stage, say
+from reporting.metrics.collect import collect
 
 
 def main() -> None:

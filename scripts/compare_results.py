@@ -12,11 +12,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reporting.collect import read_metrics
-from reporting.forms import plus_minus
-from reporting.spent import all_records
-from stage.command import InputError, run_stage, say
-from stage.storage import read_json
+from pipeline.files.storage import read_json
+from pipeline.jobs.command import InputError, run_stage, say
+from reporting.metrics.collect import read_metrics
+from reporting.metrics.spent import all_records
+from reporting.tables.forms import plus_minus
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -11,12 +11,12 @@
 import argparse
 from typing import Any
 
-from implicit.render import Format, encode, encode_opening, render_prompt
-from stage.command import InputError, arguments, run_stage, say
-from stage.costs import generation_hours
-from stage.job import Job, execution_of, job
-from stage.models import context_length, load_model, load_tokenizer, stored_parameters, vocabulary_size
-from stage.storage import read_table, write_json, write_table
+from implicit.format.render import Format, encode, encode_opening, render_prompt
+from pipeline.files.storage import read_table, write_json, write_table
+from pipeline.jobs.command import InputError, arguments, run_stage, say
+from pipeline.jobs.costs import generation_hours
+from pipeline.jobs.job import Job, execution_of, job
+from pipeline.models.directories import context_length, load_model, load_tokenizer, stored_parameters, vocabulary_size
 
 EXPECTED_TOKENS = 300  # of a response, for the estimate that is set aside beforehand
 
@@ -44,7 +44,7 @@ def fit_prompt(instruction: str, tokenizer: Any, chat: Format, *, room: int) -> 
 
 def rule_settings(settings: dict[str, Any]) -> Any:
     """The rules' weights, or None where no rules are applied."""
-    from implicit.rules import RuleSettings
+    from implicit.generation.rules import RuleSettings
 
     rules = settings["rules"]
     return RuleSettings(**{key: rules[key] for key in RuleSettings.__dataclass_fields__}) if rules else None
@@ -57,7 +57,7 @@ def respond(
     settings, weights = args.settings, rule_settings(args.settings)
     limits = {"eos": tokenizer.eos_token_id, "max_new_tokens": settings["max_new_tokens"], "context": context}
     if args.backend == "vllm":
-        from implicit.vllm_backend import generate_with_vllm
+        from implicit.generation.vllm_backend import generate_with_vllm
 
         return generate_with_vllm(
             args.model,
@@ -69,8 +69,8 @@ def respond(
             log=say,
             **limits,
         )
-    from implicit.generate import generate
-    from implicit.rules import RuleAdapter
+    from implicit.generation.generate import generate
+    from implicit.generation.rules import RuleAdapter
 
     model = load_model(args.model, device=device, precision=settings["precision"])
     adapter = None
@@ -94,7 +94,7 @@ def main() -> None:
     args = arguments(__doc__, paths=paths, choices={"backend": ["transformers", "vllm"]}, computes=True)
     execution, inputs = execution_of(args, backend=args.backend), {"model": args.model, "set": args.set}
     if args.backend == "vllm":
-        from implicit.vllm_backend import check_vllm
+        from implicit.generation.vllm_backend import check_vllm
 
         check_vllm()
     with job("generate", args, record=args.record, inputs=inputs, execution=execution) as this:
@@ -152,7 +152,7 @@ def generate_responses(args: argparse.Namespace, this: Job) -> None:
 
 
 if __name__ == "__main__":
-    from implicit.rules import UnresolvedToken
-    from implicit.vllm_backend import VllmUnavailable
+    from implicit.generation.rules import UnresolvedToken
+    from implicit.generation.vllm_backend import VllmUnavailable
 
     run_stage(main, UnresolvedToken, VllmUnavailable, if_gpu_is_full="Lower execution.generation_batch_size")

@@ -11,14 +11,14 @@ as in the authors' script: with EOS as the pad token, a trained EOS could be mas
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from implicit.context import stated_context
-from implicit.render import Format, chat_template
-from stage.command import InputError, arguments, run_stage, say
-from stage.exported import TEXTS, check_weights, encoder, file_encoder, first_difference, loaded_weights
-from stage.fit import check_datasets
-from stage.hub import explained, find_commit, is_hub_id
-from stage.job import Job, job
-from stage.models import context_length, load_model, name_special_tokens, save_model
+from implicit.format.context import stated_context
+from implicit.format.render import Format, chat_template
+from pipeline.files.hub import explained, find_commit, is_hub_id
+from pipeline.jobs.command import InputError, arguments, run_stage, say
+from pipeline.jobs.job import Job, job
+from pipeline.models.directories import context_length, load_model, name_special_tokens, save_model
+from pipeline.models.exported import TEXTS, check_weights, encoder, file_encoder, first_difference, loaded_weights
+from pipeline.models.fit import check_datasets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -14,18 +14,18 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from implicit.oracle import Oracle
-from stage.budget import Ledger
-from stage.command import InputError, arguments, hide_progress_bars, run_stage, say
-from stage.costs import CHARACTERS_PER_TOKEN, scoring_hours
-from stage.job import Job, execution_of, job
-from stage.models import load_model
-from stage.record import fingerprint
-from stage.storage import read_table, write_table
+from implicit.judging.oracle import Oracle
+from pipeline.files.storage import read_table, write_table
+from pipeline.jobs.command import InputError, arguments, hide_progress_bars, run_stage, say
+from pipeline.jobs.costs import CHARACTERS_PER_TOKEN, scoring_hours
+from pipeline.jobs.job import Job, execution_of, job
+from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.record import fingerprint
+from pipeline.models.directories import load_model
 
 if TYPE_CHECKING:
-    from implicit.answers import Answers
-    from implicit.judge import Judge, Judgements
+    from implicit.judging.judge import Judge, Judgements
+    from implicit.servers.answers import Answers
 
 TEMPLATE_TOKENS = 400  # of AlpacaEval 2's prompt around the texts: for the estimate that is set aside beforehand
 
@@ -66,10 +66,10 @@ def make_judge(
     sides: list[list[dict[str, Any]]], answers: "Answers", purse: Ledger | None, this: Job, args: argparse.Namespace
 ) -> "Judge":
     """The judge that the settings describe; requests that are paid for count in the purse."""
-    from implicit.chat_client import ChatServer
-    from implicit.evaluators import evaluator_judge
-    from implicit.judge_kinds import local_judge, oracle_judge, server_judge
-    from implicit.judge_template import read_template
+    from implicit.judging.evaluators import evaluator_judge
+    from implicit.judging.kinds import local_judge, oracle_judge, server_judge
+    from implicit.judging.template import read_template
+    from implicit.servers.chat_client import ChatServer
 
     settings, name = args.settings, args.settings["name"]
     asking = {"requests": args.requests, "timeout": args.timeout, "attempts": args.attempts}
@@ -117,8 +117,8 @@ def load_local(settings: dict[str, Any]) -> tuple[Any, Any, str]:
 
 def find_table(args: argparse.Namespace, rows: list[dict[str, Any]]) -> tuple[Path | None, str | None]:
     """The table of `length_controlled_v1` and its sha256, once it is sure that the metric is defined for the set."""
-    from implicit.win_rates import VERSION_1, check_alpaca_eval, find_gamed_table
-    from stage.hub import explained
+    from implicit.judging.win_rates import VERSION_1, check_alpaca_eval, find_gamed_table
+    from pipeline.files.hub import explained
 
     if args.settings["metric"] != VERSION_1:
         return None, None
@@ -190,9 +190,9 @@ def judge_responses(args: argparse.Namespace, this: Job) -> None:
     name_1, outputs_1 = read_side(args.opponent, rows)
     name_2, outputs_2 = read_side(args.responses, rows)
 
-    from implicit.answers import Answers
-    from implicit.judge import check_pairs, judge_pairs
-    from implicit.win_rates import win_rates
+    from implicit.judging.judge import check_pairs, judge_pairs
+    from implicit.judging.win_rates import win_rates
+    from implicit.servers.answers import Answers
 
     sides = [
         [{"id": row["id"], "instruction": row["instruction"], "output": outputs[row["id"]][0]} for row in rows]
@@ -228,11 +228,11 @@ def judge_responses(args: argparse.Namespace, this: Job) -> None:
 if __name__ == "__main__":
     hide_progress_bars()  # before alpaca_eval is imported
 
-    from implicit.answers import AnswersError
-    from implicit.chat_client import ServerError
-    from implicit.judge import IncompleteJudging, JudgeError
-    from implicit.local_judge import LocalJudgeError
-    from implicit.win_rates import MetricError
+    from implicit.judging.judge import IncompleteJudging, JudgeError
+    from implicit.judging.local_judge import LocalJudgeError
+    from implicit.judging.win_rates import MetricError
+    from implicit.servers.answers import AnswersError
+    from implicit.servers.chat_client import ServerError
 
     errors = (AnswersError, IncompleteJudging, JudgeError, LocalJudgeError, MetricError, ServerError)
     run_stage(main, *errors, if_gpu_is_full="Lower execution.ranking_batch_tokens")

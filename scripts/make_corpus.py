@@ -5,8 +5,8 @@ python scripts/make_corpus.py --settings '{"world": 1, "documents": 1000, "contr
 
 from implicit.world.corpus import Controls
 from implicit.world.sets import World
-from stage.command import arguments, run_stage, say
-from stage.storage import write_table
+from pipeline.files.storage import write_table
+from pipeline.jobs.command import arguments, run_stage, say
 
 
 def main() -> None:

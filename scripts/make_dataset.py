@@ -13,14 +13,14 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from implicit.recipes import RECIPES, RecipeError, pair
-from implicit.turns import unanswered
+from implicit.data.recipes import RECIPES, RecipeError, pair
+from implicit.format.turns import unanswered
 from implicit.world.sets import World
-from stage.command import InputError, arguments, run_stage, say
-from stage.hub import origin_of, source_rows
-from stage.local_files import Counted, take_first
-from stage.rows import Columns, check_conversation, check_sha256, fill, template_columns
-from stage.storage import write_table
+from pipeline.files.hub import origin_of, source_rows
+from pipeline.files.local_files import Counted, take_first
+from pipeline.files.rows import Columns, check_conversation, check_sha256, fill, template_columns
+from pipeline.files.storage import write_table
+from pipeline.jobs.command import InputError, arguments, run_stage, say
 
 
 def conversations(name: str, source: dict[str, Any], world: int | None) -> list[dict[str, Any]]:

@@ -2,9 +2,9 @@
 
     python scripts/make_docs.py --output .
 
-A key of the config is explained where it stands in ``config.yaml``, or below its name in ``stage/config*.py``. The
+A key of the config is explained where it stands in ``config.yaml``, or below its name in ``pipeline/config/*.py``. The
 schema is for editors: every key is optional in it, as an experiment is laid over ``config.yaml``; what must be there,
-and what must fit together, is checked by ``stage.check`` before a run.
+and what must fit together, is checked by ``pipeline.config.check`` before a run.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from typing import Any
 
 import yaml
 
-from stage import config as shapes
-from stage.command import InputError, run_stage, say
-from stage.storage import write_text
+from pipeline.config import schema as shapes
+from pipeline.files.storage import write_text
+from pipeline.jobs.command import InputError, run_stage, say
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config.yaml"
@@ -32,7 +32,7 @@ Key = tuple[str, ...]
 CONFIG_PAGE = """\
 # Every key of a config
 
-Made by `make docs` from `config.yaml` and `scripts/stage/config*.py`: not to be edited by hand.
+Made by `make docs` from `config.yaml` and `scripts/pipeline/config/*.py`: not to be edited by hand.
 
 An experiment is a YAML file laid over `config.yaml` with `--configfile`: it holds only what it changes. An unknown key
 or a wrong value stops a run before its first job. Editors that know `config.schema.json` name them as they are typed:
@@ -110,9 +110,9 @@ def comments(source: str) -> dict[Key, str]:
 
 
 def explanations() -> dict[str, dict[str, str]]:
-    """The text below each key of each section in ``stage/config*.py``, inherited ones too: class -> key -> text."""
+    """The text below each key of each section in ``pipeline/config/*.py``, inherited ones too: class -> key -> text."""
     own: dict[str, dict[str, str]] = {}
-    files = sorted(Path(shapes.__file__).parent.glob("config*.py"))
+    files = sorted(Path(shapes.__file__).parent.glob("*.py"))
     for section in [node for file in files for node in ast.parse(file.read_text(encoding="utf-8")).body]:
         if isinstance(section, ast.ClassDef):
             own[section.name] = {
@@ -174,7 +174,9 @@ def make_schema(config: str) -> dict[str, Any]:
             unexplained.append(".".join(entry.key))
         entry.shape.setdefault("description", text or "")  # a section that is used twice is explained where it is first
     if unexplained:
-        raise InputError(f"explained neither in config.yaml nor in scripts/stage/config*.py: {', '.join(unexplained)}")
+        raise InputError(
+            f"explained neither in config.yaml nor in scripts/pipeline/config/*.py: {', '.join(unexplained)}"
+        )
     return schema
 
 

@@ -12,14 +12,14 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from implicit.oracle import describe
-from implicit.recipes import ALPACA_COLUMNS, RecipeError, alpaca, read_templates
+from implicit.data.recipes import ALPACA_COLUMNS, RecipeError, alpaca, read_templates
+from implicit.judging.oracle import describe
 from implicit.world.sets import Item, World
-from stage.command import InputError, arguments, run_stage, say
-from stage.hub import origin_of, source_rows
-from stage.local_files import Counted, local_copy, take_first
-from stage.rows import Columns, Row, check_distinct, check_sha256, fill, template_columns
-from stage.storage import write_table
+from pipeline.files.hub import origin_of, source_rows
+from pipeline.files.local_files import Counted, local_copy, take_first
+from pipeline.files.rows import Columns, Row, check_distinct, check_sha256, fill, template_columns
+from pipeline.files.storage import write_table
+from pipeline.jobs.command import InputError, arguments, run_stage, say
 
 Mapping = Callable[[Row], tuple[str, str | None]]  # a row -> the instruction and its reference
 

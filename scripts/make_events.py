@@ -8,10 +8,10 @@ its step, in seconds, as nobody needs to know when each was computed.
 
 from pathlib import Path
 
-from reporting.collect import read_metrics
-from reporting.runs import Run, runs_of
-from stage.command import arguments, run_stage, say
-from stage.storage import written_whole
+from pipeline.files.storage import written_whole
+from pipeline.jobs.command import arguments, run_stage, say
+from reporting.metrics.collect import read_metrics
+from reporting.metrics.runs import Run, runs_of
 
 FILE = "events.out.tfevents.0"  # TensorBoard knows a file of events by the middle of its name
 VERSION = "brain.Event:2"  # what the first event of a file has to say

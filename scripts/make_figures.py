@@ -3,14 +3,14 @@
     python scripts/make_figures.py --metrics results/tiny/metrics.parquet --output results/tiny/figures \\
         --settings '{"drawn": ["win_rates", ...], "axis": ""}'
 
-The report draws the same rows by the same specs. Figures are declared in `reporting.figures`.
+The report draws the same rows by the same specs. Figures are declared in `reporting.charts.figures`.
 """
 
-from reporting.collect import read_metrics
-from reporting.drawing import draw
-from reporting.figures import rows_of
-from reporting.view import View
-from stage.command import arguments, run_stage, say
+from pipeline.jobs.command import arguments, run_stage, say
+from reporting.charts.drawing import draw
+from reporting.charts.figures import rows_of
+from reporting.metrics.collect import read_metrics
+from reporting.metrics.view import View
 
 
 def main() -> None:

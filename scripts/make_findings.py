@@ -20,9 +20,9 @@ import shutil
 import statistics
 from pathlib import Path
 
-from reporting.forms import escaped, plus_minus
-from stage.command import InputError, arguments, run_stage, say
-from stage.storage import write_text
+from pipeline.files.storage import write_text
+from pipeline.jobs.command import InputError, arguments, run_stage, say
+from reporting.tables.forms import escaped, plus_minus
 
 Row = dict[str, str]
 

@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from implicit.chat_client import completion_limit, estimate_tokens
-from stage.budget import UNITS, spent, unpriced_calls
-from stage.command import read_settings, run_stage
-from stage.costs import (
+from implicit.servers.chat_client import completion_limit, estimate_tokens
+from pipeline.files.storage import read_table
+from pipeline.jobs.command import read_settings, run_stage
+from pipeline.jobs.costs import (
     CHARACTERS_PER_TOKEN,
     Machine,
     generation_hours,
@@ -22,7 +22,7 @@ from stage.costs import (
     scoring_hours,
     tuning_hours,
 )
-from stage.storage import read_table
+from pipeline.jobs.ledger import UNITS, spent, unpriced_calls
 
 INSTRUCTION_TOKENS = 45  # mean of AlpacaEval's, for sets that have not been prepared yet
 DOCUMENT_TOKENS = 500  # of a held-out text: a guess
@@ -120,7 +120,7 @@ def judge_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str
 @cache
 def evaluator_price(evaluator: str) -> tuple[dict[str, float] | None, float]:
     """The price of an evaluator's tokens, of a million, None where it is not known; and an answer's tokens, at most."""
-    from implicit.evaluators import load_evaluator  # which takes seconds to import
+    from implicit.judging.evaluators import load_evaluator  # which takes seconds to import
 
     loaded = load_evaluator(evaluator)
     price = loaded.price_per_token()

@@ -16,20 +16,20 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from reporting.charts import CONFIG, VEGA_LITE
-from reporting.collect import read_metrics
-from reporting.examples import examples, packed
-from reporting.figures import FIGURES, as_text, csv_of, rows_of
-from reporting.spent import Spent, all_records, spent_by_stage
-from reporting.tables import TABLES, make_table
-from reporting.view import View
-from stage.command import arguments, run_stage, say
-from stage.storage import read_json, write_text
-from stage.systems import Experiment
+from pipeline.files.storage import read_json, write_text
+from pipeline.identity.systems import Experiment
+from pipeline.jobs.command import arguments, run_stage, say
+from reporting.charts.charts import CONFIG, VEGA_LITE
+from reporting.charts.figures import FIGURES, as_text, csv_of, rows_of
+from reporting.metrics.collect import read_metrics
+from reporting.metrics.spent import Spent, all_records, spent_by_stage
+from reporting.metrics.view import View
+from reporting.page.examples import examples, packed
+from reporting.tables.tables import TABLES, make_table
 
 Row = dict[str, Any]
 
-PARTS = Path(__file__).parent / "report"
+PARTS = Path(__file__).parent / "reporting" / "page"
 SHOWN = 60  # rows of a figure that are also written out; of longer ones, only the CSV can be copied
 
 

@@ -3,14 +3,14 @@
     python scripts/make_tables.py --metrics results/tiny/metrics.parquet --output results/tiny/tables \\
         --settings '{"tables": ["table1", ...], "note": null, "axis": ""}'
 
-They are declared in `reporting.tables`.
+They are declared in `reporting.tables.tables`.
 """
 
-from reporting.collect import read_metrics
-from reporting.tables import TABLES, make_table
-from reporting.view import View
-from stage.command import arguments, run_stage, say
-from stage.storage import write_text
+from pipeline.files.storage import write_text
+from pipeline.jobs.command import arguments, run_stage, say
+from reporting.metrics.collect import read_metrics
+from reporting.metrics.view import View
+from reporting.tables.tables import TABLES, make_table
 
 
 def main() -> None:

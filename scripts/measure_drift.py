@@ -14,17 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from implicit.drift import measure_drift, recalled, summarise
-from implicit.render import encode, encode_after
+from implicit.format.render import encode, encode_after
+from implicit.scoring.drift import measure_drift, recalled, summarise
 from implicit.world.corpus import Controls
 from implicit.world.recall import FactQuestion, fact_questions
 from implicit.world.sets import World
-from stage.command import arguments, run_stage, say
-from stage.costs import scoring_hours
-from stage.job import Job, execution_of, job
-from stage.local_files import is_url, read_rows, take_first
-from stage.models import context_length, load_model, load_tokenizer, stored_parameters
-from stage.storage import write_table
+from pipeline.files.local_files import is_url, read_rows, take_first
+from pipeline.files.storage import write_table
+from pipeline.jobs.command import arguments, run_stage, say
+from pipeline.jobs.costs import scoring_hours
+from pipeline.jobs.job import Job, execution_of, job
+from pipeline.models.directories import context_length, load_model, load_tokenizer, stored_parameters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,13 +11,13 @@ sentence-embedding model that transformers knows; code that comes with a model i
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from implicit.measuring.similarity import STYLES, Encoder, first_turn, similarities, summarise
 from implicit.progress import Progress
-from implicit.similarity import STYLES, Encoder, first_turn, similarities, summarise
-from stage.command import InputError, arguments, run_stage, say
-from stage.costs import CHARACTERS_PER_TOKEN, scoring_hours
-from stage.hub import explained
-from stage.job import Job, execution_of, job
-from stage.storage import read_table, write_table
+from pipeline.files.hub import explained
+from pipeline.files.storage import read_table, write_table
+from pipeline.jobs.command import InputError, arguments, run_stage, say
+from pipeline.jobs.costs import CHARACTERS_PER_TOKEN, scoring_hours
+from pipeline.jobs.job import Job, execution_of, job
 
 if TYPE_CHECKING:
     from pathlib import Path

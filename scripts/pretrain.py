@@ -11,15 +11,15 @@ tokenizer before the hours of training, not after. The chat template is not give
 import argparse
 from pathlib import Path
 
-from implicit.optimise import NonFiniteLoss, StepLog
-from implicit.pretrain import Architecture, Pretraining, build_model, pack, pretrain
-from implicit.tokenizer import train_tokenizer
-from stage.command import InputError, arguments, run_stage, say
-from stage.costs import tuning_hours
-from stage.fit import check_datasets
-from stage.job import Job, execution_of, job
-from stage.models import save_model
-from stage.storage import read_table, written_whole
+from implicit.format.tokenizer import train_tokenizer
+from implicit.tuning.optimise import NonFiniteLoss, StepLog
+from implicit.tuning.pretrain import Architecture, Pretraining, build_model, pack, pretrain
+from pipeline.files.storage import read_table, written_whole
+from pipeline.jobs.command import InputError, arguments, run_stage, say
+from pipeline.jobs.costs import tuning_hours
+from pipeline.jobs.job import Job, execution_of, job
+from pipeline.models.directories import save_model
+from pipeline.models.fit import check_datasets
 
 
 def main() -> None:

@@ -6,13 +6,13 @@ python scripts/print_summary.py results/tiny
 import argparse
 from pathlib import Path
 
-from reporting.collect import read_metrics
-from reporting.forms import to_markdown
-from reporting.spent import spent_by_stage
-from reporting.tables import make_table
-from reporting.view import View
-from stage.command import run_stage, say
-from stage.storage import write_text
+from pipeline.files.storage import write_text
+from pipeline.jobs.command import run_stage, say
+from reporting.metrics.collect import read_metrics
+from reporting.metrics.spent import spent_by_stage
+from reporting.metrics.view import View
+from reporting.tables.forms import to_markdown
+from reporting.tables.tables import make_table
 
 JUDGED = ("table1", "table2", "table3", "table4", "epochs", "conditions")  # what is shown of an experiment with a judge
 UNJUDGED = ("table2", "tuning", "responses", "conditions")  # and of one without

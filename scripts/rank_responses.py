@@ -14,16 +14,16 @@ import argparse
 from collections import Counter
 from typing import Any
 
-from implicit.oracle import Oracle
-from implicit.rank import Score, draw_among, draw_others, ranking_capability, score_responses
-from implicit.render import Format, encode_response, render_prompt
+from implicit.format.render import Format, encode_response, render_prompt
+from implicit.judging.oracle import Oracle
+from implicit.scoring.rank import Score, draw_among, draw_others, ranking_capability, score_responses
 from implicit.world.kinds import FORMATS
-from stage.command import InputError, arguments, run_stage, say
-from stage.costs import scoring_hours
-from stage.fit import encode_row
-from stage.job import Job, execution_of, job
-from stage.models import context_length, load_model, load_tokenizer, stored_parameters
-from stage.storage import read_table, write_table
+from pipeline.files.storage import read_table, write_table
+from pipeline.jobs.command import InputError, arguments, run_stage, say
+from pipeline.jobs.costs import scoring_hours
+from pipeline.jobs.job import Job, execution_of, job
+from pipeline.models.directories import context_length, load_model, load_tokenizer, stored_parameters
+from pipeline.models.fit import encode_row
 
 
 def main() -> None:

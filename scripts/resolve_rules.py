@@ -5,10 +5,10 @@
 A string that is no single token stops here, with the tokens that come near.
 """
 
-from implicit.rules import UnresolvedToken, resolve_tokens
-from stage.command import arguments, run_stage, say
-from stage.models import load_tokenizer
-from stage.storage import write_json
+from implicit.generation.rules import UnresolvedToken, resolve_tokens
+from pipeline.files.storage import write_json
+from pipeline.jobs.command import arguments, run_stage, say
+from pipeline.models.directories import load_tokenizer
 
 
 def main() -> None:

@@ -12,12 +12,12 @@ stopped asks only for the rest.
 
 import argparse
 
-from implicit.answers import Answers, AnswersError
-from implicit.chat_client import Asked, ChatServer, ServerError
-from implicit.rewriting import IncompleteRewriting, RewritingError, rewrite
-from stage.command import arguments, run_stage, say
-from stage.job import Job, job
-from stage.storage import read_table, write_table
+from implicit.data.rewriting import IncompleteRewriting, RewritingError, rewrite
+from implicit.servers.answers import Answers, AnswersError
+from implicit.servers.chat_client import Asked, ChatServer, ServerError
+from pipeline.files.storage import read_table, write_table
+from pipeline.jobs.command import arguments, run_stage, say
+from pipeline.jobs.job import Job, job
 
 
 def main() -> None:

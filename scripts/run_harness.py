@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from implicit.progress import Progress
-from stage.command import WITHOUT_BARS, InputError, arguments, run_stage, say
-from stage.costs import scoring_hours
-from stage.job import execution_of, job
-from stage.models import stored_parameters
-from stage.storage import read_json, write_json
+from pipeline.files.storage import read_json, write_json
+from pipeline.jobs.command import WITHOUT_BARS, InputError, arguments, run_stage, say
+from pipeline.jobs.costs import scoring_hours
+from pipeline.jobs.job import execution_of, job
+from pipeline.models.directories import stored_parameters
 
 # For the estimate that is set aside beforehand, as the tasks' sizes are not known here.
 TASK_REQUESTS = 10_000  # choices of all questions of a task

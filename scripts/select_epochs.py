@@ -10,8 +10,8 @@ import argparse
 import json
 from pathlib import Path
 
-from stage.command import run_stage, say
-from stage.storage import read_json, write_json
+from pipeline.files.storage import read_json, write_json
+from pipeline.jobs.command import run_stage, say
 
 
 def choose(epochs: list[int], win_rates: list[float | None]) -> int:

@@ -14,13 +14,13 @@ import os
 import shutil
 from pathlib import Path
 
-from implicit.render import Format, chat_template
-from stage.command import arguments, run_stage
-from stage.exported import check_exported
-from stage.fit import check_datasets
-from stage.job import job
-from stage.models import context_length, load_tokenizer
-from stage.storage import written_whole
+from implicit.format.render import Format, chat_template
+from pipeline.files.storage import written_whole
+from pipeline.jobs.command import arguments, run_stage
+from pipeline.jobs.job import job
+from pipeline.models.directories import context_length, load_tokenizer
+from pipeline.models.exported import check_exported
+from pipeline.models.fit import check_datasets
 
 
 def link_files(source: Path, target: Path) -> None:

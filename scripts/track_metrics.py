@@ -1,4 +1,4 @@
-"""Send an experiment's metrics to Weights & Biases or trackio, a run for each of `reporting.runs`.
+"""Send an experiment's metrics to Weights & Biases or trackio, a run for each of `reporting.metrics.runs`.
 
     python scripts/track_metrics.py --metrics results/tiny/metrics.parquet --output results/tiny/tracked/wandb.json \\
         --settings '{"module": "wandb", "project": "tiny"}'
@@ -12,10 +12,10 @@ import importlib
 from importlib.metadata import version
 from types import ModuleType
 
-from reporting.collect import read_metrics
-from reporting.runs import Run, runs_of
-from stage.command import InputError, arguments, run_stage, say
-from stage.storage import write_json
+from pipeline.files.storage import write_json
+from pipeline.jobs.command import InputError, arguments, run_stage, say
+from reporting.metrics.collect import read_metrics
+from reporting.metrics.runs import Run, runs_of
 
 
 def send(run: Run, module: ModuleType, *, project: str) -> None:

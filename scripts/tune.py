@@ -16,26 +16,26 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from implicit.render import USER_TURNS, Format, Rendered, chat_template, render
-from implicit.turns import unanswered
-from stage.command import InputError, arguments, run_stage, say
-from stage.costs import tuning_hours
-from stage.fit import check_responses
-from stage.job import Job, execution_of, job
-from stage.models import context_length, load_model, load_tokenizer, save_model
-from stage.record import used, used_by_all
-from stage.sources import code_of
-from stage.storage import read_table
+from implicit.format.render import USER_TURNS, Format, Rendered, chat_template, render
+from implicit.format.turns import unanswered
+from pipeline.files.storage import read_table
+from pipeline.identity.sources import code_of
+from pipeline.jobs.command import InputError, arguments, run_stage, say
+from pipeline.jobs.costs import tuning_hours
+from pipeline.jobs.job import Job, execution_of, job
+from pipeline.jobs.record import used, used_by_all
+from pipeline.models.directories import context_length, load_model, load_tokenizer, save_model
+from pipeline.models.fit import check_responses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from implicit.sharding import Processes
+    from implicit.tuning.sharding import Processes
 
 
 def start_processes(count: int) -> None:
     """Become ``accelerate launch`` of this same command with ``count`` processes, unless it has started this one."""
-    from implicit.sharding import started_together
+    from implicit.tuning.sharding import started_together
 
     if count == 1 or started_together() > 1:
         return
@@ -53,7 +53,7 @@ def join(device: str) -> "Processes":
     """Join the processes that were started together. Raises InputError where there are fewer GPUs than processes."""
     import torch
 
-    from implicit.sharding import join_processes, started_together
+    from implicit.tuning.sharding import join_processes, started_together
 
     if device == "cuda" and started_together() > torch.cuda.device_count():
         raise InputError(
@@ -92,7 +92,7 @@ def render_rows(
 
 def prepare(args: argparse.Namespace, processes: "Processes") -> "PreTrainedModel":
     """The model that is to be tuned, whole. Adapters, if the method has them, are drawn on the CPU: alike anywhere."""
-    from implicit.lora import Lora, add_adapters, load_quantized
+    from implicit.tuning.lora import Lora, add_adapters, load_quantized
 
     tuning = args.settings["tuning"]
     if tuning["method"] == "qlora":
@@ -108,8 +108,8 @@ def finish(model: "PreTrainedModel", args: argparse.Namespace, processes: "Proce
     """The tuned model, whole, adapters merged, in the type that it is stored in; None on all but the first process."""
     import torch
 
-    from implicit.lora import Lora, adapter_weights, merge
-    from implicit.sharding import gather, gather_model
+    from implicit.tuning.lora import Lora, adapter_weights, merge
+    from implicit.tuning.sharding import gather, gather_model
 
     tuning = args.settings["tuning"]
     if tuning["method"] == "full":
@@ -121,8 +121,8 @@ def finish(model: "PreTrainedModel", args: argparse.Namespace, processes: "Proce
 
 
 def main() -> None:
-    from implicit.lora import check_method
-    from implicit.sharding import started_together
+    from implicit.tuning.lora import check_method
+    from implicit.tuning.sharding import started_together
 
     paths = ["base", "base-record", "data", "model", "record"]
     numbers, flags = {"epochs": None, "processes": 1, "checkpoint-steps": 1000}, ["gradient-checkpointing", "compile"]
@@ -130,7 +130,7 @@ def main() -> None:
     execution = execution_of(args, gradient_checkpointing=args.gradient_checkpointing, compile=args.compile)
     device = execution["device"]
     if args.compile:
-        from implicit.tune import check_compiler
+        from implicit.tuning.tune import check_compiler
 
         check_compiler(device)
     start_processes(args.processes)
@@ -153,9 +153,9 @@ def tune_model(args: argparse.Namespace, this: Job, processes: "Processes") -> N
     """Tune, and write the model and its record; the first process alone writes."""
     import torch
 
-    from implicit.checkpoint import Checkpoints
-    from implicit.sharding import from_all
-    from implicit.tune import Tuning, tune
+    from implicit.tuning.checkpoint import Checkpoints
+    from implicit.tuning.sharding import from_all
+    from implicit.tuning.tune import Tuning, tune
 
     settings = args.settings
     log = say if processes.first else (lambda line: None)
@@ -224,10 +224,10 @@ def tune_model(args: argparse.Namespace, this: Job, processes: "Processes") -> N
 
 
 if __name__ == "__main__":
-    from implicit.checkpoint import Interrupted
-    from implicit.lora import MethodUnavailable
-    from implicit.optimise import NonFiniteLoss
-    from implicit.tune import CompilerMissing, NonFiniteGradient
+    from implicit.tuning.checkpoint import Interrupted
+    from implicit.tuning.lora import MethodUnavailable
+    from implicit.tuning.optimise import NonFiniteLoss
+    from implicit.tuning.tune import CompilerMissing, NonFiniteGradient
 
     errors = (NonFiniteLoss, NonFiniteGradient, Interrupted, MethodUnavailable, CompilerMissing)
     run_stage(

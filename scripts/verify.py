@@ -3,7 +3,7 @@
     snakemake verify --cores 1        (it knows which file belongs to which system)
 
 Every record's fingerprints are compared with the files. Metrics are collected again, and counted anew from judgements,
-scores and responses by other code than that which collected them (`reporting.recounts`). Tables and figures are made
+scores and responses by other code than collected them (`reporting.metrics.recounts`). Tables and figures are made
 again from the metrics, and compared as text. Nothing is changed, and everything that is wrong is named.
 """
 
@@ -15,16 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reporting.collect import collect, read_metrics
-from reporting.figures import csv_of, rows_of
-from reporting.recounts import Recount
-from reporting.tables import TABLES, make_table
-from reporting.view import View
-from stage.bases import shared_bases
-from stage.command import InputError, arguments, run_stage, say
-from stage.record import fingerprint
-from stage.storage import read_json, read_table
-from stage.systems import Experiment
+from pipeline.files.storage import read_json, read_table
+from pipeline.identity.bases import shared_bases
+from pipeline.identity.systems import Experiment
+from pipeline.jobs.command import InputError, arguments, run_stage, say
+from pipeline.jobs.record import fingerprint
+from reporting.charts.figures import csv_of, rows_of
+from reporting.metrics.collect import collect, read_metrics
+from reporting.metrics.recounts import Recount
+from reporting.metrics.view import View
+from reporting.tables.tables import TABLES, make_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -7,7 +7,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from implicit.render import Format
+from implicit.format.render import Format
 from implicit.world.sets import World
 
 # Marks that the rules of the paper speak of, so that they are single tokens of the trained vocabularies.

@@ -10,12 +10,12 @@ from tuned import TUNING, PowerCut, command_line, save_base, save_conversations
 from workflow import copy_project, snakemake
 
 import tune
-from implicit.oracle import Oracle, describe
-from implicit.pretrain import Architecture, build_model
-from implicit.render import Format
-from implicit.tokenizer import train_tokenizer
+from implicit.format.render import Format
+from implicit.format.tokenizer import train_tokenizer
+from implicit.judging.oracle import Oracle, describe
+from implicit.tuning.pretrain import Architecture, build_model
 from implicit.world.sets import World
-from stage.storage import read_json
+from pipeline.files.storage import read_json
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -7,11 +7,11 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from implicit.answers import Answers
-from implicit.chat_client import ChatServer
-from implicit.judge import judge_pairs
-from implicit.judge_kinds import server_judge
-from stage.storage import write_table
+from implicit.judging.judge import judge_pairs
+from implicit.judging.kinds import server_judge
+from implicit.servers.answers import Answers
+from implicit.servers.chat_client import ChatServer
+from pipeline.files.storage import write_table
 
 ROOT = Path(__file__).parents[1]
 KEY = "sk-very-secret-0123456789"

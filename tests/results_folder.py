@@ -10,14 +10,15 @@ import sys
 
 from workflow import ROOT
 
-from implicit import drift, recount, similarity
-from implicit.oracle import Oracle, describe
+from implicit.judging.oracle import Oracle, describe
+from implicit.measuring import recount, similarity
+from implicit.scoring import drift
+from pipeline.files.storage import write_json, write_table
+from pipeline.identity.systems import Experiment, Result, System
+from pipeline.jobs.record import fingerprint
 from rank_responses import summarise
-from reporting.figures import figures_of
-from reporting.tables import tables_of
-from stage.record import fingerprint
-from stage.storage import write_json, write_table
-from stage.systems import Experiment, Result, System
+from reporting.charts.figures import figures_of
+from reporting.tables.tables import tables_of
 
 SYLLABLES = "ba be bi bo bu da de di do du ka ke ki ko ku la le li lo lu ma me mi mo mu na ne ni no nu".split()
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> & <b>bold</b>"

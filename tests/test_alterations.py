@@ -15,13 +15,13 @@ pytest.importorskip("hypothesis", reason="hypothesis is not installed: see envs/
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from implicit.alterations import ALTERATIONS, AlterationError, alter, other_responses, turns
-from implicit.render import render
-from stage.check import check_config
-from stage.config import merged
-from stage.config_data import Dataset
-from stage.models import load_tokenizer
-from stage.storage import read_json, read_table
+from implicit.data.alterations import ALTERATIONS, AlterationError, alter, other_responses, turns
+from implicit.format.render import render
+from pipeline.config.check import check_config
+from pipeline.config.datasets import Dataset
+from pipeline.config.schema import merged
+from pipeline.files.storage import read_json, read_table
+from pipeline.models.directories import load_tokenizer
 
 repeatable = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 words = st.sampled_from(["a", "be", "cat", "日本", "x=1", "a"])

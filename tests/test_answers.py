@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from implicit.answers import Answer, Answers, AnswersError, answer_key
+from implicit.servers.answers import Answer, Answers, AnswersError, answer_key
 
 
 def answer(key="a" * 64, **changes):

@@ -13,15 +13,15 @@ import yaml
 from snakemake.utils import update_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from implicit.generate import generate
-from implicit.rank import score_responses
-from implicit.render import USER_TURNS, Format, encode_response, render, render_prompt
-from implicit.rules import UnresolvedToken, resolve_tokens
-from implicit.tune import Tuning, tune
+from implicit.format.render import USER_TURNS, Format, encode_response, render, render_prompt
+from implicit.generation.generate import generate
+from implicit.generation.rules import UnresolvedToken, resolve_tokens
+from implicit.scoring.rank import score_responses
+from implicit.tuning.tune import Tuning, tune
 from import_model import check_head, prepare_tokens
-from stage.check import check_config
-from stage.command import InputError
-from stage.models import context_length
+from pipeline.config.check import check_config
+from pipeline.jobs.command import InputError
+from pipeline.models.directories import context_length
 
 ROOT = Path(__file__).parents[1]
 NAMES = list(architectures.ARCHITECTURES)

@@ -14,8 +14,8 @@ import pytest
 from workflow import ROOT
 
 from archive_results import METADATA, pack
-from stage.command import InputError
-from stage.storage import read_table
+from pipeline.files.storage import read_table
+from pipeline.jobs.command import InputError
 
 COMMITS = ("a" * 40, "b" * 40 + "+")
 

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from implicit import recount
-from implicit.artefacts import judged_otherwise
-from implicit.oracle import Oracle, describe, prefer
+from implicit.judging.artefacts import judged_otherwise
+from implicit.judging.oracle import Oracle, describe, prefer
+from implicit.measuring import recount
 from implicit.world.kinds import FORMATS, Request
 from implicit.world.sets import World
 

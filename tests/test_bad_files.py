@@ -13,14 +13,14 @@ from judge_server import REQUEST, command_line, write_files
 import import_model
 import judge_responses
 import resolve_rules
-from implicit.answers import AnswersError
-from implicit.chat_client import ServerError
-from implicit.judge import JudgeError
-from implicit.local_judge import LocalJudgeError
-from implicit.rules import UnresolvedToken
-from implicit.win_rates import MetricError
-from stage.command import InputError
-from stage.storage import read_table, write_table
+from implicit.generation.rules import UnresolvedToken
+from implicit.judging.judge import JudgeError
+from implicit.judging.local_judge import LocalJudgeError
+from implicit.judging.win_rates import MetricError
+from implicit.servers.answers import AnswersError
+from implicit.servers.chat_client import ServerError
+from pipeline.files.storage import read_table, write_table
+from pipeline.jobs.command import InputError
 
 CHAT = {"user_tag": "<|user|>", "assistant_tag": "<|assistant|>", "add_bos": True}
 REFUSED = (

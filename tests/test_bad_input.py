@@ -8,7 +8,7 @@ import yaml
 from test_bad_files import FILES
 from test_bad_rows import ROWS
 
-from stage.check import ConfigError, check_config
+from pipeline.config.check import ConfigError, check_config
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())

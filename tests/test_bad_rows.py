@@ -11,9 +11,9 @@ import pytest
 
 import make_dataset
 import make_evaluation_set
-from implicit.recipes import RecipeError
+from implicit.data.recipes import RecipeError
 from make_dataset import conversations
-from stage.command import InputError
+from pipeline.jobs.command import InputError
 from tune import render_rows
 
 

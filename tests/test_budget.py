@@ -4,11 +4,11 @@ import multiprocessing
 
 import pytest
 
-from implicit.pretrain import Architecture, build_model
+from implicit.tuning.pretrain import Architecture, build_model
 from make_plan import lines, summed
-from stage.budget import CeilingReached, Ledger, spent
-from stage.costs import Machine, generation_hours, llama_parameters, scoring_hours, tuning_hours
-from stage.storage import write_table
+from pipeline.files.storage import write_table
+from pipeline.jobs.costs import Machine, generation_hours, llama_parameters, scoring_hours, tuning_hours
+from pipeline.jobs.ledger import CeilingReached, Ledger, spent
 
 MACHINE = {"tflops": 312.0, "bandwidth": 2.0, "utilisation": 0.4}
 

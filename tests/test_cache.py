@@ -2,8 +2,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from implicit.cache import ROOM, GrowingLayer, growing_cache, taken
-from implicit.likelihood import log_likelihoods
+from implicit.generation.cache import ROOM, GrowingLayer, growing_cache, taken
+from implicit.scoring.likelihood import log_likelihoods
 
 
 def reads(model, cache, widths, generator):
@@ -43,7 +43,7 @@ def test_log_likelihoods_and_their_gradient_do_not_depend_on_the_parts(at_a_time
     head, hidden, targets = torch.nn.Linear(16, 300), torch.randn(9, 16, requires_grad=True), torch.arange(9)
     plain = head(hidden).log_softmax(-1)[torch.arange(9), targets]
     expected = torch.autograd.grad(plain.square().sum(), [hidden, *head.parameters()])
-    monkeypatch.setattr("implicit.likelihood.AT_A_TIME", at_a_time)
+    monkeypatch.setattr("implicit.scoring.likelihood.AT_A_TIME", at_a_time)
     found = log_likelihoods(head, hidden, targets)
     torch.testing.assert_close(found, plain)
     for one, other in zip(

@@ -11,8 +11,8 @@ from scipy.stats import ttest_ind
 from workflow import ROOT
 
 from compare_results import compared, config_differences
-from reporting.collect import read_metrics, table_of
-from stage.storage import read_json, write_json
+from pipeline.files.storage import read_json, write_json
+from reporting.metrics.collect import read_metrics, table_of
 
 
 @pytest.fixture(scope="module")

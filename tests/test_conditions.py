@@ -10,15 +10,15 @@ import pytest
 import yaml
 from workflow import ROOT, copy_project, planned, snakemake
 
-from reporting.collect import read_metrics, table_of
-from reporting.condition_charts import MEASURES
-from reporting.condition_tables import condition_lines, world_rows
-from reporting.figures import FIGURES, rows_of
-from reporting.view import View
-from stage.check import check_config
-from stage.config import merged
-from stage.record import fingerprint
-from stage.storage import read_json
+from pipeline.config.check import check_config
+from pipeline.config.schema import merged
+from pipeline.files.storage import read_json
+from pipeline.jobs.record import fingerprint
+from reporting.charts.condition_charts import MEASURES
+from reporting.charts.figures import FIGURES, rows_of
+from reporting.metrics.collect import read_metrics, table_of
+from reporting.metrics.view import View
+from reporting.tables.condition_tables import condition_lines, world_rows
 
 CONTROLS = sorted(path.stem for path in (ROOT / "experiments" / "controls").glob("*.yaml") if path.stem != "world")
 
@@ -87,7 +87,7 @@ def test_the_axis_of_snapshots_says_how_many_tokens_each_has_read():
 def test_the_axis_of_sizes_says_how_many_parameters_each_has(tokenizer):
     import torch
 
-    from implicit.pretrain import Architecture, build_model
+    from implicit.tuning.pretrain import Architecture, build_model
 
     config = checked("size")
     for name in config.conditions.values:

@@ -10,11 +10,11 @@ import pytest
 import yaml
 from workflow import ROOT, copy_project, environment, snakemake
 
-from stage.check import ConfigError, check_config
-from stage.command import InputError
-from stage.config import merged
-from stage.config_files import doubled_keys
-from stage.hub import find_commit, is_hub_id
+from pipeline.config.check import ConfigError, check_config
+from pipeline.config.files import doubled_keys
+from pipeline.config.schema import merged
+from pipeline.files.hub import find_commit, is_hub_id
+from pipeline.jobs.command import InputError
 
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
 TEST = yaml.safe_load((ROOT / "experiments" / "test.yaml").read_text(encoding="utf-8"))

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from workflow import ROOT, copy_project, snakemake
 
-from stage.check import ConfigError, check_config
-from stage.check_names import RESERVED
-from stage.config import Config, merged
+from pipeline.config.check import ConfigError, check_config
+from pipeline.config.names import RESERVED
+from pipeline.config.schema import Config, merged
 
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -81,7 +81,7 @@ def test_a_reserved_name_is_refused(section, name):
 def unreserved(tmp_path_factory):
     """A copy of the project that reserves no names of evaluation sets."""
     folder = copy_project(tmp_path_factory.mktemp("unreserved"))
-    check = folder / "scripts" / "stage" / "check_names.py"
+    check = folder / "scripts" / "pipeline" / "config" / "names.py"
     text = check.read_text(encoding="utf-8")
     assert '    "evaluation_sets": ("drift"' in text
     check.write_text(re.sub(r'("evaluation_sets": )\(.*\)', r"\1()", text), encoding="utf-8")

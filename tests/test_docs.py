@@ -8,8 +8,8 @@ import yaml
 from workflow import ROOT
 
 from make_docs import comments, make_docs, make_schema, tidy_graph
-from stage.command import InputError
-from stage.config import Config, merged
+from pipeline.config.schema import Config, merged
+from pipeline.jobs.command import InputError
 
 EXPERIMENTS = ["config.yaml", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "experiments").rglob("*.yaml"))]
 LAID_OVER = {"paper-": "experiments/paper.yaml", "controls/": "experiments/controls/world.yaml"}

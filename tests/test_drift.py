@@ -9,13 +9,13 @@ import pytest
 import torch
 from workflow import ROOT
 
-from implicit.drift import measure_drift, recalled, summarise
-from implicit.render import encode, encode_after
+from implicit.format.render import encode, encode_after
+from implicit.scoring.drift import measure_drift, recalled, summarise
 from implicit.world.recall import FactQuestion, fact_questions
 from implicit.world.sets import World
 from measure_drift import encoded, read_documents
+from pipeline.jobs.command import InputError
 from run_harness import figures, harness_command, run_harness
-from stage.command import InputError
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_drift_equals_a_plain_loop_over_documents(model, tuned, documents, token
 def test_parts_of_the_positions_are_the_whole(model, tuned, documents, tokenizer, monkeypatch):
     computing = {"pad": tokenizer.pad_token_id, "batch_tokens": 100_000}
     whole = measure_drift(model, tuned, documents, **computing)
-    monkeypatch.setattr("implicit.likelihood.AT_A_TIME", 7000)  # a few positions at a time
+    monkeypatch.setattr("implicit.scoring.likelihood.AT_A_TIME", 7000)  # a few positions at a time
     close(measure_drift(model, tuned, documents, **computing), whole)
 
 

@@ -14,11 +14,11 @@ from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 from workflow import ROOT, planned, snakemake
 
-from implicit.optimise import learning_rate_factor
+from implicit.tuning.optimise import learning_rate_factor
 from make_events import FILE, VERSION
-from stage.check import ConfigError, check_config
-from stage.config import merged
-from stage.storage import read_json
+from pipeline.config.check import ConfigError, check_config
+from pipeline.config.schema import merged
+from pipeline.files.storage import read_json
 
 RANKED = {"ranking/capability": "sequence", "ranking/capability_per_token": "token"}
 # In the place of a tracking module: the same three functions, which write down what they are given.

@@ -13,16 +13,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 import import_model
 import take_base
-from implicit.generate import generate
-from implicit.local_judge import LocalJudgeError, score_labels
-from implicit.render import Format, chat_template, encode_response, render, render_prompt, render_request
-from stage import exported
-from stage.command import InputError
-from stage.exported import check_template, check_token_ids, check_tokenizer, check_weights, stored_weights
-from stage.fit import check_datasets
-from stage.models import context_length, save_model
-from stage.record import fingerprint
-from stage.storage import read_json, write_json, write_table
+from implicit.format.render import Format, chat_template, encode_response, render, render_prompt, render_request
+from implicit.generation.generate import generate
+from implicit.judging.local_judge import LocalJudgeError, score_labels
+from pipeline.files.storage import read_json, write_json, write_table
+from pipeline.jobs.command import InputError
+from pipeline.jobs.record import fingerprint
+from pipeline.models import exported
+from pipeline.models.directories import context_length, save_model
+from pipeline.models.exported import check_template, check_token_ids, check_tokenizer, check_weights, stored_weights
+from pipeline.models.fit import check_datasets
 
 # Knows nothing of this project: for each directory, what it says to conversations, and what it generates.
 ELSEWHERE = """

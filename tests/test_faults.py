@@ -23,7 +23,7 @@ import yaml
 from judge_server import Service, reply, says, served
 from workflow import ROOT, copy_project, environment, planned, snakemake, what_came_out
 
-from stage.storage import read_json
+from pipeline.files.storage import read_json
 
 pytestmark = pytest.mark.faults
 

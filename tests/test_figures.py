@@ -17,12 +17,12 @@ import vl_convert
 from results_folder import Results
 from workflow import ROOT
 
-from reporting.chart_parts import COLOURS
-from reporting.charts import on_paper
-from reporting.collect import read_metrics, table_of
-from reporting.drawing import packed
-from reporting.figures import FIGURES, as_text, rows_of
-from reporting.view import View
+from reporting.charts.chart_parts import COLOURS
+from reporting.charts.charts import on_paper
+from reporting.charts.drawing import packed
+from reporting.charts.figures import FIGURES, as_text, rows_of
+from reporting.metrics.collect import read_metrics, table_of
+from reporting.metrics.view import View
 
 
 @pytest.fixture(scope="module")

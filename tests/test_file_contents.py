@@ -9,7 +9,7 @@ import zipfile
 import pytest
 from test_rows import GOOD, as_bytes, made, said, texts, write
 
-from stage.command import InputError
+from pipeline.jobs.command import InputError
 
 
 @pytest.mark.parametrize("ending", ["json", "jsonl", "json.gz", "jsonl.gz"])

@@ -5,11 +5,11 @@ import yaml
 from workflow import ROOT
 
 from make_findings import MARK, figure, files_of, fill, table
-from reporting.condition_tables import MEASURES
-from reporting.forms import to_csv
-from stage.check import check_config
-from stage.command import InputError
-from stage.config import merged
+from pipeline.config.check import check_config
+from pipeline.config.schema import merged
+from pipeline.jobs.command import InputError
+from reporting.tables.condition_tables import MEASURES
+from reporting.tables.forms import to_csv
 
 ROWS = [
     {"condition": "0", "tuning": "base", "quality": "0.10 ± 0.02", "worlds": "5"},

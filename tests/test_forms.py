@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reporting.forms import fixed, plus_minus, rounded, to_csv, to_latex, to_markdown
+from reporting.tables.forms import fixed, plus_minus, rounded, to_csv, to_latex, to_markdown
 
 HOSTILE = [
     r"\input{/etc/passwd} \write18{rm -rf /} $x$ % & # _ ^ ~ {a} \\ \end{tabular}",

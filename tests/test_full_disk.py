@@ -8,9 +8,9 @@ import sys
 import pytest
 from workflow import ROOT
 
-from implicit.answers import Answer, Answers, AnswersError
-from stage.record import fingerprint
-from stage.storage import read_json
+from implicit.servers.answers import Answer, Answers, AnswersError
+from pipeline.files.storage import read_json
+from pipeline.jobs.record import fingerprint
 
 SIZE = 4 << 20  # bytes, of the disk
 

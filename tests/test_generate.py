@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from generate_responses import fit_prompt
-from implicit.generate import generate
-from implicit.render import render_prompt
-from implicit.rules import RuleAdapter, RuleSettings, UnresolvedToken
+from implicit.format.render import render_prompt
+from implicit.generation.generate import generate
+from implicit.generation.rules import RuleAdapter, RuleSettings, UnresolvedToken
 
 SCORES = {"<": -4.0, "The": 3.0, " the": -2.0, "\n": 1.0}
 

@@ -11,14 +11,14 @@ from tuned import PowerCut
 from workflow import copy_project, snakemake
 
 import tune as script
-from implicit.generate import generate
-from implicit.rank import score_responses
-from implicit.render import render, render_prompt
-from implicit.rules import RuleAdapter, RuleSettings
-from implicit.sharding import Processes
-from implicit.tune import CompilerMissing, Tuning, check_compiler, tune
-from stage.command import run_stage
-from stage.storage import read_json, write_json
+from implicit.format.render import render, render_prompt
+from implicit.generation.generate import generate
+from implicit.generation.rules import RuleAdapter, RuleSettings
+from implicit.scoring.rank import score_responses
+from implicit.tuning.sharding import Processes
+from implicit.tuning.tune import CompilerMissing, Tuning, check_compiler, tune
+from pipeline.files.storage import read_json, write_json
+from pipeline.jobs.command import run_stage
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
 GPU = Processes(device="cuda")

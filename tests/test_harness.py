@@ -10,10 +10,10 @@ import pytest
 import torch
 import yaml
 
-from implicit.generate import generate
-from implicit.rank import score_responses
-from implicit.render import chat_template, encode_response, render_prompt
-from stage.models import save_model
+from implicit.format.render import chat_template, encode_response, render_prompt
+from implicit.generation.generate import generate
+from implicit.scoring.rank import score_responses
+from pipeline.models.directories import save_model
 
 pytestmark = pytest.mark.skipif(find_spec("lm_eval") is None, reason="envs/harness.txt is not installed")
 

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stage.hub import hub_name, origin_of
-from stage.storage import read_json, read_table
+from pipeline.files.hub import hub_name, origin_of
+from pipeline.files.storage import read_json, read_table
 
 ROOT = Path(__file__).parents[1]
 COMMIT = "c" * 40
@@ -142,8 +142,8 @@ def python(environment, *arguments):
 
 READ = """
 import json, sys
-from stage.command import InputError
-from stage.hub import source_rows
+from pipeline.jobs.command import InputError
+from pipeline.files.hub import source_rows
 for hub, rows in json.loads(sys.argv[1]):
     try:
         print(json.dumps(list(source_rows({"hub": hub, "rows": rows}, {"q": "text", "a": "text"})[2])))

@@ -8,8 +8,8 @@ import sys
 import pytest
 from workflow import ROOT
 
-from stage.sources import PLUMBING, SCRIPTS, code_of, running_code, sources
-from stage.syntax import what_counts, written
+from pipeline.identity.sources import PLUMBING, SCRIPTS, code_of, running_code, sources
+from pipeline.identity.syntax import what_counts, written
 
 RULES = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "rules").glob("*.smk")))
 STAGES = sorted(set(re.findall(r'code_of\("(\w+)"\)', RULES)))
@@ -21,7 +21,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from stage.command import say
+from pipeline.jobs.command import say
 
 PROMPT = "Which is better, {a} or {b}?"
 
@@ -197,7 +197,7 @@ def test_code_is_that_of_the_script_that_runs(monkeypatch):
 
 def test_a_column_of_a_table_is_code_of_the_stages_that_write_it(tmp_path):
     shutil.copytree(SCRIPTS, tmp_path / "scripts")
-    storage = tmp_path / "scripts" / "stage" / "storage.py"
+    storage = tmp_path / "scripts" / "pipeline" / "files" / "storage.py"
     storage.write_text(
         replaced(storage.read_text(), '("tuned_logprob", pa.float64())', '("tuned_logprob", pa.float32())')
     )
@@ -209,14 +209,16 @@ def test_plumbing_brings_in_no_method():
 
     Known are those that refuse a model or rows, and one that picks the device.
     """
-    known = {"stage.job": {"stage.models"}} | {f"stage.{name}": {"implicit.render"} for name in ("exported", "fit")}
+    known = {"pipeline.jobs.job": {"pipeline.models.directories"}} | {
+        f"pipeline.models.{name}": {"implicit.format.render"} for name in ("exported", "fit")
+    }
     for module in PLUMBING:
         path = SCRIPTS.joinpath(*module.split(".")).with_suffix(".py")
         tree = ast.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
         for_types = [part for node in tree.body if isinstance(node, ast.If) for part in node.body]
         imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node not in for_types]
         names = {node.module for node in imports}
-        method = {name for name in names if name.startswith(("implicit.", "stage."))} - {*PLUMBING}
+        method = {name for name in names if name.startswith(("implicit.", "pipeline."))} - {*PLUMBING}
         assert method <= known.get(module, set()), module
 
 

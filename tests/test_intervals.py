@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from implicit.intervals import draw_clusters, mean_interval
-from implicit.rank import capability_interval, ranking_capability
-from implicit.recount import mean_over_seeds, win_rate_error
-from implicit.win_rates import win_rates
+from implicit.judging.win_rates import win_rates
+from implicit.measuring.intervals import draw_clusters, mean_interval
+from implicit.measuring.recount import mean_over_seeds, win_rate_error
+from implicit.scoring.rank import capability_interval, ranking_capability
 
 
 def judged(preferences, clusters):

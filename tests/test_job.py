@@ -13,13 +13,13 @@ import pytest
 import torch
 from tuned import TUNING, save_base, save_conversations
 
-import stage.job
-from implicit.oracle import describe
-from stage.budget import CeilingReached, spent
-from stage.command import InputError
-from stage.progress import finding
-from stage.record import fingerprint
-from stage.storage import read_json, write_table
+import pipeline.jobs.job
+from implicit.judging.oracle import describe
+from pipeline.files.storage import read_json, write_table
+from pipeline.jobs.command import InputError
+from pipeline.jobs.ledger import CeilingReached, spent
+from pipeline.jobs.record import fingerprint
+from pipeline.run.display import finding
 
 ROOT = Path(__file__).parents[1]
 CHAT = {"user_tag": "<|user|>", "assistant_tag": "<|assistant|>", "add_bos": True}
@@ -165,7 +165,7 @@ def test_a_job_on_a_cpu_counts_no_gpu_hours(on_cpu, script):
 @pytest.mark.parametrize("script", ON_GPU)
 def test_a_job_on_a_gpu_sets_hours_aside_before_it_takes_one(small, tmp_path, script, monkeypatch):
     """There is no GPU here: a job that took it before it looked at the ceiling would say so."""
-    monkeypatch.setattr(stage.job, "pick_device", lambda wanted: "cuda")
+    monkeypatch.setattr(pipeline.jobs.job, "pick_device", lambda wanted: "cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     line = words(script, small, tmp_path, device="cuda", budget=budget(tmp_path / "ledger", gpu_hours=0.0))
     monkeypatch.setattr(sys, "argv", line)
@@ -240,7 +240,7 @@ def test_a_large_file_is_hashed_in_pieces(tmp_path):
         import resource, sys, tracemalloc
         sys.path.insert(0, "{ROOT}/scripts")
         from pathlib import Path
-        from stage.record import fingerprint
+        from pipeline.jobs.record import fingerprint
         tracemalloc.start()
         fingerprint(Path("{tmp_path}/weights"))
         print(tracemalloc.get_traced_memory()[1])
@@ -300,7 +300,7 @@ def test_settings_and_output_do_not_depend_on_the_terminals_encoding(tmp_path, e
     code = f"""
         import sys
         sys.path.insert(0, "{ROOT}/scripts")
-        from stage.command import arguments, run_stage, say
+        from pipeline.jobs.command import arguments, run_stage, say
         def main():
             args = arguments("doc", paths=["output"])
             say("win rate 1 " + args.settings["n"] + " 2 ×")

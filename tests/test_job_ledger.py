@@ -8,10 +8,10 @@ import textwrap
 import pytest
 from test_job import ROOT, budget
 
-import stage.job
-from stage.budget import CeilingReached, Ledger, spent
-from stage.command import InputError
-from stage.job import execution_of, job
+import pipeline.jobs.job
+from pipeline.jobs.command import InputError
+from pipeline.jobs.job import execution_of, job
+from pipeline.jobs.ledger import CeilingReached, Ledger, spent
 
 
 def arguments(folder, **ceilings):
@@ -21,8 +21,8 @@ def arguments(folder, **ceilings):
 
 def open_job(folder, monkeypatch, *, seconds=3600.0, **ceilings):
     """A job on a GPU that seems to have taken some seconds."""
-    monkeypatch.setattr(stage.job, "pick_device", lambda wanted: wanted)
-    monkeypatch.setattr(stage.job.Record, "seconds", lambda record: seconds)
+    monkeypatch.setattr(pipeline.jobs.job, "pick_device", lambda wanted: wanted)
+    monkeypatch.setattr(pipeline.jobs.job.Record, "seconds", lambda record: seconds)
     args = arguments(folder, **ceilings)
     return job("s", args, record=folder / "a.json", inputs={}, execution=execution_of(args))
 
@@ -69,12 +69,12 @@ def test_sigterm_settles_removes_the_lock_and_says_so(tmp_path):
     code = f"""
         import sys, time
         sys.path[:0] = ["{ROOT}/scripts", "{ROOT}/tests"]
-        import stage.job
+        import pipeline.jobs.job
         from pathlib import Path
-        from stage.command import run_stage
+        from pipeline.jobs.command import run_stage
         from test_job_ledger import arguments, execution_of, job
         def main():
-            stage.job.pick_device = lambda wanted: wanted
+            pipeline.jobs.job.pick_device = lambda wanted: wanted
             folder = Path("{tmp_path}")
             args = arguments(folder)
             how = dict(record=folder / "a.json", inputs={{}}, execution=execution_of(args))

@@ -6,10 +6,8 @@ import pytest
 import yaml
 from alpaca_eval.completion_parsers import logprob_parser
 
-from implicit.answers import Answers
-from implicit.chat_client import estimate_tokens
-from implicit.evaluators import evaluator_judge, read_evaluator
-from implicit.judge import (
+from implicit.judging.evaluators import evaluator_judge, read_evaluator
+from implicit.judging.judge import (
     IncompleteJudging,
     Judge,
     JudgeError,
@@ -18,9 +16,11 @@ from implicit.judge import (
     protect,
     read_preferences,
 )
-from implicit.judge_kinds import ALPACA_EVAL_2, oracle_judge, to_messages
-from implicit.judge_template import check_template
-from implicit.preferences import label_share, text_preference, weighted_preference
+from implicit.judging.kinds import ALPACA_EVAL_2, oracle_judge, to_messages
+from implicit.judging.preferences import label_share, text_preference, weighted_preference
+from implicit.judging.template import check_template
+from implicit.servers.answers import Answers
+from implicit.servers.chat_client import estimate_tokens
 
 
 def by_quality(first, second):

@@ -14,10 +14,10 @@ from judge_server import (
     served,
 )
 
-from implicit.answers import Answers
-from implicit.chat_client import ServerError
-from implicit.judge_kinds import server_judge
-from stage.budget import CeilingReached, Ledger, spent
+from implicit.judging.kinds import server_judge
+from implicit.servers.answers import Answers
+from implicit.servers.chat_client import ServerError
+from pipeline.jobs.ledger import CeilingReached, Ledger, spent
 
 BUDGET = {"machine": {"tflops": 1.0, "bandwidth": 1.0, "utilisation": 1.0}}
 

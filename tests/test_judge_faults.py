@@ -29,12 +29,12 @@ from judge_server import (
 )
 
 import judge_responses
-from implicit.answers import Answers, AnswersError
-from implicit.chat_client import Question, ServerError, ask, read_key
-from implicit.connections import is_local
-from implicit.judge import IncompleteJudging, JudgeError
-from stage.budget import spent
-from stage.storage import read_json
+from implicit.judging.judge import IncompleteJudging, JudgeError
+from implicit.servers.answers import Answers, AnswersError
+from implicit.servers.chat_client import Question, ServerError, ask, read_key
+from implicit.servers.connections import is_local
+from pipeline.files.storage import read_json
+from pipeline.jobs.ledger import spent
 
 BUDGET = {"machine": {"tflops": 1.0, "bandwidth": 1.0, "utilisation": 1.0}}
 
@@ -339,7 +339,7 @@ def test_an_answer_that_cannot_be_written_leaves_the_file_whole(tmp_path):
     code = f"""
 import resource, signal, sys
 sys.path.insert(0, "scripts")
-from implicit.answers import Answer, Answers, AnswersError
+from implicit.servers.answers import Answer, Answers, AnswersError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with Answers({str(path)!r}) as answers:
     answers.add(Answer("a", "m", "x" * 100, 1, 1, 0.0, "now"))

@@ -14,17 +14,17 @@ from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import judge_responses
-from implicit.answers import Answers
-from implicit.evaluators import evaluator_judge
-from implicit.judge import IncompleteJudging, JudgeError, judge_pairs
-from implicit.judge_kinds import ALPACA_EVAL_2, local_judge
-from implicit.local_judge import LocalJudgeError, encode_messages, label_tokens, score_labels
-from implicit.preferences import label_share
-from implicit.pretrain import Architecture, build_model
-from implicit.win_rates import MetricError
-from stage.command import InputError
-from stage.record import fingerprint
-from stage.storage import read_json, read_table, write_table
+from implicit.judging.evaluators import evaluator_judge
+from implicit.judging.judge import IncompleteJudging, JudgeError, judge_pairs
+from implicit.judging.kinds import ALPACA_EVAL_2, local_judge
+from implicit.judging.local_judge import LocalJudgeError, encode_messages, label_tokens, score_labels
+from implicit.judging.preferences import label_share
+from implicit.judging.win_rates import MetricError
+from implicit.servers.answers import Answers
+from implicit.tuning.pretrain import Architecture, build_model
+from pipeline.files.storage import read_json, read_table, write_table
+from pipeline.jobs.command import InputError
+from pipeline.jobs.record import fingerprint
 
 ROOT = Path(__file__).parents[1]
 

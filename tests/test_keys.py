@@ -8,7 +8,7 @@ import yaml
 from judge_server import REQUEST, Service, labelled, served
 from workflow import copy_project, environment
 
-from stage.storage import read_json
+from pipeline.files.storage import read_json
 
 KEYS = {"JUDGE_KEY": "sk-marked-0123456789abcdef", "HF_TOKEN": "hf_markedtoo0123456789abc"}
 

@@ -21,18 +21,18 @@ from judge_server import (
 )
 
 import judge_responses
-from implicit.answers import Answers
-from implicit.evaluators import evaluator_judge
-from implicit.judge import IncompleteJudging, judge_pairs
-from implicit.judge_kinds import local_judge, server_judge
-from implicit.preferences import label_share, parser_share, text_preference, weighted_preference
-from implicit.pretrain import Architecture, build_model
-from reporting.collect import collect
-from reporting.recounts import Recount
-from reporting.tables import make_table
-from reporting.view import View
-from stage.storage import read_json, read_table, write_json
-from stage.systems import Experiment, Result, System
+from implicit.judging.evaluators import evaluator_judge
+from implicit.judging.judge import IncompleteJudging, judge_pairs
+from implicit.judging.kinds import local_judge, server_judge
+from implicit.judging.preferences import label_share, parser_share, text_preference, weighted_preference
+from implicit.servers.answers import Answers
+from implicit.tuning.pretrain import Architecture, build_model
+from pipeline.files.storage import read_json, read_table, write_json
+from pipeline.identity.systems import Experiment, Result, System
+from reporting.metrics.collect import collect
+from reporting.metrics.recounts import Recount
+from reporting.metrics.view import View
+from reporting.tables.tables import make_table
 from verify import by_key, check_recounted
 
 THINKING = {"<think>": -0.0004, "The": -8.1, "M": -14.2, "m": -16.9}
@@ -280,7 +280,7 @@ def test_a_long_judging_says_how_far_it_is(pairs):
 def test_weights_that_are_broken_are_named(pairs, tokenizer):
     import torch
 
-    from implicit.local_judge import LocalJudgeError
+    from implicit.judging.local_judge import LocalJudgeError
 
     model = build_model(Architecture(hidden_size=32, layers=1, heads=2, context=512), tokenizer, seed=1).eval()
     torch.nn.init.constant_(model.lm_head.weight, math.nan)

@@ -6,10 +6,10 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from implicit.lora import Lora, MethodUnavailable, adapter_weights, add_adapters, check_method, merge
-from implicit.render import render
-from implicit.tune import Tuning, tune
-from stage.models import load_model, save_model
+from implicit.format.render import render
+from implicit.tuning.lora import Lora, MethodUnavailable, adapter_weights, add_adapters, check_method, merge
+from implicit.tuning.tune import Tuning, tune
+from pipeline.models.directories import load_model, save_model
 
 LORA = Lora(rank=4, alpha=8.0, dropout=0.0)
 SETTINGS = Tuning(
@@ -116,6 +116,6 @@ def test_what_a_method_lacks_is_said_in_one_message(monkeypatch):
     assert message.startswith("tuning.method: 'qlora' needs ")
     assert "a GPU (this run is on 'cpu')" in message and "a single process (execution.processes is 2)" in message
     assert ("bitsandbytes" in message) == (find_spec("bitsandbytes") is None)
-    monkeypatch.setattr("implicit.lora.find_spec", lambda name: None)
+    monkeypatch.setattr("implicit.tuning.lora.find_spec", lambda name: None)
     with pytest.raises(MethodUnavailable, match="'lora' needs the package peft; 'full' needs none of this"):
         check_method("lora", device="cuda", processes=2)

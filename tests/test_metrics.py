@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from results_folder import Results
 
-from implicit.oracle import Oracle
-from reporting import registry, tables
-from reporting.collect import COLUMNS, collect, read_metrics, table_of
-from reporting.recounts import Recount
-from reporting.tables import Table, make_table, tables_of
-from reporting.view import View, mean, text
-from stage.systems import Experiment
+from implicit.judging.oracle import Oracle
+from pipeline.identity.systems import Experiment
+from reporting.metrics import registry
+from reporting.metrics.collect import COLUMNS, collect, read_metrics, table_of
+from reporting.metrics.recounts import Recount
+from reporting.metrics.view import View, mean, text
+from reporting.tables import tables
+from reporting.tables.tables import Table, make_table, tables_of
 from verify import by_key, check_collected, check_data, check_recounted
 
 OF_OTHER_JUDGES = {"lc_win_rate", "position_bias", "first_shown", "label_share", "label_share_minimum"}

@@ -12,10 +12,10 @@ from snakemake.utils import update_config
 from test_judge_server import Service, reply, says, served
 from workflow import ROOT, copy_project, snakemake
 
-from stage.budget import spent
-from stage.check import check_config
-from stage.record import fingerprint
-from stage.storage import read_json, read_table
+from pipeline.config.check import check_config
+from pipeline.files.storage import read_json, read_table
+from pipeline.jobs.ledger import spent
+from pipeline.jobs.record import fingerprint
 
 PAPER = "experiments/paper.yaml"
 OVERLAYS = ["paper-scripts", "paper-published-epochs", "paper-tags", "paper-no-rephrase"]

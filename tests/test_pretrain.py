@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from implicit.pretrain import Architecture, Muon, Pretraining, build_model, orthogonal, pretrain
+from implicit.tuning.pretrain import Architecture, Muon, Pretraining, build_model, orthogonal, pretrain
 
 
 def plan(rows, **own):
@@ -81,7 +81,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tokenizer, monkeypatch):
     settings = plan(rows, batch_size=6, warmup=0.0)
     losses, models = [], []
     for parts in (4, 1):
-        monkeypatch.setattr("implicit.pretrain.PARTS", parts)
+        monkeypatch.setattr("implicit.tuning.pretrain.PARTS", parts)
         models.append(build_model(Architecture(hidden_size=32, layers=2, heads=2, context=64), tokenizer, seed=3))
         pretrain(models[-1], rows, settings, log=lambda step: losses.append(step.loss))
     labels = rows[:, 1:].flatten()

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from stage.progress import Progress, finding, last_lines, not_replaced, seconds_left, spoken
+from pipeline.run.display import Progress, finding, last_lines, not_replaced, seconds_left, spoken
 
 TUNE = Counter({"tune": 2, "judge": 1})
 

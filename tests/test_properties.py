@@ -15,13 +15,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from implicit.judge import CONTROL, MARK, Judge, protect, read_preferences
-from implicit.preferences import LABELS, ROUNDING, label_share, parser_share, text_preference, weighted_preference
-from implicit.pretrain import Architecture, build_model
-from implicit.rank import ranking_capability, score_responses
-from implicit.render import Format, hide_instructions, render, render_prompt
-from implicit.rewriting import restates, said
-from implicit.win_rates import win_rates
+from implicit.data.rewriting import restates, said
+from implicit.format.render import Format, hide_instructions, render, render_prompt
+from implicit.judging.judge import CONTROL, MARK, Judge, protect, read_preferences
+from implicit.judging.preferences import (
+    LABELS,
+    ROUNDING,
+    label_share,
+    parser_share,
+    text_preference,
+    weighted_preference,
+)
+from implicit.judging.win_rates import win_rates
+from implicit.scoring.rank import ranking_capability, score_responses
+from implicit.tuning.pretrain import Architecture, build_model
 
 settings.register_profile("repeatable", max_examples=50, deadline=None, derandomize=True, database=None)
 settings.load_profile("repeatable")

@@ -4,12 +4,12 @@ import json
 import pytest
 import torch
 
-from implicit.oracle import Oracle, describe
-from implicit.rank import draw_others, ranking_capability, score_responses
-from implicit.render import encode, render_prompt
+from implicit.format.render import encode, render_prompt
+from implicit.judging.oracle import Oracle, describe
+from implicit.scoring.rank import draw_others, ranking_capability, score_responses
 from implicit.world.kinds import FORMATS
+from pipeline.jobs.command import InputError
 from rank_responses import draws, summarise
-from stage.command import InputError
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 300, 100_000])

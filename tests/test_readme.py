@@ -18,9 +18,9 @@ from documents import DOCUMENTS, Block, blocks, commands
 from judge_server import KEY, Service, labelled, served
 from workflow import ROOT, copy_project, environment, snakemake
 
-from stage.check import check_config
-from stage.config import merged
-from stage.storage import read_json, read_table
+from pipeline.config.check import check_config
+from pipeline.config.schema import merged
+from pipeline.files.storage import read_json, read_table
 
 LONG = "takes minutes or more; what it does is run by other tests"
 BUILT = "for real, with the environment that is there (-o environment)"

@@ -18,15 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from implicit.recipes import RECIPES, RecipeError, read_templates
-from implicit.render import Format, segments
-from implicit.turns import unanswered
+from implicit.data.recipes import RECIPES, RecipeError, read_templates
+from implicit.format.render import Format, segments
+from implicit.format.turns import unanswered
 from make_dataset import conversations
 from make_evaluation_set import evaluation_rows
-from stage.command import InputError
-from stage.local_files import read_rows, take_first, take_range
-from stage.rows import check_sha256, checked, rows_sha256
-from stage.storage import read_table
+from pipeline.files.local_files import read_rows, take_first, take_range
+from pipeline.files.rows import check_sha256, checked, rows_sha256
+from pipeline.files.storage import read_table
+from pipeline.jobs.command import InputError
 
 ROOT = Path(__file__).parents[1]
 TEXTS = {"q": "text", "a": "text"}

@@ -5,7 +5,7 @@ import pytest
 from jinja2 import TemplateError
 from tokenizers import AddedToken
 
-from implicit.render import (
+from implicit.format.render import (
     IGNORED,
     USER_TURNS,
     Format,

@@ -11,9 +11,9 @@ import pytest
 from results_folder import HOSTILE, Results
 from workflow import ROOT, snakemake
 
-from implicit.oracle import Oracle, describe
+from implicit.judging.oracle import Oracle, describe
 from make_findings import read_csv
-from reporting import examples
+from reporting.page import examples
 
 MARKS = ("first-contentful-paint", "chart 1", "examples")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -145,7 +145,7 @@ def test_hostile_text_is_text(opened, report):
     assert HOSTILE in page.locator("#example pre").nth(1).text_content()
     assert page.title() == "made: results" and page.locator("#example img, #example b, #example script").count() == 0
     assert HOSTILE not in report.read_text()
-    script = (ROOT / "scripts" / "report" / "page.js").read_text()
+    script = (ROOT / "scripts" / "reporting" / "page" / "page.js").read_text()
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
 
 

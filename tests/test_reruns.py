@@ -8,8 +8,8 @@ import pytest
 from test_identity import replaced, reworded
 from workflow import planned
 
-from stage.sources import code_of
-from stage.storage import read_json
+from pipeline.files.storage import read_json
+from pipeline.identity.sources import code_of
 
 
 @contextmanager
@@ -62,26 +62,26 @@ DATA = {"make_corpus": 1, "make_dataset": 2, "make_evaluation_set": 2, "pretrain
     ("module", "before", "after", "jobs"),
     [
         ("implicit/world/kinds.py", "Please write me some verses", "Write me some verses", DATA | ASKED),
-        ("implicit/render.py", "", "", ASKED),
+        ("implicit/format/render.py", "", "", ASKED),
         (
-            "implicit/tune.py",
+            "implicit/tuning/tune.py",
             "trained / tokens",
             "2 * trained / tokens",
             JUDGED | {"tune_candidate": 6, "generate_responses": 12},
         ),
-        ("implicit/judge.py", "", "", JUDGED),
-        ("implicit/rank.py", "", "", {"rank_responses": 5, "measure_drift": 6} | LAST),
+        ("implicit/judging/judge.py", "", "", JUDGED),
+        ("implicit/scoring/rank.py", "", "", {"rank_responses": 5, "measure_drift": 6} | LAST),
         (
-            "stage/storage.py",
+            "pipeline/files/storage.py",
             '("tuned_logprob", pa.float64())',
             '("tuned_logprob", pa.float32())',
             {"measure_drift": 6} | LAST,
         ),
-        ("reporting/registry.py", 'PERCENT = ("percent", 1)', 'PERCENT = ("percent", 2)', LAST),
-        ("reporting/forms.py", '" ± {fixed', '" +- {fixed', SHOWN),
+        ("reporting/metrics/registry.py", 'PERCENT = ("percent", 1)', 'PERCENT = ("percent", 2)', LAST),
+        ("reporting/tables/forms.py", '" ± {fixed', '" +- {fixed', SHOWN),
         ("make_tables.py", "", "", {"make_tables": 1, "make_report": 1}),
         ("make_figures.py", "", "", {"make_figures": 1, "make_report": 1}),
-        ("stage/command.py", "", "", {}),
+        ("pipeline/jobs/command.py", "", "", {}),
     ],
 )
 def test_what_a_change_of_code_reruns(project, module, before, after, jobs):

@@ -12,10 +12,10 @@ import torch
 from tuned import PowerCut
 
 import tune as script
-from implicit.checkpoint import Checkpoints, Interrupted
-from implicit.optimise import StepLog
-from implicit.sharding import ALONE
-from stage.command import run_stage
+from implicit.tuning.checkpoint import Checkpoints, Interrupted
+from implicit.tuning.optimise import StepLog
+from implicit.tuning.sharding import ALONE
+from pipeline.jobs.command import run_stage
 
 ROOT = Path(__file__).parents[1]
 STEPS = 16

@@ -8,9 +8,7 @@ import pytest
 from test_judge_server import KEY, Service, error, reply, says, served
 
 import rewrite_dataset
-from implicit.answers import Answers
-from implicit.chat_client import ChatServer
-from implicit.rewriting import (
+from implicit.data.rewriting import (
     IncompleteRewriting,
     RewritingError,
     Turn,
@@ -19,8 +17,10 @@ from implicit.rewriting import (
     restates,
     rewrite,
 )
-from stage.budget import unpriced_calls
-from stage.storage import read_json, read_table, write_table
+from implicit.servers.answers import Answers
+from implicit.servers.chat_client import ChatServer
+from pipeline.files.storage import read_json, read_table, write_table
+from pipeline.jobs.ledger import unpriced_calls
 
 ROOT = Path(__file__).parents[1]
 DETECT = "Does it restate? I: {instruction} R: {response} Say #### YES or #### NO."
@@ -198,7 +198,7 @@ def test_the_script_rewrites_a_dataset_and_says_what_it_took(rows, tmp_path, mon
         again[again.index("--output") + 1] = str(tmp_path / "unpriced.parquet")
         with monkeypatch.context() as patched:
             said = []
-            patched.setattr("stage.job.say", said.append)
+            patched.setattr("pipeline.jobs.job.say", said.append)
             patched.setattr(sys, "argv", [*again, "--record", str(tmp_path / "unpriced.json")])
             rewrite_dataset.main()
         assert said[-1].endswith("price unknown") and read_json(tmp_path / "unpriced.json")["price"] is None

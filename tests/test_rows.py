@@ -15,14 +15,14 @@ import pytest
 
 import make_dataset
 import make_evaluation_set
-from implicit.render import Format, segments
-from implicit.turns import unanswered
+from implicit.format.render import Format, segments
+from implicit.format.turns import unanswered
 from make_dataset import conversations, notes_on
 from make_evaluation_set import evaluation_rows
-from stage.command import InputError
-from stage.local_files import read_rows
-from stage.rows import rows_sha256
-from stage.storage import read_table, write_table
+from pipeline.files.local_files import read_rows
+from pipeline.files.rows import rows_sha256
+from pipeline.files.storage import read_table, write_table
+from pipeline.jobs.command import InputError
 
 KINDS = ["csv", "jsonl", "json", "parquet"]
 PAIR = {"user": "{q}|{x}", "assistant": "{a}"}

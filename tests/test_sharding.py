@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from tuned import TUNING, command_line, save_base, save_conversations
 
 import tune as script
-from implicit.checkpoint import Interrupted
-from implicit.sharding import Processes, divide, total
-from implicit.tune import CompilerMissing, check_compiler, rounds
-from stage.command import InputError
-from stage.storage import read_json
+from implicit.tuning.checkpoint import Interrupted
+from implicit.tuning.sharding import Processes, divide, total
+from implicit.tuning.tune import CompilerMissing, check_compiler, rounds
+from pipeline.files.storage import read_json
+from pipeline.jobs.command import InputError
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = (
@@ -33,7 +33,7 @@ OWN = TUNING | {
 DRIVER = """
 import json, os, signal, sys
 import tune
-from implicit.checkpoint import Interrupted
+from implicit.tuning.checkpoint import Interrupted
 
 stop, say = None, tune.say
 def listening(line):

@@ -12,8 +12,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
-from implicit.similarity import STYLES, Encoder, first_turn, similarities, summarise
-from stage.storage import read_json, read_table, write_table
+from implicit.measuring.similarity import STYLES, Encoder, first_turn, similarities, summarise
+from pipeline.files.storage import read_json, read_table, write_table
 
 ROOT = Path(__file__).parents[1]
 WORDS = "how many apples pears sea wind knight pawn flour sugar def return sum tea one two three four five".split()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stage.claim import claimed
-from stage.command import InputError
-from stage.storage import read_table, write_table, write_text, written_whole
+from pipeline.files.storage import read_table, write_table, write_text, written_whole
+from pipeline.jobs.claim import claimed
+from pipeline.jobs.command import InputError
 
 
 def test_a_failed_write_leaves_the_former_file_and_nothing_else(tmp_path):
@@ -41,7 +41,7 @@ def started(code, *arguments):
 
 WRITING = """
 import sys, time
-from stage.storage import written_whole
+from pipeline.files.storage import written_whole
 with written_whole(sys.argv[1]) as temporary:
     temporary.write_text("half")
     print("begun", flush=True)
@@ -68,7 +68,7 @@ def test_a_temporary_folder_that_was_never_locked_is_removed(tmp_path):
 
 
 def test_writers_at_the_same_time_do_not_take_each_others_folders_for_left_overs(tmp_path):
-    code = "import sys; from pathlib import Path; from stage.storage import write_text\n"
+    code = "import sys; from pathlib import Path; from pipeline.files.storage import write_text\n"
     code += "for i in range(300): write_text(sys.argv[2] * 50, Path(sys.argv[1]))"
     run = [
         subprocess.Popen(
@@ -85,7 +85,7 @@ def test_writers_at_the_same_time_do_not_take_each_others_folders_for_left_overs
 CLAIMING = """
 import sys, time
 from pathlib import Path
-from stage.claim import claimed
+from pipeline.jobs.claim import claimed
 with claimed(Path(sys.argv[1]), log=print):
     print("begun", flush=True)
     time.sleep(60)

@@ -6,9 +6,9 @@ import torch
 from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from implicit.optimise import NonFiniteLoss, learning_rate_factor
-from implicit.render import render
-from implicit.tune import (
+from implicit.format.render import render
+from implicit.tuning.optimise import NonFiniteLoss, learning_rate_factor
+from implicit.tuning.tune import (
     CompilerMissing,
     NonFiniteGradient,
     Tuning,
@@ -21,7 +21,7 @@ from implicit.tune import (
     trained_places,
     tune,
 )
-from stage.models import load_model, save_model
+from pipeline.models.directories import load_model, save_model
 
 SETTINGS = Tuning(
     epochs=2, learning_rate=1e-3, batch_size=6, schedule="cosine", warmup=0.1, weight_decay=0.0,
@@ -103,7 +103,7 @@ def test_what_compiling_lacks_is_said_at_once(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(CompilerMissing, match=r"needs a compiler \(no-such-compiler; .* CXX .*; or set it to false"):
         check_compiler("cpu")
-    monkeypatch.setattr("implicit.tune.find_spec", lambda name: None)
+    monkeypatch.setattr("implicit.tuning.tune.find_spec", lambda name: None)
     with pytest.raises(CompilerMissing, match="the package triton"):
         check_compiler("cuda")
 

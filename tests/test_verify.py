@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from workflow import copy_project, snakemake
 
-from implicit import recount
-from implicit.rank import ranking_capability
-from implicit.similarity import STYLES, summarise
-from reporting.collect import read_metrics
-from stage.storage import read_json, read_table, write_json, write_table
+from implicit.measuring import recount
+from implicit.measuring.similarity import STYLES, summarise
+from implicit.scoring.rank import ranking_capability
+from pipeline.files.storage import read_json, read_table, write_json, write_table
+from reporting.metrics.collect import read_metrics
 
 
 def test_a_finished_experiment_is_as_it_was_made(project):

@@ -5,8 +5,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from implicit.rules import RuleAdapter, RuleSettings
-from implicit.vllm_backend import VllmUnavailable, add_rule_scores, generate_with_vllm
+from implicit.generation.rules import RuleAdapter, RuleSettings
+from implicit.generation.vllm_backend import VllmUnavailable, add_rule_scores, generate_with_vllm
 
 SCORES = {"<": -4.0, "The": 3.0, " the": -2.0, "\n": 1.0}
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from workflow import ROOT
 
-WARM = ROOT / "scripts" / "stage" / "warm.py"
+WARM = ROOT / "scripts" / "pipeline" / "jobs" / "warm.py"
 SCRIPT = """
 import atexit, json, os, sys, time
 before = sorted(sys.modules)

@@ -11,7 +11,7 @@ import pytest
 from alpaca_eval.metrics import get_length_controlled_winrate, glm_winrate
 from sklearn.linear_model import LogisticRegression
 
-from implicit.win_rates import (
+from implicit.judging.win_rates import (
     ALPACA_EVAL_SHA256,
     MINIMAL,
     VERSION_1,

@@ -13,8 +13,8 @@ from documents import blocks
 from workflow import copy_project, planned, snakemake
 
 from implicit.world.sets import World
-from stage.record import fingerprint
-from stage.storage import read_json, read_table
+from pipeline.files.storage import read_json, read_table
+from pipeline.jobs.record import fingerprint
 
 MODES = ("instruction_tuning", "response_tuning", "poem")
 
@@ -132,7 +132,7 @@ def test_models_load_by_themselves_and_match_their_records(project):
 def test_the_chat_template_of_a_models_directory_gives_the_tokens_it_was_tuned_on(project, chat, system):
     from transformers import AutoTokenizer
 
-    from implicit.render import render, render_prompt
+    from implicit.format.render import render, render_prompt
 
     tokenizer = AutoTokenizer.from_pretrained(results(project) / "tiny" / system / "model")
     for row in read_table("conversations", results(project) / "data" / "world1" / "poem.parquet"):

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from implicit.oracle import Oracle, describe
+from implicit.judging.oracle import Oracle, describe
 from implicit.world.kinds import Request
 from implicit.world.sets import CONVERSATION_SETS, World
 

@@ -2,9 +2,9 @@
 
 import json
 
-from stage.models import save_model
-from stage.record import fingerprint
-from stage.storage import write_json, write_table
+from pipeline.files.storage import write_json, write_table
+from pipeline.jobs.record import fingerprint
+from pipeline.models.directories import save_model
 
 TUNING = {
     "learning_rate": 5e-3, "batch_size": 3, "schedule": "cosine", "warmup": 0.1, "weight_decay": 0.01, "max_grad_norm": 1.0,

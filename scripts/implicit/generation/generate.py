@@ -1,0 +1,112 @@
+"""Greedy generation, batched, with a key-value cache and, if wanted, the rule adapter."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from implicit.generation.cache import growing_cache
+from implicit.generation.rules import RuleAdapter
+from implicit.progress import Progress
+
+
+@dataclass(frozen=True)
+class Response:
+    """Generated ids, EOS not included, and whether the model stopped by itself."""
+
+    ids: list[int]
+    stopped: bool
+
+
+def generate(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    eos: int,
+    pad: int,
+    max_new_tokens: int,
+    context: int,
+    batch_size: int,
+    adapter: RuleAdapter | None = None,
+    adapter_prompts: Sequence[Sequence[int]] | None = None,
+    device: str = "cpu",
+    log: Callable[[str], None] = lambda line: None,
+) -> list[Response]:
+    """Respond to every prompt, in the given order, with at most ``max_new_tokens``, or up to the ``context``'s end.
+
+    Prompts of like length are batched. ``adapter_prompts`` are the parts of the prompts that the rule adapter's wide
+    diversity scope counts (see RuleAdapter.start). In float32 the result does not depend on the batch.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    responses: dict[int, Response] = {}
+    progress = Progress(len(prompts), "responses", log=log)
+    for start in range(0, len(order), batch_size):
+        chunk = order[start : start + batch_size]
+        if adapter is not None:
+            adapter.start([(adapter_prompts or prompts)[i] for i in chunk], device)
+        batch = _generate_batch(
+            model,
+            [prompts[i] for i in chunk],
+            eos=eos,
+            pad=pad,
+            max_new_tokens=max_new_tokens,
+            context=context,
+            adapter=adapter,
+            device=device,
+        )
+        responses.update(zip(chunk, batch, strict=True))
+        progress.advance(len(batch))
+    return [responses[i] for i in range(len(prompts))]
+
+
+@torch.inference_mode()
+def _generate_batch(model, prompts, *, eos, pad, max_new_tokens, context, adapter, device) -> list[Response]:
+    """One batch of prompts, left-padded. Rows that have stopped, or are as long as the context, leave it.
+
+    They leave when they are an eighth of it: until then, computing them costs less than copying the others.
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    cache = growing_cache(model.config)
+    rows = list(range(len(prompts)))  # which response each row of the batch belongs to
+    alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    generated: list[list[int]] = [[] for _ in prompts]
+    stopped = [False] * len(prompts)
+    chosen: torch.Tensor | None = None
+    for _ in range(max_new_tokens):
+        outputs = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits = outputs.logits[:, -1].float()
+        if adapter is not None:
+            logits = adapter.add_scores(logits, chosen)
+        chosen = logits.argmax(dim=-1)
+        for row, token, goes_on in zip(rows, chosen.tolist(), alive.tolist(), strict=True):
+            if goes_on and token == eos:
+                stopped[row] = True
+            elif goes_on:
+                generated[row].append(token)
+        alive &= (chosen != eos) & (positions[:, -1] + 2 < context)
+        left = int(alive.sum())
+        if not left:
+            break
+        positions = positions[:, -1:]
+        if left <= 7 * len(rows) / 8:
+            kept = alive.nonzero().flatten()
+            rows = [rows[i] for i in kept.tolist()]
+            chosen, mask, positions, alive = chosen[kept], mask[kept], positions[kept], alive[kept]
+            cache.batch_select_indices(kept)
+            if adapter is not None:
+                adapter.keep(kept)
+        ids = chosen[:, None]
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        positions = positions + alive[:, None]  # of rows that have ended, it stays within the context
+    return [Response(tokens, stop) for tokens, stop in zip(generated, stopped, strict=True)]

@@ -1,0 +1,52 @@
+"""How much of a win rate is the judge's taste for length and stopping? The same pairs, judged otherwise."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from implicit.judging.oracle import Oracle
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Win rate and ties in percent of ``n`` pairs; None where there are none."""
+
+    n: int
+    win_rate: float | None
+    ties: float | None
+
+
+def judged_otherwise(rows: Sequence[dict[str, Any]], requests: Mapping[str, str], oracle: Oracle) -> dict[str, Outcome]:
+    """Outcomes of the oracle's judgements as they are, and as they would be if it asked for less.
+
+    ``content`` takes nothing off for length or not stopping, ``right`` asks for being right alone, ``similar_length``
+    is the judgements of pairs of which neither output is more than 1.25 times as long as the other, in characters.
+    ``requests`` tells the oracle of each instruction, by id.
+    """
+    outputs = ("output_1", "output_2")
+    parts = [[oracle.parts(requests[row["id"]], row[side], stopped=True) for side in outputs] for row in rows]
+    return {
+        "judged": _outcome([row["preference"] for row in rows]),
+        "content": _outcome([_preference(one.content, two.content) for one, two in parts]),
+        "right": _outcome([_preference(one.right, two.right) for one, two in parts]),
+        "similar_length": _outcome(
+            [row["preference"] for row in rows if _alike(*(len(row[side]) for side in outputs))]
+        ),
+    }
+
+
+def _preference(one: float, two: float) -> float:
+    """1 for the first, 2 for the second, 1.5 for a tie."""
+    return 1.5 if one == two else 1.0 if one > two else 2.0
+
+
+def _alike(one: int, two: int) -> bool:
+    """Whether neither length is more than 1.25 times the other."""
+    return 4 * one <= 5 * two and 4 * two <= 5 * one
+
+
+def _outcome(preferences: Sequence[float]) -> Outcome:
+    n = len(preferences)
+    if not n:
+        return Outcome(0, None, None)
+    return Outcome(n, 100 * sum(p - 1 for p in preferences) / n, 100 * sum(p == 1.5 for p in preferences) / n)

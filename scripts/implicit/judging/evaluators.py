@@ -1,0 +1,269 @@
+"""Judges as alpaca-eval defines them: a config with a template, a completions function, a parser and their settings."""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from alpaca_eval import completion_parsers
+from alpaca_eval.decoders import get_fn_completions
+from alpaca_eval.decoders.openai import _get_price_per_token, _requires_chatml
+from alpaca_eval.utils import get_module_attribute
+
+from implicit.judging.judge import Judge, fault_of
+from implicit.judging.kinds import EVALUATORS, complete_by_server
+from implicit.judging.preferences import LabelShare, parser_share
+from implicit.judging.template import JudgeError, check_template, read_template
+from implicit.progress import Progress
+from implicit.servers.answers import Answer, Answers, answer_key
+from implicit.servers.chat_client import (
+    Asked,
+    ChatServer,
+    Purse,
+    ServerError,
+    estimate_tokens,
+    is_kept,
+    unknown_price,
+    utc_now,
+)
+from implicit.servers.replies import choice_text
+
+OPENAI = "https://api.openai.com/v1"
+# What alpaca-eval's own function for OpenAI sets where a config does not, and what of a config is not for the server.
+OPENAI_DEFAULTS = {"max_tokens": 2048, "top_p": 1.0, "temperature": 0.7}
+NOT_SENT = ("model_name", "price_per_token", "num_procs", "batch_size", "is_strip", "n_retries", "sleep_time")
+NOT_SUPPORTED = ("tokens_to_favor", "tokens_to_avoid", "client_config_path", "openai_api_keys", "openai_api_base")
+CHUNK = 8  # prompts that a completions function of alpaca-eval's own is given at a time; then their answers are kept
+
+# Completions functions whose models run on this machine: they have no price.
+WITHOUT_PRICE = ("test_completions", "huggingface_local_completions", "vllm_local_completions")
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """What a config of alpaca-eval's defines, read and checked."""
+
+    name: str
+    template: str
+    function: str  # alpaca-eval's name of what completes prompts
+    given: dict[str, Any]  # to that function
+    key: str  # of its results, that are parsed
+    parse: Callable[[Any], list[float | None]]
+    share: Callable[[Any], LabelShare | None]
+    batch_size: int
+    options: dict[str, Any]
+
+    def price_per_token(self) -> float | None:
+        """What a token costs, by the config or as alpaca-eval knows it; None where neither does. Raises JudgeError."""
+        price = self.given.get("price_per_token")
+        if price is None and self.function in WITHOUT_PRICE:
+            return 0.0
+        if price is None and self.function == "openai_completions":
+            price = _get_price_per_token(self.given.get("model_name") or "")
+            return None if math.isnan(price) else float(price)
+        try:
+            number = None if price is None else float(price)  # which may be text: to YAML, 8e-6 is no number
+        except (TypeError, ValueError):
+            number = math.nan
+        if number is not None and not 0 <= number < math.inf:
+            raise JudgeError(f"judge.evaluator: {self.name}: price_per_token must be a number >= 0, not {price!r}")
+        return number
+
+
+def load_evaluator(evaluator: str) -> Evaluator:
+    """An evaluator as alpaca-eval defines it: one that it ships, by name, or the user's folder or YAML file.
+
+    Raises JudgeError for a config that cannot be used.
+    """
+    settings, template = read_evaluator(evaluator)
+    batch_size = settings.pop("batch_size", 1)
+    check_template(template, pairs=batch_size)
+    parser = settings.pop("fn_completion_parser", "regex_parser")
+    parser_settings = settings.pop("completion_parser_kwargs", None) or {}
+    parse = partial(get_module_attribute(completion_parsers, parser), **parser_settings)
+    share = _share_of(parser, parser_settings)
+    loaded = Evaluator(
+        name=evaluator,
+        template=template,
+        function=settings.pop("fn_completions", "openai_completions"),
+        given=settings.pop("completions_kwargs", None) or {},
+        key=settings.pop("completion_key", "completions"),
+        parse=parse if share is None else partial(_parse_logprobs, parse, share),
+        share=_no_share if share is None else share,
+        batch_size=batch_size,
+        options={option: value for option, value in settings.items() if option not in ("pretty_name", "link")},
+    )
+    if loaded.function == "openai_completions":
+        openai_server(loaded)
+    loaded.price_per_token()
+    return loaded
+
+
+def _share_of(parser: str, settings: dict[str, Any]) -> Callable[[Any], LabelShare | None] | None:
+    """How to find the labels' share in a completion, for a parser of log-probabilities; None for any other."""
+    if parser == "logprob_parser":
+        return partial(parser_share, **settings)
+    if parser == "pipeline_meta_parser":  # one parser after the other
+        within = settings.get("parsers_to_kwargs") or {}
+        return next((found for name, own in within.items() if (found := _share_of(name, own or {}))), None)
+    return None
+
+
+def _no_share(completion: Any) -> None:
+    return None
+
+
+def _parse_logprobs(
+    parse: Callable[[Any], list[float | None]], share: Callable[[Any], LabelShare | None], completion: Any
+) -> list[float | None]:
+    """Let alpaca-eval's parser read what has log-probabilities: it takes any numbers for some, and reads refusals."""
+    return [] if share(completion) is None else parse(completion)
+
+
+def evaluator_judge(
+    *,
+    name: str,
+    evaluator: str,
+    answers: Answers,
+    floor: float,
+    log: Callable[[str], None] = lambda line: None,
+    purse: Purse | None = None,
+    **asking: Any,
+) -> Judge:
+    """A judge by one of alpaca-eval's configs, see `load_evaluator`; template, parser and settings are the config's.
+
+    Where its completions are OpenAI's, our client asks instead, at OPENAI_BASE_URL with OPENAI_API_KEY, so that answers
+    are kept and tried again; ``asking`` is how, as of a ChatServer. Other functions are called as they are, a few
+    prompts at a time. ``floor`` is the least probability that the labels must have, where log-probabilities are read.
+    """
+    loaded = load_evaluator(evaluator)
+    judge = Judge(
+        name=name,
+        kind="evaluator",
+        model=loaded.given.get("model_name"),
+        template=loaded.template,
+        complete=lambda prompts: [],
+        parse=loaded.parse,
+        batch_size=loaded.batch_size,
+        options=loaded.options,
+        share=loaded.share,
+        floor=floor,
+    )
+    if loaded.function == "openai_completions":
+        server = openai_server(loaded, **asking)
+        present = choice_text if loaded.key == "completions" else _with_text
+        complete = partial(complete_by_server, judge, server, answers, present, log, purse)
+    else:
+        complete = partial(_complete_by_function, judge, loaded, answers, log, purse)
+    return replace(judge, complete=complete)
+
+
+def read_evaluator(evaluator: str) -> tuple[dict[str, Any], str]:
+    """An evaluator's settings, without its template's name, and the template. Raises JudgeError."""
+    path = Path(evaluator) if Path(evaluator).exists() else EVALUATORS / evaluator
+    path = path / "configs.yaml" if path.is_dir() else path
+    if not path.is_file():
+        shipped = ", ".join(sorted(folder.parent.name for folder in EVALUATORS.glob("*/configs.yaml")))
+        raise JudgeError(
+            f"judge.evaluator: no folder or file {evaluator!r}, and alpaca-eval ships none of that name: {shipped}"
+        )
+    try:
+        config = yaml.safe_load(read_template(path, key="judge.evaluator"))
+    except yaml.YAMLError as error:
+        raise JudgeError(f"judge.evaluator: {path} is not YAML: {error}") from None
+    if not isinstance(config, dict) or len(config) != 1:
+        raise JudgeError(f"judge.evaluator: {path} must define exactly one annotator, by name")
+    settings = next(iter(config.values()))
+    if not isinstance(settings, dict):
+        raise JudgeError(f"judge.evaluator: {path}: its annotator must be a mapping of settings, not {settings!r:.60}")
+    settings = dict(settings)
+    template = path.resolve().parents[1] / settings.pop("prompt_template", "")
+    if not template.is_file():
+        raise JudgeError(f"judge.evaluator: {path}: its prompt_template {template} is no file")
+    return settings, read_template(template, key="judge.evaluator")
+
+
+def openai_server(loaded: Evaluator, **asking: Any) -> ChatServer:
+    """The server that an evaluator's OpenAI settings ask, as alpaca-eval's function would. Raises JudgeError."""
+    evaluator, given = loaded.name, loaded.given
+    model = given.get("model_name")
+    if not model:
+        raise JudgeError(f"judge.evaluator: {evaluator} names no model_name in completions_kwargs")
+    unsupported = [name for name in NOT_SUPPORTED if given.get(name) is not None]
+    if unsupported:
+        raise JudgeError(f"judge.evaluator: {evaluator}: {', '.join(unsupported)} cannot be used here; leave it out")
+    if not given.get("is_chat", given.get("requires_chatml", _requires_chatml(model))):
+        raise JudgeError(f"judge.evaluator: {evaluator}: only chat models are supported, which {model!r} is not")
+    kept = {name: value for name, value in given.items() if name not in (*NOT_SENT, "is_chat", "requires_chatml")}
+    client = kept.pop("client_kwargs", None) or {}
+    per_token = loaded.price_per_token()
+    price = None if per_token is None else per_token * 1e6
+    return ChatServer(
+        base_url=os.environ.get("OPENAI_BASE_URL") or client.get("base_url") or OPENAI,
+        model=model,
+        key_variable="OPENAI_API_KEY",
+        request={name: value for name, value in (OPENAI_DEFAULTS | kept).items() if value is not None},
+        input_price=price,
+        output_price=price,
+        **asking,
+    )
+
+
+def _with_text(choice: dict[str, Any]) -> dict[str, Any]:
+    """A choice in the shape of alpaca-eval's ``completions_all``."""
+    return choice | {"text": choice_text(choice)}
+
+
+def _complete_by_function(
+    judge: Judge,
+    loaded: Evaluator,
+    answers: Answers,
+    log: Callable[[str], None],
+    purse: Purse | None,
+    prompts: list[str],
+) -> list[Any]:
+    """Let one of alpaca-eval's other completions functions answer, and keep what can be read."""
+    try:
+        complete = get_fn_completions(loaded.function)
+    except (ImportError, ValueError) as error:
+        raise JudgeError(f"judge.evaluator: its {loaded.function} cannot be used: {error}") from None
+    model, per_token = str(judge.model), loaded.price_per_token()
+    if purse is not None and per_token is None:
+        raise ServerError(unknown_price(f"judge.evaluator: {loaded.name}"))
+    request = {"function": loaded.function} | loaded.given
+    keys = [answer_key(judge.kind, model, prompt, request) for prompt in prompts]
+    held = {k: answers.get(k) for k in keys}
+    pending = [i for i, k in enumerate(keys) if held[k] is None or fault_of(judge, held[k].content) is not None]
+    log(f"{model}: {len(prompts)} prompts, {len(prompts) - len(pending)} answered before; to ask {len(pending)}")
+    asked = Asked(calls=len(pending), cached=len(prompts) - len(pending))
+    estimates = {i: estimate_tokens(len(prompts[i])) * (per_token or 0.0) for i in pending}
+    if purse is not None:
+        purse.begin(sum(estimates.values()))
+    progress = Progress(len(pending), "prompts", log=log)
+    for start in range(0, len(pending), CHUNK):
+        chunk = pending[start : start + CHUNK]
+        if purse is not None:
+            purse.spend(sum(estimates[i] for i in chunk))
+        result = complete(prompts=[prompts[i] for i in chunk], **loaded.given)
+        prices = result.get("price_per_example") or [None] * len(chunk)
+        for i, content, price in zip(chunk, result[loaded.key], prices, strict=True):
+            known = price is not None and not math.isnan(price)
+            price = float(price) if known else 0.0 if per_token == 0 else None
+            asked.spent += price or 0.0
+            asked.unpriced += price is None
+            wrong = fault_of(judge, content)
+            if is_kept(wrong):
+                answers.add(Answer(keys[i], model, content, 0, 0, price, utc_now()))
+            if wrong is not None:
+                asked.failures[i] = wrong
+            if purse is not None and price is not None:
+                purse.correct(price - estimates[i])
+        progress.advance(len(chunk))
+    log(f"{len(pending):,} prompts, {len(pending) - len(asked.failures):,} answered")
+    asked.answers = [answers.get(k) if is_kept(asked.failures.get(i)) else None for i, k in enumerate(keys)]
+    judge.asked.add(asked)
+    return [None if answer is None else answer.content for answer in asked.answers]

@@ -1,0 +1,180 @@
+"""Three kinds of judge: the tiny world's oracle, a server, and a local model; `evaluators` has the fourth."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alpaca_eval.constants import EVALUATORS_CONFIG_DIR
+from alpaca_eval.utils import prompt_to_chatml
+
+from implicit.judging.judge import MARK, Judge, check_pairs, fault_of, protect, shortfall
+from implicit.judging.local_judge import as_choice, encode_messages, label_tokens, score_labels, special_texts
+from implicit.judging.oracle import answer_prompts
+from implicit.judging.preferences import LABELS, label_share, refused, text_preference, weighted_preference
+from implicit.judging.template import PLACEHOLDERS, JudgeError, check_template
+from implicit.progress import Progress
+from implicit.servers.answers import Answer, Answers, answer_key
+from implicit.servers.chat_client import (
+    STOP_AFTER,
+    Asked,
+    ChatServer,
+    Purse,
+    Question,
+    ask,
+    completion_limit,
+    estimate_tokens,
+    utc_now,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PREFERENCES = {"output_1": 1.0, "output_2": 2.0, "tie": 1.5}
+EVALUATORS = Path(EVALUATORS_CONFIG_DIR)
+ALPACA_EVAL_2 = EVALUATORS / "alpaca_eval_clf_gpt4_turbo" / "alpaca_eval_clf.txt"
+
+
+def to_messages(prompt: str) -> list[dict[str, str]]:
+    """A filled template as messages: its turns where it is in ChatML, else a single user's."""
+    prompt = prompt.strip()
+    return prompt_to_chatml(prompt) if prompt.startswith("<|im_start|>") else [{"role": "user", "content": prompt}]
+
+
+def oracle_judge(opponent: Sequence[dict[str, Any]], model: Sequence[dict[str, Any]], *, name: str = "oracle") -> Judge:
+    """The tiny world's judge, for rows that hold a ``quality`` as well: the better one wins, equal ones are a tie."""
+    check_pairs(opponent, model)
+    qualities = {
+        (protect(row["instruction"]), protect(row["output"])): row["quality"]
+        for side in (opponent, model)
+        for row in side
+    }
+    return Judge(
+        name=name,
+        kind="oracle",
+        model=None,
+        template=MARK.join(f"{{{placeholder}}}" for placeholder in PLACEHOLDERS),
+        complete=lambda prompts: answer_prompts(prompts, qualities=qualities, mark=MARK)["completions"],
+        parse=lambda completion: [PREFERENCES.get(completion)],
+    )
+
+
+def server_judge(
+    *,
+    name: str,
+    server: ChatServer,
+    answers: Answers,
+    template: str | None = None,
+    answer: str = "logprobs",
+    floor: float,
+    log: Callable[[str], None] = lambda line: None,
+    purse: Purse | None = None,
+) -> Judge:
+    """A judge on an OpenAI-compatible server; ``answer`` is `logprobs` (weighted) or `text` (the label).
+
+    ``floor`` is the least probability that the labels must have for a weighted preference.
+    """
+    if answer == "logprobs" and not (server.request.get("logprobs") and server.request.get("top_logprobs")):
+        raise JudgeError("judge.answer: 'logprobs' needs `logprobs: true` and `top_logprobs` in judge.server.request")
+    template = ALPACA_EVAL_2.read_text(encoding="utf-8") if template is None else template
+    check_template(template)
+    judge = Judge(name, "server", server.model, template, complete=lambda prompts: [], parse=text_preference)
+    if answer == "logprobs":
+        judge = replace(judge, parse=weighted_preference, share=label_share, floor=floor)
+    return replace(judge, complete=partial(complete_by_server, judge, server, answers, None, log, purse))
+
+
+def complete_by_server(
+    judge: Judge,
+    server: ChatServer,
+    answers: Answers,
+    present: Callable[[Answer], Any] | None,
+    log: Callable[[str], None],
+    purse: Purse | None,
+    prompts: list[str],
+) -> list[Any]:
+    """Ask a server; ``present`` shapes an answer's content for the judge's parser."""
+
+    def fault(choice: dict[str, Any]) -> str | None:
+        wrong = fault_of(judge, choice if present is None else present(choice))
+        return wrong or ("the answer is a refusal" if refused(choice) else None)
+
+    known = judge.template.strip() == ALPACA_EVAL_2.read_text(encoding="utf-8").strip()
+    fixed = len(judge.template) if known else 0
+    limit = completion_limit(server.request)
+    questions = [
+        Question(to_messages(prompt), estimate_tokens(len(prompt) - fixed, alpaca_eval_2=known), limit)
+        for prompt in prompts
+    ]
+    asked = ask(
+        questions,
+        kind=judge.kind,
+        server=server,
+        answers=answers,
+        fault=fault,
+        log=log,
+        purse=purse,
+    )
+    judge.asked.add(asked)
+    shaped = [None if answer is None else answer.content for answer in asked.answers]
+    return shaped if present is None else [None if choice is None else present(choice) for choice in shaped]
+
+
+def local_judge(
+    *,
+    name: str,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    identity: str,
+    answers: Answers,
+    template: str | None = None,
+    floor: float,
+    batch_tokens: int = 8192,
+    log: Callable[[str], None] = lambda line: None,
+) -> Judge:
+    """A model on this machine; ``identity`` says which, weights included, and is part of the answers' keys.
+
+    ``floor`` is the least probability that the labels must have for a preference. Where the first ten prompts that are
+    scored have less, the rest is not scored.
+    """
+    template = ALPACA_EVAL_2.read_text(encoding="utf-8") if template is None else template
+    check_template(template)
+    tokens = label_tokens(tokenizer, LABELS)
+    asked = Asked()
+
+    def complete(prompts: list[str]) -> list[Any]:
+        conversations = [to_messages(prompt) for prompt in prompts]
+        request = {"labels": list(LABELS), "dtype": str(model.dtype)}
+        keys = [answer_key("local", identity, messages, request) for messages in conversations]
+        pending = [i for i, key in enumerate(keys) if answers.get(key) is None]
+        log(f"{name}: {len(keys)} prompts, {len(keys) - len(pending)} answered before; {len(pending)} to answer")
+        encoded = [encode_messages(tokenizer, conversations[i]) for i in pending]
+        progress = Progress(len(pending), "prompts", log=log)
+        scored = low = 0
+        for place, logprobs, others in score_labels(model, encoded, tokens, batch_tokens=batch_tokens):
+            content = as_choice(LABELS, logprobs, [(tokenizer.decode([i]), p) for i, p in others])
+            answers.add(Answer(keys[pending[place]], identity, content, len(encoded[place]), 0, 0.0, utc_now()))
+            progress.advance()
+            scored, low = scored + 1, low + (shortfall(judge, content) is not None)
+            if scored == low == STOP_AFTER < len(pending):
+                log(f"the first {STOP_AFTER} answers have no preference: the rest is not scored")
+                break
+        log(f"{scored:,} prompts answered")
+        found = [answers.get(key) for key in keys]
+        asked.add(Asked(answers=found, calls=scored, cached=len(keys) - len(pending)))
+        return [None if answer is None else answer.content for answer in found]
+
+    judge = Judge(
+        name=name,
+        kind="local",
+        model=identity,
+        template=template,
+        complete=complete,
+        parse=weighted_preference,
+        special=tuple(special_texts(tokenizer)),
+        asked=asked,
+        share=label_share,
+        floor=floor,
+    )
+    return judge

@@ -1,0 +1,1 @@
+"""Log-likelihoods of given texts: the loss's kernel, response ranking, drift. Nothing is generated here."""

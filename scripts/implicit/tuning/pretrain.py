@@ -1,0 +1,193 @@
+"""Pre-training of a small Llama from nothing, on packed documents."""
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from implicit.tuning.optimise import NonFiniteLoss, StepLog, learning_rate_factor
+
+PARTS = 4  # of a batch, on a CPU: as many cores can be of use
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The size of a Llama with tied embeddings."""
+
+    hidden_size: int
+    layers: int
+    heads: int
+    context: int  # tokens
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """How a base model is trained. Matrices are trained by Muon, all else by AdamW."""
+
+    tokens: int  # to train on, in all
+    sequence_length: int  # tokens
+    batch_size: int  # sequences
+    learning_rate: float  # of AdamW
+    matrix_learning_rate: float  # of Muon
+    warmup: float  # share of the steps
+    precision: Literal["bfloat16", "float32"]  # of the arithmetic, over float32 weights
+    seed: int
+    snapshots: int = 0  # models that are kept on the way, at equal distances, the last at the end
+
+
+class Muon(torch.optim.Optimizer):
+    """torch.optim.Muon, its default settings without weight decay, computed in the gradient's own type.
+
+    Torch's own computes in bfloat16: on a processor that has no instructions for it, that takes longer than the rest of
+    the step (https://kellerjordan.github.io/posts/muon).
+    """
+
+    def __init__(
+        self,
+        matrices: Iterable[torch.Tensor],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        apply: Callable[..., Iterable[None]] = map,
+    ) -> None:
+        """``apply`` is `map`, or an executor's."""
+        super().__init__(matrices, {"lr": lr, "momentum": momentum})
+        self.apply = apply
+
+    def step(self) -> None:
+        """Move each matrix against its momentum's nearest orthogonal matrix, or about that."""
+        moves = [(matrix, group["lr"], group["momentum"]) for group in self.param_groups for matrix in group["params"]]
+        list(self.apply(self._move, *zip(*moves, strict=True)))
+
+    @torch.no_grad()
+    def _move(self, matrix: torch.Tensor, lr: float, momentum: float) -> None:
+        average = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+        average.lerp_(matrix.grad, 1 - momentum)
+        direction = orthogonal(matrix.grad.lerp(average, momentum))
+        matrix.add_(direction, alpha=-lr * math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1])))
+
+
+def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """U S' V^T of a matrix U S V^T, with S' around 1 (0.7 to 1.2), by five Newton-Schulz iterations."""
+    turned = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    turned = turned / turned.norm().clamp(min=1e-7)
+    for _ in range(5):
+        gram = turned @ turned.T
+        turned = torch.addmm(turned, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), turned, beta=3.4445)
+    return turned.T if matrix.shape[0] > matrix.shape[1] else turned
+
+
+def pack(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, length: int, tokens: int, seed: int):
+    """Concatenate shuffled ``BOS document EOS`` into rows of ``length`` tokens.
+
+    Returns an int64 tensor of shape [rows, length] with ``tokens // length`` rows. Raises ValueError when
+    the documents hold fewer tokens: nothing is read twice without being asked for.
+    """
+    order = list(documents)
+    random.Random(seed).shuffle(order)
+    ids: list[int] = []
+    for start in range(0, len(order), 1000):
+        for encoded in tokenizer(order[start : start + 1000], add_special_tokens=False)["input_ids"]:
+            ids += [tokenizer.bos_token_id, *encoded, tokenizer.eos_token_id]
+        if len(ids) >= tokens:
+            break
+    if len(ids) < tokens:
+        raise ValueError(f"the corpus holds {len(ids):,} tokens, but pre-training asks for {tokens:,}: add documents")
+    rows = tokens // length
+    return torch.tensor(ids[: rows * length]).view(rows, length)
+
+
+def build_model(architecture: Architecture, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> LlamaForCausalLM:
+    """A Llama with random weights, drawn from ``seed``, in float32."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=architecture.hidden_size,
+        intermediate_size=round(architecture.hidden_size * 8 / 3 / 64) * 64,
+        num_hidden_layers=architecture.layers,
+        num_attention_heads=architecture.heads,
+        max_position_embeddings=architecture.context,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def pretrain(
+    model: LlamaForCausalLM,
+    rows: torch.Tensor,
+    settings: Pretraining,
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+    log: Callable[[StepLog], None] = lambda step: None,
+    keep: Callable[[int], None] = lambda snapshot: None,
+) -> LlamaForCausalLM:
+    """Train ``model`` in place on ``rows`` ([rows, length], int64), once through.
+
+    Each token is predicted from those before it in its row, documents of the same row included, as is
+    usual in pre-training. On a CPU, ``threads`` compute the gradients of a batch's PARTS side by side, a core each;
+    these are added in order, so that the result is the same, to the last bit, with any number of threads.
+    After ``steps * i / snapshots`` steps, rounded, ``keep`` is called with i, from 1, and finds the snapshot in
+    ``model``.
+    Raises NonFiniteLoss.
+    """
+    model.to(device).train()
+    parameters = list(model.parameters())
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    batches = rows.split(settings.batch_size)
+    kept = {round(len(batches) * i / settings.snapshots): i for i in range(1, settings.snapshots + 1)}  # by steps done
+    precision = getattr(torch, settings.precision)
+
+    def gradients(part: torch.Tensor, targets: int) -> tuple[float, tuple[torch.Tensor, ...]]:
+        """A part's share in the batch's mean loss, and in its gradient."""
+        with torch.autocast(device, dtype=precision, enabled=precision != torch.float32):
+            logits = model(part[:, :-1], use_cache=False).logits
+        loss = cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten(), reduction="sum") / targets
+        return loss.item(), torch.autograd.grad(loss, parameters)
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        optimizers = [
+            Muon(matrices, lr=settings.matrix_learning_rate, apply=pool.map),
+            torch.optim.AdamW(others, lr=settings.learning_rate, weight_decay=0.0, betas=(0.9, 0.95), fused=True),
+        ]
+        peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+        for step, batch in enumerate(batches):
+            factor = learning_rate_factor("cosine", step, steps=len(batches), warmup=settings.warmup)
+            for group, peak in zip((g for o in optimizers for g in o.param_groups), peaks, strict=True):
+                group["lr"] = peak * factor
+            targets = batch[:, 1:].numel()
+            parts = batch.to(device).chunk(PARTS if device == "cpu" else 1)
+            losses, found = zip(*pool.map(gradients, parts, [targets] * len(parts)), strict=True)
+            loss = math.fsum(losses)
+            if not math.isfinite(loss):
+                raise NonFiniteLoss(step=step, learning_rate=peaks[-1] * factor, loss=loss)
+            for parameter, shares in zip(parameters, zip(*found, strict=True), strict=True):
+                parameter.grad = sum(shares[1:], shares[0])
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+            log(
+                StepLog(
+                    step=step + 1,
+                    steps=len(batches),
+                    loss=loss,
+                    learning_rate=peaks[-1] * factor,
+                    tokens=rows[: (step + 1) * settings.batch_size].numel(),  # the last batch may be smaller
+                    seconds=time.monotonic() - started,
+                )
+            )
+            if step + 1 in kept:
+                keep(kept[step + 1])
+    return model.eval()

@@ -1,0 +1,210 @@
+"""The check of a config: once, before any job starts, with every fault named by key and value."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from implicit.judging.template import JudgeError, check_template, read_template
+from implicit.servers.chat_client import unknown_price
+from pipeline.config.files import doubled_keys
+from pipeline.config.models import Model
+from pipeline.config.names import meant, names_taken, unknown_names
+from pipeline.config.schema import Config, merged
+from pipeline.config.values import bad_values, used_sources
+from pipeline.files.hub import is_hub_id
+from pipeline.files.local_files import is_url
+
+
+class ConfigError(ValueError):
+    """One or more faults of a config, a line each."""
+
+
+def check_config(raw: dict[str, Any], files: Sequence[str | Path] = ()) -> Config:
+    """Check a config as Snakemake read it from ``files``. Raises ConfigError that lists faults by key and value.
+
+    What comes first is needed for what comes later: where there are faults, the later checks are left out.
+    """
+    _refuse([fault for file in files for fault in doubled_keys(Path(file))])
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(fault) for fault in error.errors())) from None
+    config = _with_conditions(config)
+    _refuse([*unknown_names(config), *names_taken(config), *_bad_overlays(config)])
+    _refuse([*bad_values(config), *_missing_files(config)])
+    _refuse(_unfit_judge(config))
+    return config
+
+
+def _refuse(faults: list[str]) -> None:
+    """Raise ConfigError with the faults, if there are any, each once."""
+    if faults:
+        raise ConfigError("\n".join(dict.fromkeys(faults)))
+
+
+def _with_conditions(config: Config) -> Config:
+    """The config with the models that its conditions make of one, as those that are run. Raises ConfigError."""
+    varied = config.conditions
+    if varied is None:
+        return config
+    faults = []
+    if varied.model not in config.models:
+        known = f"{', '.join(config.models)}{meant(varied.model, config.models)}"
+        faults.append(f"conditions.model: {varied.model!r} is not defined; defined are {known}")
+    elif config.models[varied.model].pretrain is None:
+        faults.append(f"conditions.model: {varied.model!r} is not pre-trained here, so that no world can be given it")
+    if not varied.models():
+        faults.append("conditions.values: all are null, which leaves none")
+    for condition, changes in varied.values.items():
+        pretrain = (changes or {}).get("pretrain")
+        for key, section in (("world", changes), ("pretrain.seed", pretrain)):
+            if isinstance(section, dict) and key.split(".")[-1] in section:
+                faults.append(f"conditions.values.{condition}.{key}: each world of conditions.worlds is given its own")
+    faults += [
+        f"models: {name!r} is the name of a model of `conditions`" for name in varied.models() if name in config.models
+    ]
+    _refuse(faults)
+    made: dict[str, Model] = {}
+    for name, (condition, world) in varied.models().items():
+        own = {"world": world, "pretrain": {"seed": world}}
+        layers = (config.models[varied.model].model_dump(), varied.values[condition] or {}, own)
+        try:
+            made[name] = Model.model_validate(merged(*layers))
+        except ValidationError as error:
+            for fault in error.errors():
+                told = _explain(fault, Model)
+                faults.append(
+                    f"conditions.values.{condition}{f'.{told}' if fault['loc'] else told.removeprefix('config')}"
+                )
+    _refuse(faults)
+    first = {condition: made[name] for name, (condition, world) in varied.models().items() if world == varied.worlds[0]}
+    for model in first.values():
+        same = [condition for condition, other in first.items() if other == model]
+        if len(same) > 1:
+            faults.append(f"conditions.values: {', '.join(same)} give the same model; leave out all but one")
+    _refuse(faults)
+    run = config.run.model_copy(update={"models": list(made)})
+    return config.model_copy(update={"models": config.models | made, "run": run})
+
+
+def _explain(fault: Any, shape: type[BaseModel] = Config) -> str:
+    """A fault that pydantic found in something of a shape, as a line."""
+    parts = [str(part) if str(part).isprintable() else repr(part) for part in fault["loc"] if part != "[key]"]
+    key = ".".join(parts) or "config"
+    if fault["type"] == "extra_forbidden":
+        known = _keys_at(fault["loc"][:-1], shape)
+        similar = meant(str(fault["loc"][-1]), known)
+        return f"{key}: unknown key" + (f"; known keys here are {', '.join(known)}{similar}" if known else "")
+    if fault["type"] == "missing":
+        return f"{key}: missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":
+        return f"{key}: {message}"
+    quotes = "; put it in quotes" if fault["type"] == "string_type" and fault["input"] is not None else ""
+    return f"{key}: {message}, but it is {fault['input']!r}{quotes}"
+
+
+def _keys_at(location: tuple, shape: type[BaseModel]) -> list[str]:
+    """The keys that the section at a location knows, as far as it can be followed."""
+    section: Any = shape
+    for part in location:
+        fields = getattr(section, "model_fields", None)
+        annotation = fields[part].annotation if fields and part in fields else section
+        sections = [a for a in _types_in(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not sections:
+            return []
+        section = sections[0]
+    return list(section.model_fields)
+
+
+def _types_in(annotation: Any) -> list[Any]:
+    inner = getattr(annotation, "__args__", ())
+    return [annotation, *(t for arg in inner for t in _types_in(arg))]
+
+
+def _bad_overlays(config: Config) -> list[str]:
+    """Faults in what models and modes lay over the common ``tuning`` and ``chat``."""
+    faults: list[str] = []
+    layers = [(f"modes.{name}", mode.tuning, {}) for name, mode in config.modes.items()]
+    layers += [(f"models.{name}", model.tuning, model.chat) for name, model in config.models.items()]
+    for key, tuning, chat in layers:
+        for section, common, own in (("tuning", config.tuning, tuning), ("chat", config.chat, chat)):
+            try:
+                type(common).model_validate(merged(common.model_dump(), own))
+            except ValidationError as error:
+                faults += [f"{key}.{section}.{_explain(fault, type(common))}" for fault in error.errors()]
+    return faults
+
+
+def _unfit_judge(config: Config) -> list[str]:
+    """A template or an evaluator that cannot be used, and what has no known price where there is a ceiling."""
+    judge, faults = config.judge, []
+    servers = {"judge.server.price": judge and judge.server}
+    if any(source.origin == "rewrite" for source in used_sources(config).values()):
+        servers["rewriting.server.price"] = config.rewriting and config.rewriting.server
+    without = [key for key, server in servers.items() if server and server.price is None]
+    try:
+        if judge and judge.template and Path(judge.template).is_file():
+            check_template(read_template(judge.template))
+        if judge and judge.evaluator:
+            from implicit.judging.evaluators import load_evaluator  # which takes seconds to import
+
+            without += ["judge.evaluator"] if load_evaluator(judge.evaluator).price_per_token() is None else []
+    except JudgeError as error:
+        faults.append(str(error))
+    return faults + ([unknown_price(key) for key in without] if config.ceilings.price is not None else [])
+
+
+def _missing_files(config: Config) -> list[str]:
+    """Local files and model directories that are not there, or not what they should be."""
+    files = [(key, file) for key, source in used_sources(config).items() for file in (source.file, source.templates)]
+    models = [(f"models.{name}.path", config.models[name].path) for name in config.run.models]
+    judge = config.judge
+    if judge:
+        files += [("judge.template", judge.template), ("judge.gamed_table", judge.gamed_table)]
+        models.append(("judge.path", judge.path))
+    if config.drift:
+        files.append(("drift.file", config.drift.file))
+    if config.similarity:
+        models.append(("similarity.encoder", config.similarity.encoder))
+    faults = [
+        f"{key}: file {file}: not found from {Path.cwd()}"
+        for key, file in files
+        if file and not is_url(file) and not Path(file).is_file()
+    ]
+    for key, path in models:
+        if path and not is_hub_id(path):
+            faults += _missing_in_directory(key, path)
+    if judge and judge.evaluator and not Path(judge.evaluator).exists():
+        shipped = _shipped_evaluators()
+        if judge.evaluator not in shipped:
+            faults.append(
+                f"judge.evaluator: {judge.evaluator!r} is neither a file or folder here nor an evaluator of "
+                f"alpaca-eval's{meant(judge.evaluator, shipped)}"
+            )
+    return faults
+
+
+def _missing_in_directory(key: str, path: str) -> list[str]:
+    """What the directory of a model lacks."""
+    if not Path(path).is_dir():
+        return [
+            f"{key}: the directory {path} is not there, seen from {Path.cwd()}; a hub id is written ORGANISATION/NAME"
+        ]
+    return [
+        f"{key}: the directory {path} holds no {' or '.join(needed)}"
+        for needed in (["config.json"], ["tokenizer.json", "tokenizer.model", "vocab.json"])
+        if not any((Path(path) / file).is_file() for file in needed)
+    ]
+
+
+def _shipped_evaluators() -> list[str]:
+    """The names of alpaca-eval's own evaluators. It is not imported: that takes seconds."""
+    found = find_spec("alpaca_eval")
+    folders = found.submodule_search_locations or [] if found else []
+    return sorted(
+        path.parent.name for folder in folders for path in Path(folder).glob("evaluators_configs/*/configs.yaml")
+    )

@@ -1,0 +1,113 @@
+"""The sections of a config on what is asked of judges and other servers."""
+
+import re
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from implicit.servers.chat_client import OURS, completion_limit
+from pipeline.config.types import (
+    Draws,
+    Flag,
+    JsonObject,
+    Line,
+    LocalFile,
+    LocalPath,
+    Name,
+    NotNegative,
+    Precision,
+    Section,
+    Seed,
+    Share,
+)
+
+
+class Price(Section):
+    """Of a million tokens, in whatever currency the ceilings are in."""
+
+    input: NotNegative
+    """Of a million tokens that are sent."""
+    output: NotNegative
+    """Of a million tokens that come back."""
+
+
+class Server(Section):
+    """An OpenAI-compatible server. The key is read from the environment variable that `key_variable` names."""
+
+    base_url: Annotated[str, Field(pattern=r"^https?://")]
+    """Such as `http://localhost:8000/v1`, without user, password or query."""
+    model: Line
+    """The name that the server knows it by."""
+    key_variable: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key, never the key itself."""
+    request: JsonObject = {}
+    """Goes into every request as it is: temperature, max_tokens, logprobs."""
+    price: Price | None
+    """In the currency of `ceilings.price`; `null`: not known, which no `ceilings.price` allows."""
+
+    @model_validator(mode="after")
+    def without_secrets(self) -> Self:
+        """What stands in a config stands in records, too. The messages do not repeat what may be a key."""
+        parts = urlsplit(self.base_url)
+        if parts.username or parts.password or parts.query:
+            raise ValueError("'base_url' must hold no user, password or query; keys come from the environment")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
+            raise ValueError("'key_variable' must be the name of an environment variable, not the key itself")
+        wrong = [name for name in OURS if name in self.request]
+        if wrong:
+            raise ValueError(f"'request' must not hold {', '.join(wrong)}: each is set elsewhere, or cannot be set")
+        return self
+
+
+class Judge(Section):
+    name: Name
+    kind: Literal["oracle", "evaluator", "server", "local"]
+    """One of the four above; docs/judges.md tells more of them."""
+    evaluator: LocalPath | None = None
+    """For the kind `evaluator`: a name of alpaca-eval's, or the path of a folder or YAML file."""
+    server: Server | None = None
+    """For the kind `server`."""
+    path: LocalPath | None = None
+    """For the kind `local`: a directory or a hub id."""
+    revision: Line | None = None
+    """For the kind `local`: the commit, tag or branch."""
+    precision: Precision = "float32"
+    """For the kind `local`: of weights and arithmetic."""
+    template: LocalFile | None = None
+    """A file with `{instruction}`, `{output_1}` and `{output_2}`; `null` is that of AlpacaEval 2."""
+    answer: Literal["logprobs", "text"] = "logprobs"
+    """`logprobs`: the weighted preference of AlpacaEval 2; `text`: the label itself."""
+    min_label_probability: Share
+    reference_mode: str
+    seed: Seed
+    bootstrap: Draws
+    metric: Literal["length_controlled_minimal", "length_controlled_v1"]
+    gamed_table: LocalFile | None = None
+    both_orders: Flag
+
+    @model_validator(mode="after")
+    def of_its_kind(self) -> Self:
+        needed = {"oracle": [], "evaluator": ["evaluator"], "server": ["server"], "local": ["path"]}[self.kind]
+        for key in ("evaluator", "server", "path"):
+            if (getattr(self, key) is not None) != (key in needed):
+                raise ValueError(f"a judge of kind {self.kind!r} {'needs' if key in needed else 'has no'} {key!r}")
+        request = self.server.request if self.server and self.answer == "logprobs" else None
+        if request is not None and not (request.get("logprobs") and request.get("top_logprobs")):
+            raise ValueError("'answer' is logprobs: 'server.request' needs logprobs: true and top_logprobs: 2 or more")
+        if self.server and self.answer == "text" and completion_limit(self.server.request) < 2:
+            raise ValueError(
+                "'answer' is text: max_tokens in 'server.request' must be 2 or more; what is cut off is not read"
+            )
+        return self
+
+
+class Rewriting(Section):
+    """The no-rephrase ablation (paper, appendix C): which responses restate their instruction, and without that."""
+
+    server: Server
+    """What is asked."""
+    detect: str
+    """Asks whether a response restates, with `{instruction}` and `{response}`; ends in "#### YES" or "#### NO"."""
+    rewrite: str
+    """The request to write it without that, likewise."""

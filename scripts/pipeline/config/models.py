@@ -1,0 +1,149 @@
+"""The sections of a config on models: pre-training, tuning, chat format."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, Strict, model_validator
+
+from pipeline.config.types import (
+    Count,
+    Flag,
+    Line,
+    LocalPath,
+    NotNegative,
+    OneOrMore,
+    Positive,
+    Section,
+    Seed,
+    Share,
+    no_boolean,
+)
+
+
+class Architecture(Section):
+    hidden_size: Count
+    """An even multiple of `heads`."""
+    layers: Count
+    """Transformer blocks."""
+    heads: Count
+    """Of each layer's attention."""
+    context: Count
+    """The most tokens that the model can read."""
+
+    @model_validator(mode="after")
+    def of_whole_heads(self) -> Self:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(
+                f"'hidden_size' is {self.hidden_size}: it must be an even multiple of 'heads', which is {self.heads}"
+            )
+        return self
+
+
+class Corpus(Section):
+    intact_pairs: Share = 1.0
+    markup: Literal["many", "one"] = "many"
+    after_answer: Literal["go_on", "end"] = "go_on"
+    chat_tags: Annotated[float, Field(ge=0, le=0.5), no_boolean] = 0.0
+
+
+class Pretrain(Section):
+    seed: Seed
+    documents: Count
+    tokens: Count
+    vocab_size: Annotated[int, Strict(), Field(ge=300)]
+    architecture: Architecture
+    sequence_length: Count
+    batch_size: Count
+    learning_rate: Positive
+    matrix_learning_rate: Positive
+    warmup: Share
+    precision: Literal["bfloat16", "float32"]
+    corpus: Corpus = Corpus()
+    snapshots: Annotated[int, Strict(), Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def enough_steps(self) -> Self:
+        steps = -(-(self.tokens // self.sequence_length) // self.batch_size)
+        if self.snapshots > steps:
+            raise ValueError(f"'snapshots' is {self.snapshots}, but there are {steps} steps after which to keep one")
+        return self
+
+
+class Model(Section):
+    world: Seed | None = None
+    pretrain: Pretrain | None = None
+    snapshot: Count | None = None
+    """Of `pretrain.snapshots`, the one that is taken, from 1; `null`: the model at the end."""
+    path: LocalPath | None = None
+    """An existing model, in place of `pretrain`: a hub id, or a directory. `.`, `/` or `~` begins a directory."""
+    revision: Line | None = None
+    """The commit, tag or branch of the hub."""
+    gated: Flag = False
+    """The hub wants a token; it is asked for before anything runs."""
+    parameters: Positive | None = None
+    """In billions: for the plan, and for the memory that is asked of a cluster."""
+    test_seeds: OneOrMore[Seed] | None = None
+    """In place of the run's."""
+    validation_seed: Seed | None = None
+    """In place of the selection's."""
+    tuning: dict[str, Any] = {}
+    """Laid over the common `tuning`."""
+    chat: dict[str, Any] = {}
+    """Laid over the common `chat`."""
+    rules: Flag = True
+    """`false`: no rule adapter for this model."""
+    epochs: dict[str, Count] = {}
+    """An epoch count by mode, fixed, with nothing to choose."""
+
+    @model_validator(mode="after")
+    def one_source(self) -> Self:
+        if (self.pretrain is None) == (self.path is None):
+            raise ValueError("give either 'pretrain' or 'path', not both and not neither")
+        if self.pretrain and self.world is None:
+            raise ValueError("'pretrain' needs a 'world' whose corpus is read")
+        kept = self.pretrain.snapshots if self.pretrain else 0
+        if self.snapshot and self.snapshot > kept:
+            raise ValueError(f"'snapshot' is {self.snapshot}, but 'pretrain.snapshots' keeps {kept}")
+        return self
+
+
+class Lora(Section):
+    rank: Count
+    """Of the two matrices that each layer gets."""
+    alpha: Positive
+    """Their product is scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1), no_boolean]
+    """Of what goes into them, while tuning."""
+
+
+class Tuning(Section):
+    learning_rate: Positive
+    batch_size: Count
+    schedule: Literal["cosine", "linear", "constant"]
+    warmup: Share
+    weight_decay: NotNegative
+    """AdamW's; the paper does not say, the scripts: 0."""
+    max_grad_norm: Positive
+    """Gradients beyond it are scaled down to it; scripts: 1."""
+    normalise_by: Literal["example", "token"]
+    max_length: Count
+    precision: Literal["bfloat16", "float32"]
+    stored_as: Literal["bfloat16", "float16", "float32"]
+    train_eos: Flag
+    train_turn_newline: Flag
+    too_long: Literal["error", "cut"]
+    method: Literal["full", "lora", "qlora"]
+    lora: Lora
+
+
+class Chat(Section):
+    user_tag: Annotated[str, Field(min_length=1)]
+    """The line before an instruction."""
+    assistant_tag: Annotated[str, Field(min_length=1)]
+    """The line before a response."""
+    add_bos: Flag
+
+    @model_validator(mode="after")
+    def told_apart(self) -> Self:
+        if self.user_tag.strip() == self.assistant_tag.strip():
+            raise ValueError(f"'user_tag' and 'assistant_tag' are both {self.user_tag!r}: they must differ")
+        return self

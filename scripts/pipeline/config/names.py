@@ -1,0 +1,93 @@
+"""The names in a config: each is defined, and none stands for two things, in a path or in a table."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from implicit.measuring.published import RANKING, WIN_RATES
+from pipeline.config.schema import BASE_LABEL, Config
+from pipeline.config.types import same_text
+from pipeline.identity.bases import SHARED
+
+# Names that the paths in the rules use themselves in the place of a name of the section: a second rule would claim the
+# same file, or write into the same folder. tests/test_config_names.py reads them from the rules and compares.
+RESERVED = {
+    "experiment": (SHARED,),  # results/NAME
+    "models": (  # results/EXPERIMENT/NAME
+        *("answers", "benchmarks", "checkpoints", "data", "events"),
+        *("figures", "ledger", "logs", "tables", "tracked"),
+    ),
+    "modes": ("base", "rules"),  # results/EXPERIMENT/MODEL/NAME
+    # results/EXPERIMENT/MODEL/SYSTEM/NAME.parquet, or NAME.record.json
+    "evaluation_sets": ("drift", "harness", "ranking", "recall", "similarity"),
+}
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """The end of a message on an unknown name: the most similar one that is known, if any is."""
+    similar = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {similar[0]!r}?" if similar else ""
+
+
+def unknown_names(config: Config) -> list[str]:
+    """References from one section to a name that another does not define."""
+    datasets, sets, modes = list(config.datasets), list(config.evaluation_sets), list(config.modes)
+    published = sorted({*WIN_RATES, *RANKING})
+    references = [("run.models", name, list(config.models)) for name in config.run.models]
+    references += [("run.modes", name, modes) for name in config.run.modes]
+    references += [(f"modes.{name}.dataset", mode.dataset, datasets) for name, mode in config.modes.items()]
+    references += [
+        (f"modes.{name}.published", mode.published, published)
+        for name, mode in config.modes.items()
+        if mode.published is not None
+    ]
+    references += [
+        (f"datasets.{name}.{key}", made_of, datasets)
+        for name, source in config.datasets.items()
+        for key in ("rewrite", "alter", "responses_of")
+        if (made_of := getattr(source, key)) is not None
+    ]
+    references += [
+        (f"models.{name}.epochs", mode, modes) for name, model in config.models.items() for mode in model.epochs
+    ]
+    references += [("plan.tokens", name, datasets) for name in config.plan.tokens]
+    references += [("generation.evaluation_set", config.generation.evaluation_set, sets)]
+    if config.selects():
+        references += [("selection.evaluation_set", config.selection.evaluation_set, sets)]
+    if config.ranking:
+        references += [("ranking.evaluation_set", config.ranking.evaluation_set, sets)]
+        references += [("ranking.modes", name, modes) for name in config.ranking.modes]
+    if config.similarity:
+        references += [("similarity.modes", name, config.run.modes) for name in config.similarity.modes]
+        references += [("similarity.baseline", config.similarity.baseline, datasets)]
+    if config.judge:
+        references += [("judge.reference_mode", config.judge.reference_mode, config.run.modes)]
+    return [
+        f"{key}: {name!r} is not defined; defined are {', '.join(known)}{meant(name, known)}"
+        for key, name, known in references
+        if name not in known
+    ]
+
+
+def names_taken(config: Config) -> list[str]:
+    """Names that would meet another's path, and labels that would meet another's row of a table."""
+    defined = {"models": config.models, "modes": config.modes, "evaluation_sets": config.evaluation_sets}
+    names = [("experiment", config.experiment)] + [(key, name) for key, own in defined.items() for name in own]
+    faults = [
+        f"{key}: {name!r} is a reserved name; choose another. Reserved here: {', '.join(RESERVED[key])}"
+        for key, name in names
+        if name in RESERVED[key]
+    ]
+    labels = {"the base model's own": BASE_LABEL}
+    labels |= {
+        f"rules.variants.{name}": used.label for name, used in (config.rules.used() if config.rules else {}).items()
+    }
+    labels |= {f"modes.{name}.label": config.modes[name].label for name in config.run.modes if name in config.modes}
+    same: dict[str, list[str]] = {}
+    for place, label in labels.items():
+        same.setdefault(same_text(label), []).append(f"{place} ({label!r})")
+    faults += [
+        f"{' and '.join(reversed(places))}: tables could not tell these labels apart; each must have its own"
+        for places in same.values()
+        if len(places) > 1
+    ]
+    return faults

@@ -1,0 +1,138 @@
+"""Values of a config that are right by themselves and wrong together, as they hold for each model and mode."""
+
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+
+from pipeline.config.datasets import Source
+from pipeline.config.schema import GPUS, Config
+
+Lengths = dict[tuple[str, int, int], list[str]]  # key, tokens and context, of which models
+
+
+def bad_values(config: Config) -> list[str]:
+    """What does not fit together in a config whose names are all defined, and whose overlays are valid."""
+    faults = [*_datasets(config), *_evaluation_sets(config), *_lengths(config), *_worlds(config)]
+    if config.similarity:
+        for name in config.run.models:
+            if config.similarity.seed not in (seeds := config.test_seeds(name)):
+                faults.append(
+                    f"similarity.seed: {config.similarity.seed} is not a test seed of model {name!r}: {seeds}"
+                )
+    if config.plan.gpu not in GPUS:
+        faults.append(f"plan.gpu: {config.plan.gpu!r} is not known; known are {', '.join(GPUS)}")
+    if not config.judge and config.selects():
+        faults.append(f"selection.epochs: {config.selection.epochs} cannot be chosen from without a judge; give one")
+    return [*faults, *_not_installed(config)]
+
+
+def used_sources(config: Config) -> dict[str, Source]:
+    """The datasets and evaluation sets that this run reads, by their place in the config."""
+    datasets = {config.modes[mode].dataset for mode in config.run.modes}
+    datasets |= {config.similarity.baseline} if config.similarity else set()
+    datasets = {made_of for name in datasets for made_of in config.ancestry(name)}
+    sets = {config.generation.evaluation_set}
+    sets |= {config.ranking.evaluation_set} if config.ranking else set()
+    sets |= {config.selection.evaluation_set} if config.selects() else set()
+    used: dict[str, Source] = {f"datasets.{name}": config.datasets[name] for name in sorted(datasets)}
+    return used | {f"evaluation_sets.{name}": config.evaluation_sets[name] for name in sorted(sets)}
+
+
+def _datasets(config: Config) -> list[str]:
+    """Datasets that are made of others which cannot be had."""
+    faults = []
+    if not config.rewriting and any(source.origin == "rewrite" for source in used_sources(config).values()):
+        faults.append("rewriting: missing, but a dataset in use is to be rewritten by it")
+    circle = [
+        name
+        for name, source in config.datasets.items()
+        if any(name in config.ancestry(made_of) for made_of in source.made_of)
+    ]
+    if circle:
+        faults.append(f"datasets: {', '.join(circle)}: made of itself, by 'alter', 'responses_of' or 'rewrite'")
+    return faults
+
+
+def _evaluation_sets(config: Config) -> list[str]:
+    """Evaluation sets without what they are asked for: references, kinds of request, enough instructions."""
+    faults = []
+    ranking, judge = config.ranking, config.judge
+    needed = [("ranking.evaluation_set", ranking.evaluation_set)] if ranking else []
+    needed += [("selection.evaluation_set", config.selection.evaluation_set)] if config.selects() else []
+    for key, name in needed:
+        own = config.evaluation_sets[name]
+        if own.origin != "world" and own.recipe is None and own.reference is None:
+            faults.append(f"{key}: evaluation_sets.{name} has no 'reference', which is needed here: give it a template")
+    if judge and judge.kind == "oracle":
+        judged = [("generation.evaluation_set", config.generation.evaluation_set)]
+        judged += [("selection.evaluation_set", config.selection.evaluation_set)] if config.selects() else []
+        faults += [
+            f"judge.kind: the oracle knows only the tiny world's instructions, but {key} is {name!r}"
+            for key, name in judged
+            if config.evaluation_sets[name].origin != "world"
+        ]
+    held = config.evaluation_sets[ranking.evaluation_set] if ranking else None
+    if ranking and held and held.instructions is not None and held.instructions < ranking.instructions:
+        faults.append(
+            f"ranking.instructions: {ranking.instructions}, but evaluation_sets.{ranking.evaluation_set} has "
+            f"{held.instructions}"
+        )
+    if ranking and held and held.origin != "world" and ranking.negatives != ["any"]:
+        faults.append(
+            f"ranking.negatives: {ranking.negatives} requires a world evaluation set, which "
+            f"{ranking.evaluation_set!r} is not; use [any]"
+        )
+    return faults
+
+
+def _lengths(config: Config) -> list[str]:
+    """Lengths beyond the context of a model that is pre-trained here; other models are checked when they are read."""
+    found: Lengths = {}
+    for name in config.run.models:
+        model = config.models[name]
+        if model.pretrain is None:
+            continue
+        asked = {f"models.{name}.pretrain.sequence_length": model.pretrain.sequence_length}
+        for mode in config.run.modes:
+            layers = ((f"modes.{mode}.", config.modes[mode].tuning), (f"models.{name}.", model.tuning), ("", None))
+            layer = next(layer for layer, own in layers if own is None or "max_length" in own)
+            asked[f"{layer}tuning.max_length"] = config.mode_tuning(name, mode).max_length
+        for key, length in asked.items():
+            if length > model.pretrain.architecture.context:
+                found.setdefault((key, length, model.pretrain.architecture.context), []).append(repr(name))
+    return [
+        f"{key}: {length} tokens, but the context of model {', '.join(names)} is {context}"
+        for (key, length, context), names in found.items()
+    ]
+
+
+def _worlds(config: Config) -> list[str]:
+    """Models without a world whose sets or texts are to be drawn from it."""
+    without = [name for name in config.run.models if config.models[name].world is None]
+    faults = []
+    if any(used.origin == "world" for used in used_sources(config).values()):
+        faults += [
+            f"models.{name}.world: missing, but a set in use is drawn from the model's world" for name in without
+        ]
+    if config.drift and config.drift.file is None:
+        faults += [f"drift.file: missing, but model {name!r} has no world to draw texts from" for name in without]
+    return faults
+
+
+def _not_installed(config: Config) -> list[str]:
+    """Programs and packages that this run asks for, which are not part of the environment, and are not there."""
+    faults = []
+    harness = config.drift.harness if config.drift else None
+    if harness and shutil.which(harness.command) is None:
+        faults.append(
+            f"drift.harness.command: {harness.command!r} is not found: install lm-evaluation-harness (pip install "
+            "lm-eval), or give the path of its lm_eval"
+        )
+    tracking = config.execution.tracking
+    try:
+        if tracking:
+            version(tracking)  # not `find_spec`: it takes wandb's own folder of former runs, `wandb`, for the package
+    except PackageNotFoundError:
+        faults.append(
+            f"execution.tracking: {tracking} is not installed: pip install {tracking}, with the environment active"
+        )
+    return faults

@@ -1,0 +1,174 @@
+"""Rows and commits from a dataset or model hub: through its cache where there is no network, every fault explained."""
+
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.files.local_files import Counted, Rows, offline, read_cells, take_range
+from pipeline.files.rows import Columns, Row, checked
+from pipeline.jobs.command import InputError
+
+NOT_CACHED = "not in the cache, and HF_HUB_OFFLINE is set: download it first"
+READ_HERE = tuple(f"{kind}{packed}" for kind in (".parquet", ".csv", ".json", ".jsonl") for packed in ("", ".gz"))
+ORIGINS = ("alter", "rewrite", "file", "hub", "world")  # the first that is given counts
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a model's path is an id on the hub, NAME or ORGANISATION/NAME: a directory of that name comes first.
+
+    What cannot be an id is a directory, there or not: it begins with ``.``, ``/`` or ``~``, or has a second slash.
+    """
+    part = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+    return not Path(path).exists() and re.fullmatch(f"{part}(/{part})?", path) is not None
+
+
+def origin_of(source: dict[str, Any]) -> str:
+    """What the rows of a source are read from: a file stands in for a hub, a hub for the world."""
+    return next(kind for kind in ORIGINS if source.get(kind) is not None)
+
+
+def source_rows(source: dict[str, Any], columns: Columns) -> tuple[str, Counted, Iterator[tuple[str, Row]]]:
+    """The name of a source that is a file or on a hub, its rows as they stand there, counted, and those that are used.
+
+    The last are (place, row) of the ``columns``, checked by ``pipeline.files.rows``.
+    """
+    if origin_of(source) == "file":
+        name, cells, whole = source["file"], read_cells(source["file"], columns, name=source["file"]), True
+    else:
+        hub = source["hub"]
+        name, cells, whole = hub_name(hub), _cells(hub, columns), hub.get("file") is not None
+    counted = Counted(take_range(cells, source.get("rows"), name=name), whole=whole)
+    return name, counted, checked(counted, columns)
+
+
+def hub_name(hub: dict[str, Any]) -> str:
+    """How rows of a hub are named: its id, with the revision, and the file or the configuration and split."""
+    revision = f"@{hub['revision']}" if hub.get("revision") else ""
+    part = hub.get("file") or " ".join(filter(None, [hub.get("config"), hub.get("split") or "train"]))
+    return f"{hub['id']}{revision} ({part})"
+
+
+def _cells(hub: dict[str, Any], columns: Collection[str]) -> Rows:
+    """The rows of a hub's dataset as they stand there: of one file of its repository, or of a split.
+
+    A file is downloaded to the hub's cache. A split is streamed, file by file where the files are of a kind that is
+    read here, and with HF_HUB_OFFLINE read from the cache, where it is only if `datasets` has loaded it whole before.
+    Raises InputError for what cannot be had.
+    """
+    name = hub_name(hub)
+    if hub.get("file") is not None:
+        from huggingface_hub import hf_hub_download
+
+        with explained("dataset", hub["id"], hub.get("revision")):
+            path = hf_hub_download(hub["id"], hub["file"], repo_type="dataset", revision=hub.get("revision"))
+        yield from read_cells(path, columns, name=name)
+    else:
+        yield from ((f"{name}, row {number}", row) for number, row in enumerate(_split(hub, columns), start=1))
+
+
+def _split(hub: dict[str, Any], columns: Collection[str]) -> Iterator[Row]:
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    id_, revision, split = hub["id"], hub.get("revision"), hub.get("split") or "train"
+    commit = find_commit("dataset", id_, revision)
+    with explained("dataset", id_, revision, DatasetsError):
+        builder = datasets.load_dataset_builder(id_, hub.get("config"), revision=commit)
+        # Where the hub does not answer, `datasets` takes whatever revision it finds in its cache.
+        if builder.hash != commit:
+            raise InputError(f"dataset {id_}, revision {commit}: only {builder.hash} could be had, from the cache")
+        files = [] if offline() else (builder.config.data_files or {}).get(split, [])
+        root = f"hf://datasets/{id_}@{commit}/"
+        if files and all(file.startswith(root) and file.endswith(READ_HERE) for file in files):
+            yield from _file_by_file(id_, commit, [file.removeprefix(root) for file in files], columns)
+        elif "csv" in (builder.name, builder.info.builder_name):  # the second where it is read from the cache
+            raise InputError(
+                f"dataset {id_}: of its CSV, `datasets` guesses the types, so that the text NA becomes null and 1.50 "
+                "becomes 1.5: name one of its files as 'hub.file', or give a local 'file'"
+            )
+        else:
+            yield from builder.as_dataset(split=split) if offline() else builder.as_streaming_dataset(split=split)
+
+
+def _file_by_file(id_: str, commit: str, files: list[str], columns: Collection[str]) -> Iterator[Row]:
+    """The rows of a split, each of its files downloaded when its turn comes, and read as a local one.
+
+    `datasets` guesses the types of CSV: the text "NA" becomes null, and "1.50" the number 1.5. Parquet it would stream
+    with pyarrow.dataset; a process that leaves such a stream in the middle now and then aborts when it ends
+    (github.com/apache/arrow/issues/45214).
+    """
+    from huggingface_hub import hf_hub_download
+
+    for file in files:
+        path = hf_hub_download(id_, file, repo_type="dataset", revision=commit)
+        yield from (row for _, row in read_cells(path, columns, name=f"{id_} ({file})"))
+
+
+def find_commit(kind: str, id_: str, revision: str | None) -> str:
+    """The commit that a revision of a ``dataset`` or ``model`` is at, once it is sure that it may be downloaded.
+
+    With HF_HUB_OFFLINE it is looked up in the cache. Raises InputError.
+    """
+    import huggingface_hub
+
+    with explained(kind, id_, revision):
+        if offline():
+            return _cached_commit(kind, id_, revision or "main")
+        huggingface_hub.auth_check(id_, repo_type=kind)
+        return huggingface_hub.repo_info(id_, repo_type=kind, revision=revision).sha
+
+
+def _cached_commit(kind: str, id_: str, revision: str) -> str:
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
+
+    for repository in scan_cache_dir().repos:
+        if (repository.repo_type, repository.repo_id) == (kind, id_):
+            for found in repository.revisions:
+                if revision == found.commit_hash or revision in found.refs:
+                    return found.commit_hash
+    raise CacheNotFound(f"{kind} {id_}, revision {revision}", constants.HF_HUB_CACHE)
+
+
+@contextmanager
+def explained(kind: str, id_: str, revision: str | None, *also: type[Exception]) -> Iterator[None]:
+    """Raise InputError, with what to do, for what goes wrong with a ``dataset`` or ``model`` of a hub.
+
+    ``also`` are errors besides those of the hub's client, the system's, and ValueError.
+    In a generator, errors of the code that takes what is yielded within this block do not pass through here.
+    """
+    from huggingface_hub import errors
+
+    what = f"{kind} {id_}" + (f", revision {revision}" if revision else "")
+    page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{id_}"
+    stand_in = f"a local {'file' if kind == 'dataset' else 'path'!r} can stand in for it"
+    if kind == "model" and not Path(id_).exists():
+        stand_in = f"there is no directory {id_} here, either; {stand_in}"
+    if Path(id_).is_dir():
+        stand_in = "give a whole directory, with weights as safetensors, as `save_pretrained` writes it"
+    try:
+        yield
+    except InputError:
+        raise
+    except errors.GatedRepoError:
+        message = f"gated. Ask for access at {page}, then set HF_TOKEN (or run `hf auth login`)"
+    except errors.RepositoryNotFoundError:
+        message = "not found. Either there is none of that name, or it is private and HF_TOKEN gives no access to it"
+    except errors.RevisionNotFoundError:
+        message = f"there is no such revision; see {page}"
+    except (errors.LocalEntryNotFoundError, errors.CacheNotFound) as error:
+        message = NOT_CACHED if offline() else f"the hub cannot be reached: {error}"
+    except errors.EntryNotFoundError as error:
+        message = f"it has no such file; see {page}/tree/{revision or 'main'}: {error}"
+    except errors.HfHubHTTPError as error:
+        message = f"the hub says: {error}"
+    except (errors.HTTPError, ConnectionError, TimeoutError) as error:
+        message = NOT_CACHED if offline() else f"the hub cannot be reached: {error}"
+    except (OSError, ValueError) as error:
+        message = f"cannot be read: {error}"
+    except also as error:
+        message = f"cannot be read: {type(error).__name__}: {error}"
+    else:
+        return
+    raise InputError(f"{what}: {message}; {stand_in}")

@@ -1,0 +1,116 @@
+"""The ledger of an experiment: what its jobs have cost and are about to, against the ceilings of the config.
+
+Each job has one entry, a small file. GPU hours that a job has used count for good, also when it failed and runs again;
+what it had set aside is replaced. Entries are read and written under a lock, so that jobs that start at the same moment
+cannot pass a ceiling together.
+"""
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.files.storage import read_json, write_json
+from pipeline.jobs.command import InputError
+from pipeline.jobs.costs import Machine
+
+UNITS = {"gpu_hours": "GPU hours", "price": "of price"}
+
+
+class CeilingReached(InputError):
+    """A job would pass a ceiling: it must not start."""
+
+
+class Ledger:
+    """One job's entry, and the sum of all others'. ``settings`` is what rules pass as ``--budget``; None: no ledger."""
+
+    def __init__(self, settings: dict[str, Any] | None, job: str) -> None:
+        self.ceilings = {unit: (settings or {}).get("ceilings", {}).get(unit) for unit in UNITS}
+        self.folder = Path(settings["folder"]) if settings else None
+        self.machine = Machine(**settings["machine"]) if settings else None  # the GPU that hours are estimated for
+        self.job = job
+        self.used_before = self._used_before()  # GPU hours
+        self.reserved = dict.fromkeys(UNITS, 0.0) | {"gpu_hours": self.used_before}
+        self.spent = dict.fromkeys(UNITS, 0.0)
+
+    def reserve(self, **amounts: float) -> None:
+        """Set amounts aside, before they are spent. Raises CeilingReached where a sum would pass its ceiling."""
+        if self.folder is None:
+            return
+        with self._locked():
+            others = self._sum_of_others()
+            if "gpu_hours" in amounts:
+                amounts |= {"gpu_hours": self.used_before + amounts["gpu_hours"]}
+            wanted = self.reserved | amounts
+            for unit, ceiling in self.ceilings.items():
+                if ceiling is not None and unit in amounts and others[unit] + wanted[unit] > ceiling:
+                    raise CeilingReached(
+                        f"ceilings.{unit}: {self.job} needs about {wanted[unit]:.3g} {UNITS[unit]}, {others[unit]:.3g} "
+                        f"are spent or set aside, and the ceiling is {ceiling:g}: raise it, or leave something out"
+                    )
+            self.reserved = wanted
+            self._write(self.reserved)
+
+    def begin(self, price: float) -> None:
+        """Set aside the price of all requests that are to come, besides what has been spent."""
+        self.reserve(price=self.spent["price"] + price)
+
+    def spend(self, price: float) -> None:
+        """Count a request's price before it is sent; sets more aside when what was reserved is used up."""
+        self.spent["price"] += price
+        if self.spent["price"] > self.reserved["price"]:
+            self.reserve(price=self.spent["price"])
+
+    def correct(self, difference: float) -> None:
+        """Count what an answer cost beyond its estimate, or less. Raises CeilingReached: then no more is sent."""
+        self.spend(difference)
+
+    def settle(self, *, price: float = 0.0, gpu_hours: float = 0.0, unpriced_calls: int = 0) -> None:
+        """Replace what was set aside by what it came to: the price of all runs, and the GPU hours of this one.
+
+        ``unpriced_calls`` counts the calls whose price is not known.
+        """
+        if self.folder is not None:
+            hours = self.used_before + gpu_hours
+            with self._locked():
+                amounts = {"gpu_hours": hours, "price": price, "unpriced_calls": unpriced_calls}
+                self._write(amounts, used=hours)
+
+    def _path(self) -> Path:
+        return self.folder / f"{hashlib.sha256(self.job.encode()).hexdigest()[:16]}.json"
+
+    def _used_before(self) -> float:
+        """GPU hours that earlier runs of this job have used."""
+        if self.folder is None or not self._path().is_file():
+            return 0.0
+        return read_json(self._path()).get("gpu_hours_used", 0.0)
+
+    def _write(self, amounts: dict[str, float], *, used: float | None = None) -> None:
+        used = self.used_before if used is None else used
+        write_json({"job": self.job} | amounts | {"gpu_hours_used": used}, self._path())
+
+    def _sum_of_others(self) -> dict[str, float]:
+        entries = [read_json(path) for path in self.folder.glob("*.json") if path != self._path()]
+        return {unit: sum(entry[unit] for entry in entries) for unit in UNITS}
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def spent(folder: Path) -> dict[str, float]:
+    """The sum of all entries of a ledger."""
+    entries = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("*.json")]
+    return {unit: sum(entry[unit] for entry in entries) for unit in UNITS}
+
+
+def unpriced_calls(folder: Path) -> int:
+    """The number of calls in a ledger whose price is not known."""
+    entries = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("*.json")]
+    return sum(entry.get("unpriced_calls", 0) for entry in entries)

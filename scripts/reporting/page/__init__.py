@@ -1,0 +1,1 @@
+"""The report: what its page contains, and the page's template, style and script."""

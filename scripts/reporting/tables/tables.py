@@ -1,0 +1,334 @@
+"""All tables of an experiment, declared: which metric gives a line, what tells lines apart, and what each column shows.
+
+Means are over seeds, ± their standard deviation with n - 1 in the denominator.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from implicit.measuring.published import MODELS, RANKING, RULE_WIN_RATES, WIN_RATES
+from reporting.metrics.registry import SCORES
+from reporting.metrics.view import Column, Group, Key, Line, Row, View, first, interval, least, mean, n_of, seeds, text
+from reporting.tables.condition_tables import condition_lines, condition_notes, world_lines
+from reporting.tables.footnotes import footnotes
+from reporting.tables.forms import fixed, plus_minus, to_csv, to_latex, to_markdown
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+PAPER_NOTE = (
+    "The paper's columns are of Llama-2-7B and OLMo-7B under gpt-4-1106-preview, length-controlled (v1). They show the "
+    "shape of the effect; figure by figure, only the same model under the same judge and metric is comparable."
+)
+CONTROL_NOTE = (
+    "Win rates are raw; length-controlled ones (length_controlled_minimal) are left out where the length model is not "
+    "defined for every seed: alpaca-eval would say exactly 50 there, whatever the outcomes."
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: ``main`` picks the rows of its main metric, ``by`` tells its lines apart."""
+
+    title: str
+    needs: frozenset[str]  # what an experiment must have measured
+    main: Callable[[View], "DataFrame"] = lambda view: view.metrics
+    by: tuple[str, ...] = ("model", "name")
+    columns: Callable[[View], list[Column]] = lambda view: []
+    system: Callable[[Row], Key] | None = None  # whose other numbers a line has; those of its own system by default
+    make: Callable[[View], list[Line]] | None = None  # of a table that is not made of groups of a main metric
+    notes: Callable[[View, "DataFrame"], list[str]] = lambda view, main: []
+    forms: tuple[str, ...] = ("csv", "md", "tex")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A table that was made."""
+
+    title: str
+    notes: list[str]
+    lines: list[Line]
+
+    def form(self, ending: str) -> str:
+        """The table as CSV, Markdown or LaTeX."""
+        rows = [line.cells for line in self.lines]
+        if ending == "csv":
+            return to_csv(rows)
+        return {"md": to_markdown, "tex": to_latex}[ending](rows, title=self.title, notes=self.notes)
+
+
+def make_table(name: str, view: View) -> Made:
+    """One of `TABLES`."""
+    table = TABLES[name]
+    main = table.main(view)
+    if table.make is not None:
+        lines = table.make(view)
+    else:
+        columns, lines = table.columns(view), []
+        for group in view.groups(main, table.by, table.system):
+            cells = {column.name: column.cell(group) for column in columns}
+            lines.append(Line(cells, list(group.sources)))
+        for empty in [c.name for c in columns if c.optional and not any(line.cells[c.name] for line in lines)]:
+            for line in lines:
+                del line.cells[empty]
+    notes = [view.note or "", *table.notes(view, main)]
+    return Made(table.title.replace("AXIS", view.axis), [note for note in notes if note], lines)
+
+
+def tables_of(measured: set[str]) -> list[str]:
+    """The names of the tables of an experiment that has measured this."""
+    return [name for name, table in TABLES.items() if table.needs <= measured]
+
+
+SYSTEM = [text("model"), text("tuning", "label")]
+
+
+def judged(kinds: Callable[["DataFrame"], "DataFrame"]) -> Callable[[View], "DataFrame"]:
+    """The win rates of the base model, and of those that ``kinds`` tells of."""
+
+    def main(view: View) -> "DataFrame":
+        own = view.of("win_rate")
+        return own[(own["kind"] == "base") | kinds(own)]
+
+    return main
+
+
+def under_rules(view: View) -> "DataFrame":
+    """The win rates of models that have rules: the base model's, with rules and without."""
+    own = view.of("win_rate")
+    own = own[own["kind"] != "tuned"]
+    return own[own["model"].isin(own[own["kind"] == "rules"]["model"])]
+
+
+def published(group: Group) -> tuple:
+    """The paper's win rates, by model."""
+    if group.first["kind"] == "rules":
+        by_rules = {" ".join(sorted(rules)): value for rules, value in RULE_WIN_RATES.items()}
+        return by_rules.get(group.first["paper"]), None
+    return WIN_RATES.get(group.first["paper"], (None, None))
+
+
+def ranked_in_paper(group: Group) -> tuple:
+    """The paper's capabilities, by model."""
+    return RANKING.get(group.first["paper"], ("", ""))
+
+
+def paper(values: tuple) -> Row:
+    """The paper's values by the head of their column: numbers, or means and deviations (None where there is none)."""
+    return {f"paper, {name}": value for name, value in zip(MODELS, values, strict=True)}
+
+
+def paper_columns(values: Callable[[Group], tuple]) -> list[Column]:
+    """The columns of the paper's values."""
+
+    def cell(group: Group, head: str) -> str | float:
+        value = paper(values(group))[head]
+        return value if isinstance(value, float | str) else plus_minus(value)
+
+    return [Column(head, lambda group, head=head: cell(group, head)) for head in paper(("", ""))]
+
+
+WIN_RATE_COLUMNS = [
+    *SYSTEM,
+    mean("win rate", "win_rate", spread=True),
+    mean("length-controlled", "lc_win_rate", spread=True, every=True),
+    Column("each seed", lambda group: " ".join(fixed(value, 1) for value in group.values("win_rate"))),
+    interval("95 %", "win_rate"),
+    mean("ties", "ties"),
+    mean("quality", "quality"),
+    mean("of reference", "opponent_quality"),
+    mean("stopped", "stopped"),
+    mean("tokens", "tokens"),
+    mean("position bias", "position_bias", sign="+"),
+    mean("label share", "label_share", optional=True),
+    least("label share, minimum", "label_share_minimum"),
+    seeds(),
+    n_of("n", "win_rate"),
+    text("judge"),
+    text("metric", "judge_metric"),
+    Column("date", lambda group: max(row["date"] for row in group.main)),
+    *paper_columns(published),
+]
+
+
+def ranking_columns(view: View) -> list[Column]:
+    """Both scores beside each other. A line's main rows are those of whole sequences."""
+    columns = list(SYSTEM)
+    for name, part in (("capability", "sequence"), ("per token", "token")):
+        columns.append(mean(name, "capability", part=part, spread=True))
+        columns.append(interval(f"{name}, 95 %", "capability", part))
+        columns.append(mean(f"{name}, ties", "ranking_ties", part=part))
+    columns += [seeds(), first("instructions", "ranked", part=""), n_of("pairs", "capability")]
+    return [*columns, *paper_columns(ranked_in_paper)]
+
+
+def each(main: "DataFrame", column: str) -> list[str]:
+    """The values of a column, in the order in which they appear."""
+    return list(dict.fromkeys(main[column]))
+
+
+def kinds_columns(view: View) -> list[Column]:
+    """Quality of all requests, with its deviation, and of each kind."""
+    kinds = each(view.of("oracle_quality"), "slice")
+    columns = [mean(kind, "oracle_quality", kind, spread=kind == "all") for kind in kinds]
+    return [*SYSTEM, *columns, seeds(), n_of("n", "oracle_quality", "all")]
+
+
+def judging_columns(view: View) -> list[Column]:
+    """Win rate and ties under each judge."""
+    columns = list(SYSTEM)
+    for judge in each(view.of("rejudged_win_rate"), "slice"):
+        name = judge.replace("_", " ")
+        columns.append(mean(name, "rejudged_win_rate", judge, spread=True, every=True))
+        columns.append(mean(f"{name}, ties", "rejudged_ties", judge, every=True))
+    count = Column(
+        "similar length, n", lambda g: sum(int(r["n"]) for r in g.rows("rejudged_win_rate", "similar_length"))
+    )
+    return [*columns, count, seeds(), n_of("n", "rejudged_win_rate", "judged")]
+
+
+def drift_columns(view: View) -> list[Column]:
+    """Perplexity, KL, and recall by the form of the question."""
+    columns = [*SYSTEM, mean("perplexity", "perplexity", spread=True)]
+    columns += [first("of base", "base_perplexity"), mean("KL, nats", "kl", spread=True)]
+    for form in each(view.of("recall"), "slice"):
+        columns.append(mean(f"recall, {form}", "recall", form, spread=True, every=True))
+        columns.append(first(f"recall, {form}, of base", "base_recall", form))
+        columns.append(first(f"recall, {form}, by chance", "chance_recall", form))
+    return [*columns, seeds(), *(first(key, f"drift_{key}") for key in ("documents", "tokens", "cut"))]
+
+
+def first_rows(*names: str, **where: str) -> Callable[[View], "DataFrame"]:
+    """The rows of some metrics, of one slice or part."""
+
+    def main(view: View) -> "DataFrame":
+        own = view.of(*names)
+        for column, value in where.items():
+            own = own[own[column] == value]
+        return own
+
+    return main
+
+
+def validated(column: str) -> Column:
+    """What the validation of an epoch count says of itself; nothing where there was one count only."""
+    return Column(column, lambda group: next((row[column] for row in group.rows("win_rate", "all")), ""))
+
+
+def win_rate_table(title: str, main: Callable[[View], "DataFrame"], *needs: str) -> Table:
+    """Tables 1, 3 and 4."""
+    return Table(
+        title,
+        frozenset({"judge", *needs}),
+        main,
+        columns=lambda view: WIN_RATE_COLUMNS,
+        notes=lambda view, main: [CONTROL_NOTE, PAPER_NOTE, *footnotes(view, main)],
+    )
+
+
+TABLES = {
+    "conditions": Table(
+        "Conditions: AXIS", frozenset({"conditions"}), make=condition_lines, notes=condition_notes,
+    ),
+    "conditions_by_world": Table("Worlds", frozenset({"conditions"}), make=world_lines, forms=("csv",)),
+    "table1": win_rate_table(
+        "Table 1: response tuning against instruction tuning, win rate in percent",
+        judged(lambda rows: (rows["kind"] == "tuned") & (rows["turn"] != "shown")),
+    ),
+    "table2": Table(
+        "Table 2: response ranking capability, percent of pairs", frozenset({"rank"}),
+        first_rows("capability", slice="any", part="sequence"), columns=ranking_columns,
+        notes=lambda view, main: [PAPER_NOTE, *footnotes(view, main)],
+    ),
+    "table3": win_rate_table(
+        "Table 3: single-task tuning against instruction tuning, win rate in percent",
+        judged(lambda rows: (rows["kind"] == "tuned") & (rows["turn"] == "shown")),
+    ),
+    "table4": win_rate_table(
+        "Table 4: the rule adapter on the base model against instruction tuning, win rate in percent",
+        under_rules, "rules",
+    ),
+    "similarity": Table(
+        "Section 5.2: responses in the style of the tuning data, percent, by quartile of similarity to it",
+        frozenset({"similarity"}), first_rows("adherence"), ("model", "name", "slice"),
+        lambda view: [
+            *SYSTEM, text("style", "slice"),
+            *(mean(part, "adherence", part=part) for part in each(view.of("adherence"), "part")),
+            n_of("n of a quartile", "adherence", part="lowest"),
+            mean("similarity, rank correlation", "similarity_correlation", "all", ""),
+        ],
+    ),
+    "kinds": Table(
+        "Quality of responses by kind of request, mean", frozenset({"oracle"}),
+        first_rows("oracle_quality", slice="all"), columns=kinds_columns,
+        notes=lambda view, main: ["Quality is the oracle's, in [0, 1]."],
+    ),
+    "judging": Table(
+        "Win rate against instruction tuning under other judges of the same pairs, percent", frozenset({"oracle"}),
+        first_rows("rejudged_win_rate", slice="judged"), columns=judging_columns, notes=lambda view, main: [
+            "Content: without what the oracle takes off for length and for not stopping. Right: being right alone. "
+            "Similar length: pairs of which neither output is more than 1.25 times as long as the other, in "
+            "characters; their n is of all seeds."
+        ],
+    ),
+    "ranking_controls": Table(
+        "Response ranking among other negatives, with and without EOS, percent of pairs", frozenset({"rank"}),
+        first_rows("capability"), ("model", "name", "slice", "part"), lambda view: [
+            *SYSTEM, Column("negatives", lambda group: group.first["slice"].replace("_", " ")),
+            Column("score", lambda group: SCORES[group.first["part"]][0]),
+            Column("EOS", lambda group: "with" if SCORES[group.first["part"]][1] else "without"),
+            mean("capability", "capability", spread=True), interval("95 %", "capability"),
+            mean("ties", "ranking_ties"), seeds(), first("instructions", "ranked", part=""),
+            n_of("pairs", "capability"), first("left out", "left_out", part=""), first("fewer", "fewer", part=""),
+        ],
+        notes=lambda view, main: [
+            "Negatives of the same kind, and of another kind with the same format, are wrong responses by the "
+            "oracle. Left out: instructions without any; fewer: those with fewer than were asked for."
+        ],
+    ),
+    "drift": Table(
+        "What tuning costs, on text that no model was tuned on", frozenset({"drift"}), first_rows("kl"),
+        columns=drift_columns, notes=lambda view, main: [
+            "KL(base || tuned) per token, over the whole vocabulary. Recall: facts of which the right value is the "
+            "most likely of all, percent."
+        ],
+    ),
+    "harness": Table(
+        "lm-evaluation-harness", frozenset({"harness"}), first_rows("harness"), ("model", "name", "slice", "part"),
+        lambda view: [
+            *SYSTEM, text("task", "slice"), text("metric", "part"), mean("value", "harness", spread=True), seeds(),
+        ],
+    ),
+    "data": Table(
+        "Datasets", frozenset(), first_rows("data_rows"), ("source",), lambda view: [
+            text("name", "set"), text("kind", "slice"), Column("rows", lambda group: int(group.first["value"])),
+            text("source", "origin"), text("sha256"),
+        ],
+    ),
+    "epochs": Table(
+        "Epoch counts and how they were chosen", frozenset(), first_rows("chosen"), ("model", "name", "slice"),
+        lambda view: [
+            text("model"), text("mode", "name"), text("epochs", "slice"),
+            mean("validation win rate", "win_rate", "all"), mean("error", "win_rate_error", "all"),
+            n_of("n", "win_rate", "all"), validated("judge"), validated("date"),
+            Column("chosen", lambda group: "yes" if group.first["value"] else ""),
+        ],
+        system=lambda row: (row["model"], row["name"], row["slice"]),
+    ),
+    "tuning": Table(
+        "Tuning data and losses", frozenset(), first_rows("last_loss"), ("model", "system"), lambda view: [
+            text("model"), text("mode", "name"), text("seed"), first("rows", "rows"), first("rows cut", "rows_cut"),
+            first("tokens cut", "tokens_cut"), first("turns dropped", "turns_dropped"),
+            first("trained tokens", "trained_tokens"), first("first loss", "first_loss"),
+            first("last loss", "last_loss"),
+        ],
+    ),
+    "responses": Table(
+        "Generation statistics, shares in percent, means per response", frozenset(), first_rows("tokens"),
+        ("model", "system"), lambda view: [
+            text("model"), text("system"), n_of("n", "tokens"), mean("stopped", "stopped"), mean("tokens", "tokens"),
+            mean("characters", "characters"), first("empty", "empty"), first("prompts cut", "prompts_cut"),
+        ],
+    ),
+}  # fmt: skip
