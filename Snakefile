@@ -7,7 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-min_version("9.20")
+min_version("9.20")  # and below the next major version: rules/common.smk
 
 if Path(workflow.basedir).resolve() != Path.cwd():
     project = shlex.quote(str(workflow.basedir))
@@ -45,18 +45,13 @@ rule all:
 
 
 onstart:
-    follow_progress()
-    if workflow.non_local_exec:
-        refuse_queued_jobs()
-    else:
-        start_without_limit()
-        keep_warm()
+    start_run()
 
 
 onsuccess:
-    if not {"plan", "verify"} & {job.rule.name for job in workflow.dag.jobs}:
+    if not {"plan", "verify"} & all_rules(workflow):
         shell("python scripts/print_summary.py {RESULTS}")
 
 
 onerror:
-    explain_failures(workflow.scheduler.failed)
+    explain_failures()

@@ -5,9 +5,18 @@ import shlex
 import subprocess
 
 from snakemake.exceptions import WorkflowError
-from snakemake.settings.enums import Quietness
 
 from pipeline.run.display import last_lines, show_progress
+from pipeline.run.snakemake_internals import (
+    all_rules,
+    failed_jobs,
+    missing,
+    on_cluster,
+    rules_to_run,
+    say_what_is_missing,
+    start_without_limit,
+    wants_display,
+)
 
 # What SLURM's log of a job says when the job was ended from outside, and what to do then.
 ENDS = {
@@ -17,20 +26,18 @@ ENDS = {
 }
 
 
-def follow_progress():
-    """Print a line for each job that ends, unless Snakemake was told to be verbose, or to say nothing."""
-    shown = workflow.output_settings
-    if not (shown.verbose or shown.printshellcmds or Quietness.ALL in (shown.quiet or ())):
-        show_progress([job.rule.name for job in workflow.dag.needrun_jobs() if job.output])
-
-
-def start_without_limit():
-    """Take away Snakemake's limit of jobs that start in a second, which only a cluster's queue needs.
-
-    To keep it, Snakemake 9 goes through all ready jobs anew a second after each time that it did, and once more for every
-    job that has ended since: with a hundred ready jobs it never rests, and takes a share of a core from the jobs.
-    """
-    workflow.scheduler.job_rate_limiter = None
+def start_run():
+    """What a run does first: show itself, then refuse jobs that are queued already, or prepare for jobs on this machine."""
+    if lacking := missing(workflow):
+        say_what_is_missing(lacking)
+        return
+    if wants_display(workflow):
+        show_progress(rules_to_run(workflow))
+    if on_cluster(workflow):
+        refuse_queued_jobs()
+    else:
+        start_without_limit(workflow)
+        keep_warm()
 
 
 def queued_jobs():
@@ -65,19 +72,21 @@ def slurm_log(job):
     return max(logs, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
-def explain_failures(failed):
-    """Say of every job that has failed for good what it was, what it had, where its log is, and what to do."""
-    for job in sorted((job for entry in failed for job in (entry.jobs if entry.is_group() else [entry])), key=str):
+def explain_failures():
+    """Say of every job that failed permanently what it was, its resources, where its log is, and what to do."""
+    for job in failed_jobs(workflow):
         own = slurm_log(job)
         text = own.read_text(encoding="utf-8", errors="replace") if own else ""
-        told = [reason for sign, reason in ENDS.items() if re.search(sign, text)] or ["mend what the log's end says"]
+        reasons = [reason for sign, reason in ENDS.items() if re.search(sign, text)] or [
+            "fix what the end of the log says"
+        ]
         lines = [
-            f"Failed for good: {job.rule.name}, attempt {job.attempt}",
+            f"Job failed permanently: {job.rule.name}, attempt {job.attempt}",
             "  wildcards: " + (", ".join(f"{name}={value}" for name, value in job.wildcards.items()) or "none"),
-            f"  had: mem_mb={job.resources.get('mem_mb')}, runtime={job.resources.get('runtime')}",
+            f"  resources: mem_mb={job.resources.get('mem_mb')}, runtime={job.resources.get('runtime')}",
             f"  log: {', '.join(map(str, [*job.log, *([own] if own else [])]))}",
             *(f"    {line}" for log in job.log for line in last_lines(Path(log), 12)),
-            f"  what to do: {told[0]}; then run the same command again.",
-            f"  type: {shlex.join(['snakemake', *sys.argv[1:]])}",
+            f"  what to do: {reasons[0]}, then rerun.",
+            f"  rerun with: {shlex.join(['snakemake', *sys.argv[1:]])}",
         ]
         print("", *lines, sep="\n", file=sys.stderr)

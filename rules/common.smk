@@ -14,19 +14,21 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from pipeline.identity.bases import SHARED, base_name
+from pipeline.run.snakemake_internals import check_max_version, config_files
 from pipeline.config.check import ConfigError, check_config
 from pipeline.jobs.command import WITHOUT_BARS, print_in_any_encoding
-from pipeline.config.schema import BASE_LABEL, GPUS
+from pipeline.config.schema import BASE_LABEL, gpus
 from pipeline.files.hub import is_hub_id
 from pipeline.files.local_files import is_url
 from pipeline.identity.sources import code_of
 from pipeline.identity.systems import System
 
+check_max_version()
 print_in_any_encoding()
 os.environ |= WITHOUT_BARS  # of every job: a log is read by people, and by the run's display
 
 try:
-    CONFIG = check_config(config, files=workflow.configfiles)
+    CONFIG = check_config(config, files=config_files(workflow))
 except ConfigError as error:
     raise WorkflowError(f"the config is wrong:\n{error}")
 
@@ -42,7 +44,7 @@ REWRITTEN = [name for name, dataset in CONFIG.datasets.items() if dataset.origin
 ALTERED = [name for name, dataset in CONFIG.datasets.items() if dataset.origin == "alter"]
 
 # How, not what: global names reach the shell commands without being parameters, so that a change reruns nothing.
-MACHINE = dict(zip(("tflops", "bandwidth"), GPUS[CONFIG.plan.gpu])) | {"utilisation": CONFIG.plan.utilisation}
+MACHINE = gpus()[CONFIG.plan.gpu] | {"utilisation": CONFIG.plan.utilisation}
 BUDGET = json.dumps({"folder": f"{RESULTS}/ledger", "ceilings": CONFIG.ceilings.model_dump(), "machine": MACHINE})
 WARM = "python scripts/pipeline/jobs/warm.py"  # in place of `python`: without the imports, where there is a server (keep_warm)
 TUNING_OPTIONS = f"--checkpoint-steps {EXECUTION.checkpoint_steps}"

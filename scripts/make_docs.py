@@ -164,7 +164,7 @@ def make_schema(config: str) -> dict[str, Any]:
     schema = shapes.Config.model_json_schema()
     for section, key in (("Model", "tuning"), ("Model", "chat"), ("Mode", "tuning")):
         schema["$defs"][section]["properties"][key] = {"$ref": f"#/$defs/{key.capitalize()}", "default": {}}
-    schema["$defs"]["Plan"]["properties"]["gpu"] = {"enum": list(shapes.GPUS), "type": "string"}
+    schema["$defs"]["Plan"]["properties"]["gpu"] = {"enum": list(shapes.gpus()), "type": "string"}
     said, below = comments(config), explanations()
     unexplained: list[str] = []
     for entry in entries(schema):

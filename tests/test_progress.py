@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.run.display import Progress, finding, last_lines, not_replaced, seconds_left, spoken
+from pipeline.run.display import Progress, finding, format_duration, last_lines, not_replaced, seconds_left
 
 TUNE = Counter({"tune": 2, "judge": 1})
 
@@ -75,7 +75,7 @@ def test_time_left_is_from_finished_jobs_and_what_running_ones_say(log):
     assert progress.time_left() == "about 1.7 min left"  # 80 s by its own log, and one of 20 s
     progress.jobs["judge"] = 1
     assert progress.time_left() == "more than 1.7 min left"
-    assert [spoken(s) for s in (0.4, 89, 91, 7200, 72000)] == ["0 s", "89 s", "1.5 min", "2.0 h", "20 h"]
+    assert [format_duration(s) for s in (0.4, 89, 91, 7200, 72000)] == ["0 s", "89 s", "1.5 min", "2.0 h", "20 h"]
 
 
 def test_only_a_terminal_is_drawn_over(log):

@@ -289,10 +289,10 @@ def test_a_job_that_fails_for_good_says_what_it_was_and_what_to_do(session):
     status, printed = session.trial
     assert status == 1
     assert printed.count("Error in rule hopeless") == 3
-    told = re.findall(r"^Failed for good: .*\n(?:  .*\n)+", printed, flags=re.MULTILINE)
+    told = re.findall(r"^Job failed permanently: .*\n(?:  .*\n)+", printed, flags=re.MULTILINE)
     assert len(told) == 1
     assert told[0].startswith(
-        "Failed for good: hopeless, attempt 3\n  wildcards: what=of-memory\n  had: mem_mb=3000, runtime=90\n"
+        "Job failed permanently: hopeless, attempt 3\n  wildcards: what=of-memory\n  resources: mem_mb=3000, runtime=90\n"
     )
     assert re.search(
         r"^  log: hopeless/of-memory.log, \.snakemake/slurm_logs/rule_hopeless/of-memory/\d+\.log$",

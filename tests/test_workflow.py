@@ -305,9 +305,9 @@ def test_a_broken_row_stops_the_run_before_pretraining(project):
     assert bases(project) == before
     assert done.returncode == 1 and "Traceback" not in done.stdout
     assert re.search(r"error: rows\.jsonl, line 2: .*JSON", done.stdout)
-    told = done.stdout[done.stdout.index("Failed for good: make_dataset") :]
+    told = done.stdout[done.stdout.index("Job failed permanently: make_dataset") :]
     assert "wildcards: source=files, dataset=poem" in told and "log: results/broken/logs/make_dataset/" in told
-    assert "  type: snakemake --cores 2 --configfile experiments/test.yaml broken.yaml" in told
+    assert "  rerun with: snakemake --cores 2 --configfile experiments/test.yaml broken.yaml" in told
     assert not list((project / "results" / "broken").rglob("poem.parquet"))
     assert not (project / "results" / "broken" / "tiny").exists()
 

@@ -87,4 +87,4 @@ use rule card as both_cards with:
 
 
 onerror:
-    explain_failures(workflow.scheduler.failed)
+    explain_failures()

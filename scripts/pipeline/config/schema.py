@@ -4,8 +4,11 @@ Identity (what is computed) and execution (on what, how fast) are kept apart: on
 change without changing a result's meaning.
 """
 
+from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import yaml
 from pydantic import Field, model_validator
 
 from pipeline.config.datasets import FILE_ENDINGS, Dataset, EvaluationSet
@@ -33,15 +36,11 @@ from pipeline.config.types import (
 RULES = ("eos", "uniform", "diversity")  # of the rule adapter, in the paper's order
 BASE_LABEL = "base"  # the base model, as tables and figures name it
 
-# Peak bfloat16 matrix TFLOP/s (dense) and memory bandwidth in TB/s, from the makers' data sheets: for the plan.
-GPUS = {
-    "A100-80GB": (312.0, 2.0),
-    "H100": (989.0, 3.35),
-    "H200": (989.0, 4.8),
-    "A6000": (155.0, 0.768),
-    "L40S": (362.0, 0.864),
-    "RTX-4090": (165.0, 1.0),
-}
+
+@cache
+def gpus() -> dict[str, dict[str, float]]:
+    """What each GPU can do, by its name: ``tflops`` and ``bandwidth``, in TB/s."""
+    return yaml.safe_load(Path(__file__).with_name("gpus.yaml").read_text(encoding="utf-8"))
 
 
 class Run(Section):

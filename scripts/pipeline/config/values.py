@@ -4,7 +4,7 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 
 from pipeline.config.datasets import Source
-from pipeline.config.schema import GPUS, Config
+from pipeline.config.schema import Config, gpus
 
 Lengths = dict[tuple[str, int, int], list[str]]  # key, tokens and context, of which models
 
@@ -18,8 +18,8 @@ def bad_values(config: Config) -> list[str]:
                 faults.append(
                     f"similarity.seed: {config.similarity.seed} is not a test seed of model {name!r}: {seeds}"
                 )
-    if config.plan.gpu not in GPUS:
-        faults.append(f"plan.gpu: {config.plan.gpu!r} is not known; known are {', '.join(GPUS)}")
+    if config.plan.gpu not in gpus():
+        faults.append(f"plan.gpu: {config.plan.gpu!r} is not known; known are {', '.join(gpus())}")
     if not config.judge and config.selects():
         faults.append(f"selection.epochs: {config.selection.epochs} cannot be chosen from without a judge; give one")
     return [*faults, *_not_installed(config)]

@@ -1,6 +1,6 @@
 """What a job will cost, before it runs: hours of a named GPU. Estimates, not promises.
 
-A GPU is a peak (TFLOP/s, bfloat16) and a memory bandwidth (TB/s); see ``pipeline.config.schema.GPUS``.
+A GPU is a peak (TFLOP/s, bfloat16) and a memory bandwidth (TB/s); see ``pipeline/config/gpus.yaml``.
 """
 
 from dataclasses import dataclass

@@ -11,9 +11,12 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
+
+from pipeline.run.snakemake_internals import stream_handler
 
 REFRESH = 2.0  # seconds between two looks at the clock, on a terminal
 TAIL = 4096  # bytes of a log that are read
@@ -69,7 +72,7 @@ def seconds_left(log: Path | None) -> float | None:
     return float(found[1]) if found else None
 
 
-def spoken(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time in the largest unit that fits."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 1.5 * size:
@@ -127,7 +130,7 @@ class Progress(logging.Handler):
         found = finding(job.log)
         rule = f"{job.rule} {self.done[job.rule]}/{self.jobs[job.rule]}"
         left = self.time_left()
-        told = "; ".join(part for part in (spoken(took), rule, left) if part)
+        told = "; ".join(part for part in (format_duration(took), rule, left) if part)
         self._print(f"{self._count()} {job.rule}: {job.what}{f': {found}' if found else ''} ({told})")
 
     def _fail(self, record: Any) -> None:
@@ -159,8 +162,8 @@ class Progress(logging.Handler):
         if sum(self.jobs.values()) == sum(self.done[rule] for rule in self.jobs):
             return ""
         if unknown:
-            return f"more than {spoken(work / self.at_once)} left" if work >= 1 else "time left not known yet"
-        return f"about {spoken(work / self.at_once)} left"
+            return f"more than {format_duration(work / self.at_once)} left" if work >= 1 else "time left not known yet"
+        return f"about {format_duration(work / self.at_once)} left"
 
     def _print(self, line: str) -> None:
         self.stream.write(line + "\n")
@@ -193,15 +196,15 @@ def not_replaced(record: logging.LogRecord) -> bool:
     return str(getattr(record, "event", "")) not in REPLACED and not REPEATED.match(record.getMessage())
 
 
-def show_progress(jobs: list[str]) -> None:
-    """Take over what Snakemake's logger shows of ``jobs``: the rule of every job that is to do.
+def show_progress(rules: Iterable[str]) -> None:
+    """Take over what Snakemake shows of the jobs that are to do, of which ``rules`` has each one's.
 
-    Nothing changes where there is no such handler (another logger plugin was asked for).
+    Nothing changes where Snakemake's own handler is not there (another logger plugin was asked for).
     """
-    from snakemake.logging import logger
-
-    theirs = [handler for handler in logger.handlers if handler.name == "DefaultStreamHandler"]
-    for handler in theirs:
-        handler.addFilter(not_replaced)
+    theirs = stream_handler()
+    if theirs:
+        theirs.addFilter(not_replaced)
         # First, so that the line that is drawn anew is gone before others write.
-        logger.handlers.insert(0, Progress(Counter(jobs), getattr(handler, "stream", sys.stderr)))
+        logging.getLogger("snakemake.logging").handlers.insert(
+            0, Progress(Counter(rules), getattr(theirs, "stream", sys.stderr))
+        )
