@@ -9,7 +9,7 @@ from loads import DEVICE, DTYPE, EOS, PAD, Stops, Work, generation_load, model_o
 
 
 def ours_generation(sizes: SimpleNamespace, name: str, *, rules: bool = False) -> Work:
-    from implicit.generation.generate import generate
+    from implicit.generation.generate import Limits, generate
 
     model = model_of(sizes, name).to(DTYPE).eval()
     prompts, lengths = generation_load(sizes)
@@ -17,8 +17,8 @@ def ours_generation(sizes: SimpleNamespace, name: str, *, rules: bool = False) -
     def work() -> dict[str, Any]:
         adapter = Stops(lengths, rule_adapter(model.config.vocab_size) if rules else None)
         found = generate(
-            model, prompts, eos=EOS, pad=PAD, max_new_tokens=sizes.new_tokens + 1, context=2048,
-            batch_size=sizes.generation_batch, adapter=adapter, device=DEVICE,
+            model, prompts, Limits(EOS, PAD, sizes.new_tokens + 1, 2048),
+            batch_size=sizes.generation_batch, adapter=adapter,
             adapter_prompts=[[place, *prompt] for place, prompt in enumerate(prompts)],
         )  # fmt: skip
         return {"lengths": sum(len(response.ids) for response in found)}

@@ -9,7 +9,8 @@
 """
 
 import argparse
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from implicit.format.render import Format, encode, encode_opening, render_prompt
 from pipeline.files.storage import read_table, write_json, write_table
@@ -17,6 +18,9 @@ from pipeline.jobs.command import InputError, arguments, run_stage, say
 from pipeline.jobs.costs import generation_hours
 from pipeline.jobs.job import Job, execution_of, job
 from pipeline.models.directories import context_length, load_model, load_tokenizer, stored_parameters, vocabulary_size
+
+if TYPE_CHECKING:
+    from implicit.generation.rules import RuleAdapter
 
 EXPECTED_TOKENS = 300  # of a response, for the estimate that is set aside beforehand
 
@@ -50,42 +54,44 @@ def rule_settings(settings: dict[str, Any]) -> Any:
     return RuleSettings(**{key: rules[key] for key in RuleSettings.__dataclass_fields__}) if rules else None
 
 
+def _adapter(weights: Any, rules: list[str], tokenizer: Any, vocab_size: int) -> "RuleAdapter":
+    from implicit.generation.rules import RuleAdapter
+
+    return RuleAdapter(weights, rules, tokenizer, vocab_size=vocab_size)
+
+
 def respond(
     args: Any, prompts: list[list[int]], adapter_prompts: list[list[int]], tokenizer: Any, *, context: int, device: str
 ) -> list:
     """Responses to prompts (token ids) by the backend that was asked for."""
-    settings, weights = args.settings, rule_settings(args.settings)
-    limits = {"eos": tokenizer.eos_token_id, "max_new_tokens": settings["max_new_tokens"], "context": context}
+    from implicit.generation.generate import Limits, generate
+
+    settings, weights, adapter_of = args.settings, rule_settings(args.settings), None
+    limits = Limits(tokenizer.eos_token_id, tokenizer.pad_token_id, settings["max_new_tokens"], context)
+    if weights:
+        adapter_of = partial(_adapter, weights, settings["rules"]["use"], tokenizer)
+        adapter_of(len(tokenizer))  # a rule's string that is not a single token is named here, before a model is loaded
     if args.backend == "vllm":
         from implicit.generation.vllm_backend import generate_with_vllm
 
         return generate_with_vllm(
             args.model,
             prompts,
+            limits,
             precision=settings["precision"],
-            adapter_settings=weights,
-            rules=settings["rules"]["use"] if weights else (),
+            adapter_of=adapter_of,
             adapter_prompts=adapter_prompts,
             log=say,
-            **limits,
         )
-    from implicit.generation.generate import generate
-    from implicit.generation.rules import RuleAdapter
-
     model = load_model(args.model, device=device, precision=settings["precision"])
-    adapter = None
-    if weights:
-        adapter = RuleAdapter(weights, settings["rules"]["use"], tokenizer, vocab_size=vocabulary_size(model))
     return generate(
         model,
         prompts,
-        pad=tokenizer.pad_token_id,
+        limits,
         batch_size=args.batch,
-        adapter=adapter,
+        adapter=adapter_of(vocabulary_size(model)) if adapter_of else None,
         adapter_prompts=adapter_prompts,
-        device=str(model.device),
         log=say,
-        **limits,
     )
 
 

@@ -63,11 +63,12 @@ def add_quality(side: list[dict[str, Any]], rows: list[dict[str, Any]], outputs:
 
 
 def make_judge(
-    sides: list[list[dict[str, Any]]], answers: "Answers", purse: Ledger | None, this: Job, args: argparse.Namespace
+    sides: list[list[dict[str, Any]]], answers: "Answers", budget: Ledger | None, this: Job, args: argparse.Namespace
 ) -> "Judge":
-    """The judge that the settings describe; requests that are paid for count in the purse."""
+    """The judge that the settings describe; requests that are paid for count in the budget."""
     from implicit.judging.evaluators import evaluator_judge
     from implicit.judging.kinds import local_judge, oracle_judge, server_judge
+    from implicit.judging.local_judge import LocalModel
     from implicit.judging.template import read_template
     from implicit.servers.chat_client import ChatServer
 
@@ -75,28 +76,21 @@ def make_judge(
     asking = {"requests": args.requests, "timeout": args.timeout, "attempts": args.attempts}
     if settings["kind"] == "oracle":
         return oracle_judge(*sides, name=name)
-    keeping = {"answers": answers, "log": say, "floor": settings["min_label_probability"]}
+    keeping = {"answers": answers, "floor": settings["min_label_probability"]}
     template = None if settings.get("template") is None else read_template(settings["template"])
     if settings["kind"] == "evaluator":
-        return evaluator_judge(name=name, evaluator=settings["evaluator"], purse=purse, **keeping, **asking)
+        return evaluator_judge(name=name, evaluator=settings["evaluator"], budget=budget, **keeping, **asking)
     if settings["kind"] == "server":
         server = ChatServer.from_settings(settings["server"], **asking)
         answer = settings.get("answer", "logprobs")
-        return server_judge(name=name, server=server, template=template, answer=answer, purse=purse, **keeping)
+        return server_judge(name=name, server=server, template=template, answer=answer, budget=budget, **keeping)
     model, tokenizer, identity = load_local(settings)
     shown = 2 if settings.get("both_orders") else 1
     characters = sum(len(row["instruction"]) + len(row["output"]) for side in sides for row in side)
     tokens = shown * (characters / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS * len(sides[0]))
     this.reserve(scoring_hours, parameters=model.num_parameters() / 1e9, tokens=tokens)
-    return local_judge(
-        name=name,
-        model=model.to(this.device),
-        tokenizer=tokenizer,
-        identity=identity,
-        template=template,
-        batch_tokens=args.batch,
-        **keeping,
-    )
+    local = LocalModel(model.to(this.device), tokenizer, identity, batch_tokens=args.batch)
+    return local_judge(local, name=name, template=template, **keeping)
 
 
 def load_local(settings: dict[str, Any]) -> tuple[Any, Any, str]:
@@ -205,8 +199,8 @@ def judge_responses(args: argparse.Namespace, this: Job) -> None:
             add_quality(side, rows, outputs)
     kept = None if settings["kind"] == "oracle" else args.answers or args.output.with_suffix(".answers.jsonl")
     # Until all is written: of two processes, one judges at a time.
-    with Answers(kept, log=say) as answers, this.paying(answers) as purse:
-        judge = make_judge(sides, answers, purse, this, args)
+    with Answers(kept, log=say) as answers, this.paying(answers) as budget:
+        judge = make_judge(sides, answers, budget, this, args)
         judged = judge_pairs(*sides, judge, seed=settings["seed"], both_orders=settings.get("both_orders", False))
         this.paid_now, this.unpriced_now = judge.asked.spent, judge.asked.unpriced
         table = judgement_rows(rows, sides, judged, names=(name_1, name_2))

@@ -33,15 +33,14 @@ def rewrite_dataset(args: argparse.Namespace, this: Job) -> None:
     rows = read_table("conversations", args.data)
     asking = {"requests": args.requests, "timeout": args.timeout, "attempts": args.attempts}
     server = ChatServer.from_settings(settings["server"], **asking)
-    with Answers(args.answers, log=say) as answers, this.paying(answers) as purse:
+    with Answers(args.answers, log=say) as answers, this.paying(answers) as budget:
         done = rewrite(
             rows,
             detect=settings["detect"],
             rewrite=settings["rewrite"],
             server=server,
             answers=answers,
-            log=say,
-            purse=purse,
+            budget=budget,
         )
         asked = Asked()
         asked.add(done.detected)

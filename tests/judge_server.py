@@ -121,18 +121,14 @@ def judged(
     path,
     *,
     log=None,
-    template=TEMPLATE,
     both_orders=False,
-    answer="logprobs",
-    purse=None,
-    floor=0.0,
     **changes,
 ):
-    with served(service) as url, Answers(path, log=(log or []).append) as answers:
-        judge = server_judge(
-            name="judge", server=asking(url, **changes), answers=answers, template=template, answer=answer,
-            log=[].append if log is None else log.append, purse=purse, floor=floor,
-        )  # fmt: skip
+    """What a server judge says of pairs; ``changes`` are of the judge, or of how the server is asked."""
+    own = {name: changes.pop(name) for name in ("template", "answer", "budget", "floor") if name in changes}
+    own = {"name": "judge", "template": TEMPLATE, "floor": 0.0} | own
+    with served(service) as url, Answers(path, log=[].append if log is None else log.append) as answers:
+        judge = server_judge(server=asking(url, **changes), answers=answers, **own)
         found = judge_pairs(*pairs, judge, seed=0, both_orders=both_orders)
     return found, judge.summary() | found.summary()
 

@@ -14,7 +14,7 @@ from snakemake.utils import update_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from implicit.format.render import USER_TURNS, Format, encode_response, render, render_prompt
-from implicit.generation.generate import generate
+from implicit.generation.generate import Limits, generate
 from implicit.generation.rules import UnresolvedToken, resolve_tokens
 from implicit.scoring.rank import score_responses
 from implicit.tuning.tune import Tuning, tune
@@ -107,8 +107,8 @@ def test_batched_generation_equals_transformers_own(imported, chat):
     prompts = [
         render_prompt(text, tokenizer, chat) for text in ("Hi", "What is the capital of Puven, and why?", "a b c")
     ]
-    options = {"eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id, "max_new_tokens": 24, "context": 512}
-    found = generate(model, prompts, batch_size=3, **options)
+    limits = Limits(tokenizer.eos_token_id, tokenizer.pad_token_id, max_new_tokens=24, context=512)
+    found = generate(model, prompts, limits, batch_size=3)
     for prompt, response in zip(prompts, found, strict=True):
         ids = model.generate(
             torch.tensor([prompt]),

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 import import_model
 import take_base
 from implicit.format.render import Format, chat_template, encode_response, render, render_prompt, render_request
-from implicit.generation.generate import generate
+from implicit.generation.generate import Limits, generate
 from implicit.judging.local_judge import LocalJudgeError, score_labels
 from pipeline.files.storage import read_json, write_json, write_table
 from pipeline.jobs.command import InputError
@@ -133,8 +133,8 @@ def test_plain_transformers_asks_in_the_tokens_that_are_tuned_on(models, elsewhe
 def test_plain_transformers_generates_and_stops_as_here(models, elsewhere, name):
     path, chat = models[name]
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
-    options = {"eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id, "max_new_tokens": 24, "context": 512}
-    (here,) = generate(model.eval(), [render_prompt("Hi", tokenizer, chat)], batch_size=1, **options)
+    limits = Limits(tokenizer.eos_token_id, tokenizer.pad_token_id, max_new_tokens=24, context=512)
+    (here,) = generate(model.eval(), [render_prompt("Hi", tokenizer, chat)], limits, batch_size=1)
     assert here.stopped and here.ids
     assert elsewhere[name]["answer"] == [*here.ids, tokenizer.eos_token_id]
 

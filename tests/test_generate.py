@@ -3,7 +3,7 @@ import torch
 
 from generate_responses import fit_prompt
 from implicit.format.render import render_prompt
-from implicit.generation.generate import generate
+from implicit.generation.generate import Limits, generate
 from implicit.generation.rules import RuleAdapter, RuleSettings, UnresolvedToken
 
 SCORES = {"<": -4.0, "The": 3.0, " the": -2.0, "\n": 1.0}
@@ -21,13 +21,13 @@ def rule_settings(scope="response", after_ramp="hold"):
     )  # fmt: skip
 
 
-def options(tokenizer, **more):
-    return {"eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id, "max_new_tokens": 24, "context": 256} | more
+def limits(tokenizer):
+    return Limits(tokenizer.eos_token_id, tokenizer.pad_token_id, max_new_tokens=24, context=256)
 
 
 def test_batches_equal_one_at_a_time_and_transformers_own_generate(model, tokenizer, prompts):
-    batched = generate(model, prompts, batch_size=7, **options(tokenizer))
-    single = generate(model, prompts, batch_size=1, **options(tokenizer))
+    batched = generate(model, prompts, limits(tokenizer), batch_size=7)
+    single = generate(model, prompts, limits(tokenizer), batch_size=1)
     assert batched == single
     assert len({tuple(response.ids) for response in single}) > 5  # not one and the same for all prompts
     for prompt, response in zip(prompts, single, strict=True):
@@ -82,7 +82,7 @@ def test_the_rule_adapter_equals_the_papers_listing(model, tokenizer, prompts, r
     settings, tag, prompts = rule_settings(scope, after_ramp), 4, prompts[:8]
     adapter = RuleAdapter(settings, rules, tokenizer, vocab_size=len(tokenizer))
     batched = generate(
-        model, prompts, batch_size=3, adapter=adapter, adapter_prompts=[p[tag:] for p in prompts], **options(tokenizer)
+        model, prompts, limits(tokenizer), batch_size=3, adapter=adapter, adapter_prompts=[p[tag:] for p in prompts]
     )
     with torch.inference_mode():
         naive = [listing(model, tokenizer, p, tag, settings, rules, limit=24) for p in prompts]
@@ -106,7 +106,7 @@ def test_each_rule_changes_something(model, tokenizer, prompts):
     outputs = set()
     for rules in [(), ("eos",), ("uniform",), ("diversity",), ("eos", "uniform", "diversity")]:
         adapter = RuleAdapter(rule_settings(), rules, tokenizer, vocab_size=len(tokenizer))
-        outputs.add(str(generate(model, prompts, batch_size=20, adapter=adapter, **options(tokenizer))))
+        outputs.add(str(generate(model, prompts, limits(tokenizer), batch_size=20, adapter=adapter)))
     assert len(outputs) == 5
 
 
@@ -128,12 +128,10 @@ def test_a_prompt_too_long_for_the_context_keeps_its_tags(tokenizer, chat):
 def test_a_response_ends_with_the_context_at_the_latest(model, tokenizer, prompts):
     """Short prompts have more room than long ones; rows leave the batch one after the other."""
     context = max(map(len, prompts)) + 6
-    settings = options(tokenizer, max_new_tokens=10_000, context=context) | {
-        "eos": -1
-    }  # so that nothing else stops them
-    found = generate(model, prompts, batch_size=len(prompts), **settings)
+    endless = Limits(-1, tokenizer.pad_token_id, 10_000, context)  # an EOS that there is not: nothing else stops them
+    found = generate(model, prompts, endless, batch_size=len(prompts))
     assert [len(prompt) + len(response.ids) for prompt, response in zip(prompts, found, strict=True)] == [
         context
     ] * len(prompts)
     assert not any(response.stopped for response in found)
-    assert found == generate(model, prompts, batch_size=1, **settings)
+    assert found == generate(model, prompts, endless, batch_size=1)

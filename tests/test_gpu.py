@@ -12,7 +12,7 @@ from workflow import copy_project, snakemake
 
 import tune as script
 from implicit.format.render import render, render_prompt
-from implicit.generation.generate import generate
+from implicit.generation.generate import Limits, generate
 from implicit.generation.rules import RuleAdapter, RuleSettings
 from implicit.scoring.rank import score_responses
 from implicit.tuning.sharding import Processes
@@ -59,8 +59,8 @@ def test_generation_equals_the_cpus(model, tokenizer, chat, items, rules, batch_
     for device in ("cpu", "cuda"):
         adapter = RuleAdapter(settings, rules, tokenizer, vocab_size=len(tokenizer)) if rules else None
         found[device] = generate(
-            model.to(device), prompts, eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id, max_new_tokens=24,
-            context=256, batch_size=batch_size, adapter=adapter, device=device,
+            model.to(device), prompts, Limits(tokenizer.eos_token_id, tokenizer.pad_token_id, 24, 256),
+            batch_size=batch_size, adapter=adapter,
         )  # fmt: skip
     assert found["cuda"] == found["cpu"]
     assert len({tuple(response.ids) for response in found["cpu"]}) > 5

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from implicit.format.render import chat_template, encode_response, render_prompt
-from implicit.generation.generate import generate
+from implicit.generation.generate import Limits, generate
 from implicit.scoring.rank import score_responses
 from pipeline.models.directories import save_model
 
@@ -82,8 +82,8 @@ def test_the_harness_asks_and_hears_what_we_do(saved, model, tokenizer, chat):
     for sample, prompt in zip(samples["generated"], prompts, strict=True):
         asked = sample["arguments"]["gen_args_0"]["arg_0"]
         assert tokenizer(asked, add_special_tokens=False)["input_ids"] == prompt
-    ends = {"eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
-    responses = generate(model, prompts, batch_size=3, max_new_tokens=NEW_TOKENS, context=256, **ends)
+    limits = Limits(tokenizer.eos_token_id, tokenizer.pad_token_id, max_new_tokens=NEW_TOKENS, context=256)
+    responses = generate(model, prompts, limits, batch_size=3)
     ours = [tokenizer.decode(response.ids, skip_special_tokens=True) for response in responses]
     assert [sample["resps"][0][0] for sample in samples["generated"]] == ours and len(set(ours)) == len(ASKED)
     # The harness counts the blank that a prompt ends with, here the tag's newline, as the beginning of what it scores.

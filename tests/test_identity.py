@@ -266,7 +266,15 @@ def only_said(node):
         return "fault" in node.name or node.name.startswith(("check_", "explain", "_explain"))
     if isinstance(node, ast.If) and not node.orelse:  # whether something is logged
         return all(isinstance(inner, ast.Expr) and only_said(inner) for inner in node.body)
-    names = ("say(", "log(", "self.log(", "progress.advance(", "self.progress.advance(")
+    names = (
+        "say(",
+        "log(",
+        "self.log(",
+        "answers.log(",
+        "self.answers.log(",
+        "progress.advance(",
+        "self.progress.advance(",
+    )
     logs = isinstance(node, ast.Expr) and ast.unparse(node).startswith(names)
     return logs or isinstance(node, ast.Raise)
 

@@ -33,7 +33,7 @@ def pairs():
 
 
 class Four:
-    """A purse with money for four requests, that lets everybody begin."""
+    """A budget with money for four requests, that lets everybody begin."""
 
     def __init__(self):
         self.begun, self.prices = [], []
@@ -51,15 +51,15 @@ class Four:
 
 
 def test_no_request_is_sent_that_would_pass_a_ceiling(pairs, tmp_path):
-    purse, service = Four(), Service(good)
+    budget, service = Four(), Service(good)
     with pytest.raises(RuntimeError, match="the ceiling is reached"):
-        judged(service, pairs, tmp_path / "a.jsonl", purse=purse)
+        judged(service, pairs, tmp_path / "a.jsonl", budget=budget)
     assert len(service.bodies) == 4 == len((tmp_path / "a.jsonl").read_text().splitlines())
-    assert all(0 < price < 0.01 for price in purse.prices)
+    assert all(0 < price < 0.01 for price in budget.prices)
     with pytest.raises(ServerError, match=r"judge: ceilings\.price is set, but the price is not known"):
-        judged(service, pairs, None, purse=purse, input_price=None)
+        judged(service, pairs, None, budget=budget, input_price=None)
     everything = Four()
-    judged(Service(good), pairs[:1] * 2, None, purse=everything)  # equal sides: nothing to ask
+    judged(Service(good), pairs[:1] * 2, None, budget=everything)  # equal sides: nothing to ask
     assert everything.begun == []
 
 
@@ -71,7 +71,7 @@ def _judge(url, pairs, folder, number, ceiling):
     """A judging job in a process of its own: whether the ceiling let it through."""
     with Answers(None) as answers:
         judge = server_judge(
-            name="judge", server=asking(url), answers=answers, template=TEMPLATE, floor=0.0, purse=ledger(folder, f"job {number}", ceiling),
+            name="judge", server=asking(url), answers=answers, template=TEMPLATE, floor=0.0, budget=ledger(folder, f"job {number}", ceiling),
         )  # fmt: skip
         try:
             judge.complete([f"{TEMPLATE} {row['id']} (m) good {number}" for row in pairs[1]])
@@ -84,14 +84,14 @@ def test_jobs_at_the_same_time_do_not_pass_a_ceiling_together(pairs, tmp_path):
     """Four jobs of twelve questions at once, with money for two: two ask all of theirs, two ask nothing."""
     service = Service(lambda body: good(body) | {"usage": None})  # so that each costs what was estimated
     with served(service) as url:
-        purse = Four()
+        budget = Four()
         with Answers(None) as answers:
             judge = server_judge(
-                name="j", server=asking(url), answers=answers, template=TEMPLATE, floor=0.0, purse=purse
+                name="j", server=asking(url), answers=answers, template=TEMPLATE, floor=0.0, budget=budget
             )
             with pytest.raises(RuntimeError, match="the ceiling"):
                 judge.complete([f"{TEMPLATE} {row['id']} (m) good 0" for row in pairs[1]])
-        one, service.bodies = purse.begun[0], []
+        one, service.bodies = budget.begun[0], []
         with multiprocessing.get_context("fork").Pool(4) as pool:
             let = pool.starmap(_judge, [(url, pairs, tmp_path / "ledger", i, 2.5 * one) for i in range(4)], chunksize=1)
     assert sorted(let) == [0, 0, 1, 1] and len(service.bodies) == 24
@@ -103,7 +103,7 @@ def test_answers_that_cost_more_than_was_estimated_stop_at_the_ceiling_and_are_k
     path = tmp_path / "a.jsonl"
     service = Service(lambda body: good(body) | {"usage": {"prompt_tokens": 1000, "completion_tokens": 10}})
     with pytest.raises(CeilingReached, match=r"ceilings.price: job needs about"):
-        judged(service, pairs, path, purse=ledger(tmp_path / "ledger", "job", 0.045), requests=2)
+        judged(service, pairs, path, budget=ledger(tmp_path / "ledger", "job", 0.045), requests=2)
     kept = path.read_text().splitlines()
     assert 5 <= len(service.bodies) <= 6 and len(kept) == len(service.bodies)
 
@@ -111,5 +111,5 @@ def test_answers_that_cost_more_than_was_estimated_stop_at_the_ceiling_and_are_k
 def test_a_comparison_that_would_pass_a_ceiling_sends_nothing_at_all(pairs, tmp_path):
     service = Service(good)
     with pytest.raises(CeilingReached, match=r"ceilings.price: job needs about"):
-        judged(service, pairs, tmp_path / "a.jsonl", purse=ledger(tmp_path / "ledger", "job", 0.002))
+        judged(service, pairs, tmp_path / "a.jsonl", budget=ledger(tmp_path / "ledger", "job", 0.002))
     assert service.bodies == []

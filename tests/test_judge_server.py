@@ -17,7 +17,7 @@ import judge_responses
 from implicit.judging.evaluators import evaluator_judge
 from implicit.judging.judge import IncompleteJudging, JudgeError, judge_pairs
 from implicit.judging.kinds import ALPACA_EVAL_2, local_judge
-from implicit.judging.local_judge import LocalJudgeError, encode_messages, label_tokens, score_labels
+from implicit.judging.local_judge import LocalJudgeError, LocalModel, encode_messages, label_tokens, score_labels
 from implicit.judging.preferences import label_share
 from implicit.judging.win_rates import MetricError
 from implicit.servers.answers import Answers
@@ -90,9 +90,12 @@ def test_preferences_through_a_server_equal_those_of_the_same_model_in_process(j
     remote, told = judged(Service(computing(judging)), pairs, tmp_path / "a.jsonl", template=template, both_orders=True)
     with Answers(None) as answers:
         judge = local_judge(
-            name="judge", model=model, tokenizer=tokenizer, identity="tiny", answers=answers, template=template,
-            batch_tokens=4096, floor=0.0,
-        )  # fmt: skip
+            LocalModel(model, tokenizer, "tiny", batch_tokens=4096),
+            name="judge",
+            answers=answers,
+            template=template,
+            floor=0.0,
+        )
         local = judge_pairs(*pairs, judge, seed=0, both_orders=True)
     assert local.preferences == pytest.approx(remote.preferences, abs=1e-6)
     assert local.model_first == pytest.approx(remote.model_first, abs=1e-6)
@@ -152,9 +155,7 @@ def test_a_local_judge_needs_labels_of_one_token_and_prompts_that_fit(judging, p
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})  # which the model has no embedding of
     with Answers(None) as answers:
-        judge = local_judge(
-            name="j", model=model, tokenizer=tokenizer, identity="t", answers=answers, template=TEMPLATE, floor=0.0
-        )
+        judge = local_judge(LocalModel(model, tokenizer, "t"), name="j", answers=answers, template=TEMPLATE, floor=0.0)
         found = judge_pairs(*pairs, judge, seed=0)
     assert "<turn>" in judge.special and found.protected == 2
     assert all(0 < label_share(a.content).probability < 1 for a in judge.asked.answers)
@@ -190,18 +191,16 @@ def test_a_chat_template_that_writes_the_bos_does_not_get_another(judging):
 
 def test_a_local_judge_goes_on_where_it_was_stopped(judging, pairs, tmp_path):
     model, tokenizer = judging
-    given = {
-        "name": "j",
-        "model": model,
-        "tokenizer": tokenizer,
-        "template": TEMPLATE,
-        "batch_tokens": 300,
-        "floor": 0.0,
-    }
     results = []
     for identity in ("t@1", "t@1", "t@2"):  # the third: the same name, other weights
         with Answers(tmp_path / "a.jsonl") as answers:
-            judge = local_judge(identity=identity, answers=answers, **given)
+            judge = local_judge(
+                LocalModel(model, tokenizer, identity, batch_tokens=300),
+                name="j",
+                answers=answers,
+                template=TEMPLATE,
+                floor=0.0,
+            )
             results.append((judge_pairs(*pairs, judge, seed=0).preferences, judge.summary()["calls"]))
     assert [calls for _, calls in results] == [11, 0, 11] and results[0][0] == results[1][0]
 

@@ -24,6 +24,7 @@ import judge_responses
 from implicit.judging.evaluators import evaluator_judge
 from implicit.judging.judge import IncompleteJudging, judge_pairs
 from implicit.judging.kinds import local_judge, server_judge
+from implicit.judging.local_judge import LocalModel
 from implicit.judging.preferences import label_share, parser_share, text_preference, weighted_preference
 from implicit.servers.answers import Answers
 from implicit.tuning.pretrain import Architecture, build_model
@@ -257,9 +258,10 @@ def test_a_local_judge_is_held_to_the_floor_and_names_what_it_would_say(pairs, t
     model = build_model(Architecture(hidden_size=32, layers=1, heads=2, context=512), tokenizer, seed=1).eval()
     log, results = [], []
     for floor in (0.5, 0.0):
-        with Answers(None) as answers:
-            judge = local_judge(name="j", model=model, tokenizer=tokenizer, identity="t", answers=answers, floor=floor,
-                                template=TEMPLATE, log=log.append)  # fmt: skip
+        with Answers(None, log=log.append) as answers:
+            judge = local_judge(
+                LocalModel(model, tokenizer, "t"), name="j", answers=answers, floor=floor, template=TEMPLATE
+            )
             if floor:
                 with pytest.raises(IncompleteJudging, match=r"13 of 14 .*likely tokens are \".*judge.path.*") as caught:
                     judge_pairs(*pairs, judge, seed=0)
@@ -285,9 +287,7 @@ def test_weights_that_are_broken_are_named(pairs, tokenizer):
     model = build_model(Architecture(hidden_size=32, layers=1, heads=2, context=512), tokenizer, seed=1).eval()
     torch.nn.init.constant_(model.lm_head.weight, math.nan)
     with Answers(None) as answers, pytest.raises(LocalJudgeError, match="not finite"):
-        judge = local_judge(
-            name="j", model=model, tokenizer=tokenizer, identity="t", answers=answers, floor=0.0, template=TEMPLATE
-        )
+        judge = local_judge(LocalModel(model, tokenizer, "t"), name="j", answers=answers, floor=0.0, template=TEMPLATE)
         judge_pairs(*pairs, judge, seed=0)
 
 

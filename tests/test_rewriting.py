@@ -63,12 +63,11 @@ def language_model(body):
 
 def run(service, rows, path=None, *, log=None, **changes):
     given = {"model": "gpt", "key_variable": "REWRITE_KEY", "input_price": 10.0, "output_price": 30.0}
-    with served(service) as url, Answers(path) as answers:
+    with served(service) as url, Answers(path, log=[].append if log is None else log.append) as answers:
         server = ChatServer(
             **given | {"base_url": url, "requests": 3, "attempts": 2, "pause": 0.01, "timeout": 20.0} | changes
         )
-        log = [].append if log is None else log.append
-        return rewrite(rows, detect=DETECT, rewrite=REWRITE, server=server, answers=answers, log=log)
+        return rewrite(rows, detect=DETECT, rewrite=REWRITE, server=server, answers=answers)
 
 
 @pytest.fixture(autouse=True)

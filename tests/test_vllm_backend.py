@@ -5,6 +5,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+from implicit.generation.generate import Limits
 from implicit.generation.rules import RuleAdapter, RuleSettings
 from implicit.generation.vllm_backend import VllmUnavailable, add_rule_scores, generate_with_vllm
 
@@ -39,4 +40,4 @@ def test_a_missing_vllm_is_said_before_anything_else(tmp_path):
     with pytest.raises(
         VllmUnavailable, match=r"execution.backend: 'vllm' needs the package vllm .* or use 'transformers'"
     ):
-        generate_with_vllm(tmp_path, [[1]], eos=2, max_new_tokens=3, context=8, precision="float32")
+        generate_with_vllm(tmp_path, [[1]], Limits(eos=2, pad=0, max_new_tokens=3, context=8), precision="float32")

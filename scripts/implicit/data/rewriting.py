@@ -12,8 +12,8 @@ from typing import Any
 from implicit.servers.answers import Answers
 from implicit.servers.chat_client import (
     Asked,
+    BudgetGuard,
     ChatServer,
-    Purse,
     Question,
     ask,
     completion_limit,
@@ -116,8 +116,7 @@ def rewrite(
     rewrite: str,
     server: ChatServer,
     answers: Answers,
-    log: Callable[[str], None] = lambda line: None,
-    purse: Purse | None = None,
+    budget: BudgetGuard | None = None,
 ) -> Rewritten:
     """Ask of every turn by the template ``detect``, and rewrite those that restate by the template ``rewrite``.
 
@@ -134,7 +133,7 @@ def rewrite(
             prompt = fill(template, turn)
             expected = min(limit, 10 if kind == "detect" else estimate_tokens(len(turn.response)))
             questions.append(Question([{"role": "user", "content": prompt}], estimate_tokens(len(prompt)), expected))
-        asked = ask(questions, kind=kind, server=server, answers=answers, fault=fault, log=log, purse=purse)
+        asked = ask(questions, kind=kind, server=server, answers=answers, fault=fault, budget=budget)
         if asked.failures:
             places = [rows[asked_of[i].row]["id"] for i in sorted(asked.failures)]
             why = list(dict.fromkeys(asked.failures.values()))
@@ -146,7 +145,7 @@ def rewrite(
 
     detected = put("detect", turns, detect, verdict_fault)
     flagged = [turn for turn, a in zip(turns, detected.answers, strict=True) if restates(said(a.content))]
-    log(f"{len(flagged)} of {len(turns)} responses restate their instruction")
+    answers.log(f"{len(flagged)} of {len(turns)} responses restate their instruction")
     done = put("rewrite", flagged, rewrite, rewrite_fault)
     messages = [[dict(message) for message in row["messages"]] for row in rows]
     for turn, answer in zip(flagged, done.answers, strict=True):

@@ -12,6 +12,19 @@ from implicit.progress import Progress
 
 
 @dataclass(frozen=True)
+class Limits:
+    """Where responses end: with the id ``eos``, after ``max_new_tokens``, or at the end of the ``context``, in tokens.
+
+    Shorter prompts of a batch are padded with the id ``pad``.
+    """
+
+    eos: int
+    pad: int
+    max_new_tokens: int
+    context: int
+
+
+@dataclass(frozen=True)
 class Response:
     """Generated ids, EOS not included, and whether the model stopped by itself."""
 
@@ -22,20 +35,16 @@ class Response:
 def generate(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
+    limits: Limits,
     *,
-    eos: int,
-    pad: int,
-    max_new_tokens: int,
-    context: int,
     batch_size: int,
     adapter: RuleAdapter | None = None,
     adapter_prompts: Sequence[Sequence[int]] | None = None,
-    device: str = "cpu",
     log: Callable[[str], None] = lambda line: None,
 ) -> list[Response]:
-    """Respond to every prompt, in the given order, with at most ``max_new_tokens``, or up to the ``context``'s end.
+    """Respond to every prompt (token ids), in the given order, on the model's device.
 
-    Prompts of like length are batched. ``adapter_prompts`` are the parts of the prompts that the rule adapter's wide
+    Prompts of similar length are batched. ``adapter_prompts`` are the parts of the prompts that the rule adapter's wide
     diversity scope counts (see RuleAdapter.start). In float32 the result does not depend on the batch.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -44,30 +53,23 @@ def generate(
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
         if adapter is not None:
-            adapter.start([(adapter_prompts or prompts)[i] for i in chunk], device)
-        batch = _generate_batch(
-            model,
-            [prompts[i] for i in chunk],
-            eos=eos,
-            pad=pad,
-            max_new_tokens=max_new_tokens,
-            context=context,
-            adapter=adapter,
-            device=device,
-        )
+            adapter.start([(adapter_prompts or prompts)[i] for i in chunk], model.device)
+        batch = _generate_batch(model, [prompts[i] for i in chunk], limits, adapter)
         responses.update(zip(chunk, batch, strict=True))
         progress.advance(len(batch))
     return [responses[i] for i in range(len(prompts))]
 
 
 @torch.inference_mode()
-def _generate_batch(model, prompts, *, eos, pad, max_new_tokens, context, adapter, device) -> list[Response]:
+def _generate_batch(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], limits: Limits, adapter: RuleAdapter | None
+) -> list[Response]:
     """One batch of prompts, left-padded. Rows that have stopped, or are as long as the context, leave it.
 
     They leave when they are an eighth of it: until then, computing them costs less than copying the others.
     """
-    longest = max(len(prompt) for prompt in prompts)
-    ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts], device=device)
+    device, longest = model.device, max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[limits.pad] * (longest - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache = growing_cache(model.config)
@@ -76,7 +78,7 @@ def _generate_batch(model, prompts, *, eos, pad, max_new_tokens, context, adapte
     generated: list[list[int]] = [[] for _ in prompts]
     stopped = [False] * len(prompts)
     chosen: torch.Tensor | None = None
-    for _ in range(max_new_tokens):
+    for _ in range(limits.max_new_tokens):
         outputs = model(
             input_ids=ids,
             attention_mask=mask,
@@ -90,11 +92,11 @@ def _generate_batch(model, prompts, *, eos, pad, max_new_tokens, context, adapte
             logits = adapter.add_scores(logits, chosen)
         chosen = logits.argmax(dim=-1)
         for row, token, goes_on in zip(rows, chosen.tolist(), alive.tolist(), strict=True):
-            if goes_on and token == eos:
+            if goes_on and token == limits.eos:
                 stopped[row] = True
             elif goes_on:
                 generated[row].append(token)
-        alive &= (chosen != eos) & (positions[:, -1] + 2 < context)
+        alive &= (chosen != limits.eos) & (positions[:, -1] + 2 < limits.context)
         left = int(alive.sum())
         if not left:
             break

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from implicit.generation.generate import Response
-from implicit.generation.rules import RuleAdapter, RuleSettings
+from implicit.generation.generate import Limits, Response
+from implicit.generation.rules import RuleAdapter
 from implicit.progress import Progress
 
 
@@ -51,38 +50,36 @@ def add_rule_scores(
 def generate_with_vllm(
     path: Path,
     prompts: Sequence[Sequence[int]],
+    limits: Limits,
     *,
-    eos: int,
-    max_new_tokens: int,
-    context: int,
     precision: str,
-    adapter_settings: RuleSettings | None = None,
-    rules: Sequence[str] = (),
+    adapter_of: Callable[[int], RuleAdapter] | None = None,
     adapter_prompts: Sequence[Sequence[int]] | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> list[Response]:
     """Respond to every prompt with the model in a directory, in the given order, as `generate.generate` does.
 
-    ``precision`` is a torch dtype by name. Raises VllmUnavailable, ValueError for a prompt that leaves no room, and
-    RuntimeError where vLLM returns less than it was asked for.
+    ``precision`` is a torch dtype by name; ``adapter_of`` makes a rule adapter for a number of logits.
+
+    Raises VllmUnavailable, ValueError for a prompt that leaves no room, RuntimeError where vLLM returns less than it
+    was asked for.
     """
     check_vllm()
-    full = [i for i, prompt in enumerate(prompts) if len(prompt) >= context]
+    full = [i for i, prompt in enumerate(prompts) if len(prompt) >= limits.context]
     if full:
-        raise ValueError(f"prompts that fill the context of {context} tokens, or more: {full[:10]}")
+        raise ValueError(f"prompts that fill the context of {limits.context} tokens, or more: {full[:10]}")
     options: dict[str, Any] = {}
-    if adapter_settings is not None:
+    if adapter_of is not None:
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the processor, a local class, stays in this process
-        processor = _rule_processor(adapter_settings, rules, AutoTokenizer.from_pretrained(path))
         # Asynchronous scheduling would call the processor before the last token is known.
-        options = {"logits_processors": [processor], "async_scheduling": False}
+        options = {"logits_processors": [_rule_processor(adapter_of)], "async_scheduling": False}
     from vllm import LLM, SamplingParams
 
     engine = LLM(
         model=str(path),
         dtype=precision,
-        max_model_len=context,
+        max_model_len=limits.context,
         generation_config="vllm",  # nothing from the model's own: it might hold penalties and further end tokens
         seed=0,
         **options,
@@ -90,17 +87,17 @@ def generate_with_vllm(
     sampling = [
         SamplingParams(
             temperature=0.0,
-            max_tokens=min(max_new_tokens, context - len(prompt)),
+            max_tokens=min(limits.max_new_tokens, limits.context - len(prompt)),
             ignore_eos=True,  # whatever the model calls its EOS: ours is named
-            stop_token_ids=[eos],
+            stop_token_ids=[limits.eos],
             detokenize=False,
-            extra_args={"rule_prompt": list(counted)} if adapter_settings is not None else None,
+            extra_args={"rule_prompt": list(counted)} if adapter_of is not None else None,
         )
         for prompt, counted in zip(prompts, adapter_prompts or prompts, strict=True)
     ]
     given = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
     outputs = engine.generate(given, sampling, use_tqdm=logging_bar(log))
-    return _responses(outputs, prompts, eos=eos)
+    return _responses(outputs, prompts, eos=limits.eos)
 
 
 def logging_bar(log: Callable[[str], None]) -> type:
@@ -136,9 +133,8 @@ def _responses(outputs: Sequence[Any], prompts: Sequence[Sequence[int]], *, eos:
     return responses
 
 
-def _rule_processor(settings: RuleSettings, rules: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> type:
+def _rule_processor(adapter_of: Callable[[int], RuleAdapter]) -> type:
     """The rule adapter as a class that vLLM makes its logits processor from."""
-    RuleAdapter(settings, rules, tokenizer, vocab_size=len(tokenizer))  # a token that is none is named here
     try:
         from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
     except ImportError as error:
@@ -165,7 +161,7 @@ def _rule_processor(settings: RuleSettings, rules: Sequence[str], tokenizer: Pre
 
             def scored(response: list[int], logits: torch.Tensor) -> torch.Tensor:
                 if self.adapter is None:
-                    self.adapter = RuleAdapter(settings, rules, tokenizer, vocab_size=logits.shape[-1])
+                    self.adapter = adapter_of(logits.shape[-1])
                 return add_rule_scores(self.adapter, prompt, response, logits)
 
             return scored

@@ -22,8 +22,8 @@ from implicit.progress import Progress
 from implicit.servers.answers import Answer, Answers, answer_key
 from implicit.servers.chat_client import (
     Asked,
+    BudgetGuard,
     ChatServer,
-    Purse,
     ServerError,
     estimate_tokens,
     is_kept,
@@ -130,8 +130,7 @@ def evaluator_judge(
     evaluator: str,
     answers: Answers,
     floor: float,
-    log: Callable[[str], None] = lambda line: None,
-    purse: Purse | None = None,
+    budget: BudgetGuard | None = None,
     **asking: Any,
 ) -> Judge:
     """A judge by one of alpaca-eval's configs, see `load_evaluator`; template, parser and settings are the config's.
@@ -156,9 +155,9 @@ def evaluator_judge(
     if loaded.function == "openai_completions":
         server = openai_server(loaded, **asking)
         present = choice_text if loaded.key == "completions" else _with_text
-        complete = partial(complete_by_server, judge, server, answers, present, log, purse)
+        complete = partial(complete_by_server, judge, server, answers, present, budget)
     else:
-        complete = partial(_complete_by_function, judge, loaded, answers, log, purse)
+        complete = partial(_complete_by_function, judge, loaded, answers, budget)
     return replace(judge, complete=complete)
 
 
@@ -222,8 +221,7 @@ def _complete_by_function(
     judge: Judge,
     loaded: Evaluator,
     answers: Answers,
-    log: Callable[[str], None],
-    purse: Purse | None,
+    budget: BudgetGuard | None,
     prompts: list[str],
 ) -> list[Any]:
     """Let one of alpaca-eval's other completions functions answer, and keep what can be read."""
@@ -232,27 +230,28 @@ def _complete_by_function(
     except (ImportError, ValueError) as error:
         raise JudgeError(f"judge.evaluator: its {loaded.function} cannot be used: {error}") from None
     model, per_token = str(judge.model), loaded.price_per_token()
-    if purse is not None and per_token is None:
+    if budget is not None and per_token is None:
         raise ServerError(unknown_price(f"judge.evaluator: {loaded.name}"))
     request = {"function": loaded.function} | loaded.given
     keys = [answer_key(judge.kind, model, prompt, request) for prompt in prompts]
     held = {k: answers.get(k) for k in keys}
     pending = [i for i, k in enumerate(keys) if held[k] is None or fault_of(judge, held[k].content) is not None]
-    log(f"{model}: {len(prompts)} prompts, {len(prompts) - len(pending)} answered before; to ask {len(pending)}")
-    asked = Asked(calls=len(pending), cached=len(prompts) - len(pending))
+    known = len(prompts) - len(pending)
+    answers.log(f"{model}: {len(prompts)} prompts, {known} answered before; to ask {len(pending)}")
+    asked = Asked(calls=len(pending), cached=known)
     estimates = {i: estimate_tokens(len(prompts[i])) * (per_token or 0.0) for i in pending}
-    if purse is not None:
-        purse.begin(sum(estimates.values()))
-    progress = Progress(len(pending), "prompts", log=log)
+    if budget is not None:
+        budget.begin(sum(estimates.values()))
+    progress = Progress(len(pending), "prompts", log=answers.log)
     for start in range(0, len(pending), CHUNK):
         chunk = pending[start : start + CHUNK]
-        if purse is not None:
-            purse.spend(sum(estimates[i] for i in chunk))
+        if budget is not None:
+            budget.spend(sum(estimates[i] for i in chunk))
         result = complete(prompts=[prompts[i] for i in chunk], **loaded.given)
         prices = result.get("price_per_example") or [None] * len(chunk)
         for i, content, price in zip(chunk, result[loaded.key], prices, strict=True):
-            known = price is not None and not math.isnan(price)
-            price = float(price) if known else 0.0 if per_token == 0 else None
+            stated = price is not None and not math.isnan(price)
+            price = float(price) if stated else 0.0 if per_token == 0 else None
             asked.spent += price or 0.0
             asked.unpriced += price is None
             wrong = fault_of(judge, content)
@@ -260,10 +259,10 @@ def _complete_by_function(
                 answers.add(Answer(keys[i], model, content, 0, 0, price, utc_now()))
             if wrong is not None:
                 asked.failures[i] = wrong
-            if purse is not None and price is not None:
-                purse.correct(price - estimates[i])
+            if budget is not None and price is not None:
+                budget.correct(price - estimates[i])
         progress.advance(len(chunk))
-    log(f"{len(pending):,} prompts, {len(pending) - len(asked.failures):,} answered")
+    answers.log(f"{len(pending):,} prompts, {len(pending) - len(asked.failures):,} answered")
     asked.answers = [answers.get(k) if is_kept(asked.failures.get(i)) else None for i, k in enumerate(keys)]
     judge.asked.add(asked)
     return [None if answer is None else answer.content for answer in asked.answers]

@@ -4,13 +4,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from alpaca_eval.constants import EVALUATORS_CONFIG_DIR
 from alpaca_eval.utils import prompt_to_chatml
 
 from implicit.judging.judge import MARK, Judge, check_pairs, fault_of, protect, shortfall
-from implicit.judging.local_judge import as_choice, encode_messages, label_tokens, score_labels, special_texts
+from implicit.judging.local_judge import (
+    LocalModel,
+    as_choice,
+    encode_messages,
+    label_tokens,
+    score_labels,
+    special_texts,
+)
 from implicit.judging.oracle import answer_prompts
 from implicit.judging.preferences import LABELS, label_share, refused, text_preference, weighted_preference
 from implicit.judging.template import PLACEHOLDERS, JudgeError, check_template
@@ -19,17 +26,14 @@ from implicit.servers.answers import Answer, Answers, answer_key
 from implicit.servers.chat_client import (
     STOP_AFTER,
     Asked,
+    BudgetGuard,
     ChatServer,
-    Purse,
     Question,
     ask,
     completion_limit,
     estimate_tokens,
     utc_now,
 )
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PREFERENCES = {"output_1": 1.0, "output_2": 2.0, "tie": 1.5}
 EVALUATORS = Path(EVALUATORS_CONFIG_DIR)
@@ -68,8 +72,7 @@ def server_judge(
     template: str | None = None,
     answer: str = "logprobs",
     floor: float,
-    log: Callable[[str], None] = lambda line: None,
-    purse: Purse | None = None,
+    budget: BudgetGuard | None = None,
 ) -> Judge:
     """A judge on an OpenAI-compatible server; ``answer`` is `logprobs` (weighted) or `text` (the label).
 
@@ -82,7 +85,7 @@ def server_judge(
     judge = Judge(name, "server", server.model, template, complete=lambda prompts: [], parse=text_preference)
     if answer == "logprobs":
         judge = replace(judge, parse=weighted_preference, share=label_share, floor=floor)
-    return replace(judge, complete=partial(complete_by_server, judge, server, answers, None, log, purse))
+    return replace(judge, complete=partial(complete_by_server, judge, server, answers, None, budget))
 
 
 def complete_by_server(
@@ -90,8 +93,7 @@ def complete_by_server(
     server: ChatServer,
     answers: Answers,
     present: Callable[[Answer], Any] | None,
-    log: Callable[[str], None],
-    purse: Purse | None,
+    budget: BudgetGuard | None,
     prompts: list[str],
 ) -> list[Any]:
     """Ask a server; ``present`` shapes an answer's content for the judge's parser."""
@@ -107,74 +109,57 @@ def complete_by_server(
         Question(to_messages(prompt), estimate_tokens(len(prompt) - fixed, alpaca_eval_2=known), limit)
         for prompt in prompts
     ]
-    asked = ask(
-        questions,
-        kind=judge.kind,
-        server=server,
-        answers=answers,
-        fault=fault,
-        log=log,
-        purse=purse,
-    )
+    asked = ask(questions, kind=judge.kind, server=server, answers=answers, fault=fault, budget=budget)
     judge.asked.add(asked)
     shaped = [None if answer is None else answer.content for answer in asked.answers]
     return shaped if present is None else [None if choice is None else present(choice) for choice in shaped]
 
 
-def local_judge(
-    *,
-    name: str,
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    identity: str,
-    answers: Answers,
-    template: str | None = None,
-    floor: float,
-    batch_tokens: int = 8192,
-    log: Callable[[str], None] = lambda line: None,
-) -> Judge:
-    """A model on this machine; ``identity`` says which, weights included, and is part of the answers' keys.
+def local_judge(local: LocalModel, *, name: str, answers: Answers, floor: float, template: str | None = None) -> Judge:
+    """A model on this machine, which is part of the answers' keys.
 
     ``floor`` is the least probability that the labels must have for a preference. Where the first ten prompts that are
     scored have less, the rest is not scored.
     """
     template = ALPACA_EVAL_2.read_text(encoding="utf-8") if template is None else template
     check_template(template)
-    tokens = label_tokens(tokenizer, LABELS)
-    asked = Asked()
-
-    def complete(prompts: list[str]) -> list[Any]:
-        conversations = [to_messages(prompt) for prompt in prompts]
-        request = {"labels": list(LABELS), "dtype": str(model.dtype)}
-        keys = [answer_key("local", identity, messages, request) for messages in conversations]
-        pending = [i for i, key in enumerate(keys) if answers.get(key) is None]
-        log(f"{name}: {len(keys)} prompts, {len(keys) - len(pending)} answered before; {len(pending)} to answer")
-        encoded = [encode_messages(tokenizer, conversations[i]) for i in pending]
-        progress = Progress(len(pending), "prompts", log=log)
-        scored = low = 0
-        for place, logprobs, others in score_labels(model, encoded, tokens, batch_tokens=batch_tokens):
-            content = as_choice(LABELS, logprobs, [(tokenizer.decode([i]), p) for i, p in others])
-            answers.add(Answer(keys[pending[place]], identity, content, len(encoded[place]), 0, 0.0, utc_now()))
-            progress.advance()
-            scored, low = scored + 1, low + (shortfall(judge, content) is not None)
-            if scored == low == STOP_AFTER < len(pending):
-                log(f"the first {STOP_AFTER} answers have no preference: the rest is not scored")
-                break
-        log(f"{scored:,} prompts answered")
-        found = [answers.get(key) for key in keys]
-        asked.add(Asked(answers=found, calls=scored, cached=len(keys) - len(pending)))
-        return [None if answer is None else answer.content for answer in found]
-
     judge = Judge(
         name=name,
         kind="local",
-        model=identity,
+        model=local.identity,
         template=template,
-        complete=complete,
+        complete=lambda prompts: [],
         parse=weighted_preference,
-        special=tuple(special_texts(tokenizer)),
-        asked=asked,
+        special=tuple(special_texts(local.tokenizer)),
         share=label_share,
         floor=floor,
     )
-    return judge
+    tokens = label_tokens(local.tokenizer, LABELS)
+    return replace(judge, complete=partial(complete_locally, judge, local, tokens, answers))
+
+
+def complete_locally(
+    judge: Judge, local: LocalModel, tokens: list[list[int]], answers: Answers, prompts: list[str]
+) -> list[Any]:
+    """Score the labels, whose ids are ``tokens``, after every prompt that ``answers`` does not hold."""
+    conversations = [to_messages(prompt) for prompt in prompts]
+    request = {"labels": list(LABELS), "dtype": str(local.model.dtype)}
+    keys = [answer_key("local", local.identity, messages, request) for messages in conversations]
+    pending = [i for i, key in enumerate(keys) if answers.get(key) is None]
+    known = len(keys) - len(pending)
+    answers.log(f"{judge.name}: {len(keys)} prompts, {known} answered before; {len(pending)} to answer")
+    encoded = [encode_messages(local.tokenizer, conversations[i]) for i in pending]
+    progress = Progress(len(pending), "prompts", log=answers.log)
+    scored = low = 0
+    for place, logprobs, others in score_labels(local.model, encoded, tokens, batch_tokens=local.batch_tokens):
+        content = as_choice(LABELS, logprobs, [(local.tokenizer.decode([i]), p) for i, p in others])
+        answers.add(Answer(keys[pending[place]], local.identity, content, len(encoded[place]), 0, 0.0, utc_now()))
+        progress.advance()
+        scored, low = scored + 1, low + (shortfall(judge, content) is not None)
+        if scored == low == STOP_AFTER < len(pending):
+            answers.log(f"the first {STOP_AFTER} answers have no preference: the rest is not scored")
+            break
+    answers.log(f"{scored:,} prompts answered")
+    found = [answers.get(key) for key in keys]
+    judge.asked.add(Asked(answers=found, calls=scored, cached=known))
+    return [None if answer is None else answer.content for answer in found]

@@ -1,6 +1,7 @@
 """A judge without a server: a causal language model's next-token probabilities of the two labels."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,21 @@ from implicit.format.context import ContextUnknown, context_length
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-
 OTHERS = 3  # tokens besides the labels whose probability is kept
 
 
 class LocalJudgeError(ValueError):
     """A model that cannot be this judge, or a prompt that it cannot read."""
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model on this machine; ``identity`` says which, weights included."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    identity: str
+    batch_tokens: int = 8192  # of a batch of prompts, padded
 
 
 def label_tokens(tokenizer: "PreTrainedTokenizerBase", labels: Sequence[str]) -> list[list[int]]:

@@ -111,11 +111,11 @@ class Asked:
         }
 
 
-class Purse(Protocol):
-    """What watches over a ceiling: each method raises to stop before it would be passed."""
+class BudgetGuard(Protocol):
+    """Guards a ceiling: each method raises where it would be passed, and so stops what is under way."""
 
     def begin(self, price: float) -> None:
-        """Set aside what all questions together will cost, by estimate, before the first is sent."""
+        """Reserve what all questions together will cost, by estimate, before the first is sent."""
 
     def spend(self, price: float) -> None:
         """Count the estimated price of one request before it is sent; never called twice at a time."""
@@ -170,14 +170,13 @@ def ask(
     server: ChatServer,
     answers: Answers,
     fault: Callable[[dict[str, Any]], str | None],
-    log: Callable[[str], None] = lambda line: None,
-    purse: Purse | None = None,
+    budget: BudgetGuard | None = None,
 ) -> Asked:
     """Ask every question that ``answers`` does not hold; what comes back is kept there at once.
 
     An answer's content is the first choice of the server's reply, as it came. ``fault`` says what is wrong with
     one, or None: such an answer is asked for again; with a LastingFault it is kept, and only another run asks again.
-    What ``purse`` raises stops everything.
+    What ``budget`` raises stops everything. How far it is goes to the log of ``answers``.
 
     Raises ServerError for what trying again cannot mend. Answers that arrive while it stops are kept all the same.
     """
@@ -188,16 +187,16 @@ def ask(
     pending = {key: question for key, question in zip(keys, questions, strict=True) if key not in known}
     tokens = [sum(q.prompt_tokens for q in pending.values()), sum(q.completion_tokens for q in pending.values())]
     price = server.price(*tokens)
-    log(
+    answers.log(
         f"{server.model}: {len(questions)} questions, {len(questions) - len(pending)} answered before; to ask "
         f"{len(pending)}: about {sum(tokens):,.0f} tokens, price {'not known' if price is None else f'{price:,.4f}'}"
     )
-    if pending and purse is not None:
+    if pending and budget is not None:
         if price is None:
             raise ServerError(unknown_price(server.model))
-        purse.begin(price)
-    asking = _Asking(server, answers, fault, purse)
-    reasons = asking.run(pending, log) if pending else {}
+        budget.begin(price)
+    asking = _Asking(server, answers, fault, budget)
+    reasons = asking.run(pending) if pending else {}
     return Asked(
         answers=[answers.get(key) if is_kept(reasons.get(key)) else None for key in keys],
         failures={place: reasons[key] for place, key in enumerate(keys) if key in reasons},
@@ -216,19 +215,19 @@ class _Asking:
         server: ChatServer,
         answers: Answers,
         fault: Callable[[dict[str, Any]], str | None],
-        purse: Purse | None,
+        budget: BudgetGuard | None,
     ) -> None:
-        self.server, self.answers, self.fault, self.purse = server, answers, fault, purse
+        self.server, self.answers, self.fault, self.budget = server, answers, fault, budget
         self.calls, self.spent, self.unpriced = 0, 0.0, 0
         self.lock, self.stop = threading.Lock(), threading.Event()
 
-    def run(self, pending: dict[str, Question], log: Callable[[str], None]) -> dict[str, str]:
+    def run(self, pending: dict[str, Question]) -> dict[str, str]:
         """Ask all of ``pending``; why, for each key that has no answer."""
         self.key = read_key(self.server.base_url, self.server.key_variable)
         client = connect(self.server.base_url, self.key, timeout=self.server.timeout)
         reasons: dict[str, str] = {}
         without = done = 0
-        progress = Progress(len(pending), "questions", log=log)
+        progress = Progress(len(pending), "questions", log=self.answers.log)
         with client, ThreadPoolExecutor(max_workers=self.server.requests) as pool:
             futures = {pool.submit(self.ask_one, client, key, question): key for key, question in pending.items()}
             try:
@@ -240,14 +239,14 @@ class _Asking:
                         reasons[futures[future]] = reason
                         if not self.stop.is_set():
                             often = 1 if isinstance(reason, LastingFault) else self.server.attempts
-                            log(f"no answer after {often} attempts: {reason}")
+                            self.answers.log(f"no answer after {often} attempts: {reason}")
                     if without == STOP_AFTER and done < len(pending) and not self.stop.is_set():
-                        log(f"{STOP_AFTER} questions in a row have no answer: the rest is not asked")
+                        self.answers.log(f"{STOP_AFTER} questions in a row have no answer: the rest is not asked")
                         self.stop.set()
                     progress.advance()
             finally:  # threads that pause or wait for their turn end; those with a request under way finish it
                 self.stop.set()
-        log(f"{len(pending):,} questions, {len(pending) - len(reasons):,} answered")
+        self.answers.log(f"{len(pending):,} questions, {len(pending) - len(reasons):,} answered")
         return reasons
 
     def ask_one(self, client: "openai.OpenAI", key: str, question: Question) -> str | None:
@@ -263,8 +262,8 @@ class _Asking:
                 with self.lock:
                     if self.stop.is_set():
                         return reason or "not asked"
-                    if self.purse is not None:
-                        self.purse.spend(self.server.price(question.prompt_tokens, question.completion_tokens))
+                    if self.budget is not None:
+                        self.budget.spend(self.server.price(question.prompt_tokens, question.completion_tokens))
                 asked_pause = None
                 try:
                     reply = client.chat.completions.with_raw_response.create(
@@ -305,8 +304,8 @@ class _Asking:
             self.calls += 1
             self.spent += price or 0.0
             self.unpriced += price is None
-            if self.purse is not None:
-                self.purse.correct(price - self.server.price(question.prompt_tokens, question.completion_tokens))
+            if self.budget is not None:
+                self.budget.correct(price - self.server.price(question.prompt_tokens, question.completion_tokens))
         return wrong or ""
 
     def explain(self, error: "openai.APIStatusError") -> str:

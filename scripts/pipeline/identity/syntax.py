@@ -13,7 +13,7 @@ from typing import Any
 
 FOR_ANNOTATIONS = ("__future__", "collections.abc", "typing")
 PRINTERS = ("print", "say")  # their arguments go to a log and nowhere else
-LOGS = ("log", "self.log")  # so do a text's; of another value, the caller may make something
+LOGS = ("log", "self.log", "answers.log", "self.answers.log")  # so do a text's; the caller may use another value
 LOGGERS = ("logger", "logging", "warnings")
 LEVELS = ("debug", "info", "warn", "warning", "error", "exception", "critical", "log")
 PROGRESS = ("progress.advance", "self.progress.advance")
