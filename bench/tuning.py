@@ -13,7 +13,7 @@ LONG_ENOUGH = 0.2  # seconds, to measure the peak of a shape
 
 
 def ours_tuning(sizes: SimpleNamespace, name: str, rows: list[Any] | None = None, *, compiled: bool = False) -> Work:
-    from implicit.tuning.tune import Tuning, tune
+    from implicit.tuning.tune import Execution, Tuning, tune
 
     model = model_of(sizes, name)
     rows = rows or tuning_rows(sizes)
@@ -28,11 +28,8 @@ def ours_tuning(sizes: SimpleNamespace, name: str, rows: list[Any] | None = None
             model,
             rows,
             settings,
-            pad=PAD,
-            precision=DTYPE,
-            micro_batch_tokens=sizes.micro_batch,
+            Execution(PAD, sizes.micro_batch, DTYPE, compiled=compiled),
             processes=Processes(device=DEVICE),
-            compiled=compiled,
         )
         return tokens_of(rows)
 

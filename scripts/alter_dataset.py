@@ -10,11 +10,11 @@ What is drawn follows from the name of the new dataset, and from where its rows 
 from implicit.data.alterations import AlterationError, alter, other_responses
 from pipeline.files.rows import check_sha256
 from pipeline.files.storage import read_table, write_table
-from pipeline.jobs.command import InputError, arguments, run_stage, say
+from pipeline.jobs.command import OPTIONAL_PATH, InputError, arguments, run_stage, say
 
 
 def main() -> None:
-    args = arguments(__doc__, paths=["data", "output"], optional=["responses-of"])
+    args = arguments(__doc__, paths=["data", "output"], options={"responses-of": OPTIONAL_PATH})
     settings = args.settings
     name, how = settings["name"], settings["how"]
     rows = read_table("conversations", args.data)

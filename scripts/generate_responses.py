@@ -97,7 +97,8 @@ def respond(
 
 def main() -> None:
     paths = ["model", "model-record", "set", "output", "json", "record"]
-    args = arguments(__doc__, paths=paths, choices={"backend": ["transformers", "vllm"]}, computes=True)
+    backend = {"choices": ["transformers", "vllm"], "default": "transformers"}
+    args = arguments(__doc__, paths=paths, options={"backend": backend}, computes=True)
     execution, inputs = execution_of(args, backend=args.backend), {"model": args.model, "set": args.set}
     if args.backend == "vllm":
         from implicit.generation.vllm_backend import check_vllm

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from implicit.format.context import stated_context
 from implicit.format.render import Format, chat_template
 from pipeline.files.hub import explained, find_commit, is_hub_id
-from pipeline.jobs.command import InputError, arguments, run_stage, say
+from pipeline.jobs.command import PATHS, InputError, arguments, run_stage, say
 from pipeline.jobs.job import Job, job
 from pipeline.models.directories import context_length, load_model, name_special_tokens, save_model
 from pipeline.models.exported import TEXTS, check_weights, encoder, file_encoder, first_difference, loaded_weights
@@ -123,7 +123,7 @@ def check_head(model: "PreTrainedModel") -> None:
 
 
 def main() -> None:
-    args = arguments(__doc__, paths=["model", "record"], lists=["conversations", "cuttable"])
+    args = arguments(__doc__, paths=["model", "record"], options={"conversations": PATHS, "cuttable": PATHS})
     with job("import_model", args, record=args.record, inputs={}) as this:
         import_model(args, this)
 

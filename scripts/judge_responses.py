@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from implicit.judging.oracle import Oracle
 from pipeline.files.storage import read_table, write_table
-from pipeline.jobs.command import InputError, arguments, hide_progress_bars, run_stage, say
+from pipeline.jobs.command import OPTIONAL_PATH, InputError, arguments, hide_progress_bars, run_stage, say
 from pipeline.jobs.costs import CHARACTERS_PER_TOKEN, scoring_hours
 from pipeline.jobs.job import Job, execution_of, job
 from pipeline.jobs.ledger import Ledger
@@ -134,7 +134,7 @@ def main() -> None:
     args = arguments(
         __doc__,
         paths=["set", "responses", "output", "summary"],
-        optional=["opponent", "answers", "gamed"],
+        options=dict.fromkeys(("opponent", "answers", "gamed"), OPTIONAL_PATH),
         computes=True,
         asks=True,
     )
@@ -144,7 +144,7 @@ def main() -> None:
         record=args.summary,
         inputs={name: getattr(args, name) for name in ("set", "responses", "opponent")},
         execution=execution_of(args) if args.settings["kind"] == "local" else None,
-        keeps_answers=True,
+        claims=(),  # the file of answers is locked
     ) as this:
         judge_responses(args, this)
 

@@ -15,7 +15,7 @@ from implicit.format.tokenizer import train_tokenizer
 from implicit.tuning.optimise import NonFiniteLoss, StepLog
 from implicit.tuning.pretrain import Architecture, Pretraining, build_model, pack, pretrain
 from pipeline.files.storage import read_table, written_whole
-from pipeline.jobs.command import InputError, arguments, run_stage, say
+from pipeline.jobs.command import PATHS, InputError, arguments, run_stage, say
 from pipeline.jobs.costs import tuning_hours
 from pipeline.jobs.job import Job, execution_of, job
 from pipeline.models.directories import save_model
@@ -23,9 +23,8 @@ from pipeline.models.fit import check_datasets
 
 
 def main() -> None:
-    args = arguments(
-        __doc__, paths=["corpus", "model", "snapshots", "record"], lists=["conversations", "cuttable"], computes=True
-    )
+    checked = {"conversations": PATHS, "cuttable": PATHS}
+    args = arguments(__doc__, paths=["corpus", "model", "snapshots", "record"], options=checked, computes=True)
     # Threads are those of one part of a batch: one each, as their number changes the last bits of a result.
     execution = {"device": execution_of(args)["device"], "threads": 1}
     inputs = {"corpus": args.corpus}

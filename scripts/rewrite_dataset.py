@@ -23,7 +23,7 @@ from pipeline.jobs.job import Job, job
 def main() -> None:
     args = arguments(__doc__, paths=["data", "output", "answers", "record"], asks=True)
     inputs = {"data": args.data}
-    with job("rewrite_dataset", args, record=args.record, inputs=inputs, keeps_answers=True) as this:
+    with job("rewrite_dataset", args, record=args.record, inputs=inputs, claims=()) as this:  # the answers are locked
         rewrite_dataset(args, this)
 
 

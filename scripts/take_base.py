@@ -16,7 +16,7 @@ from pathlib import Path
 
 from implicit.format.render import Format, chat_template
 from pipeline.files.storage import written_whole
-from pipeline.jobs.command import arguments, run_stage
+from pipeline.jobs.command import PATHS, arguments, run_stage
 from pipeline.jobs.job import job
 from pipeline.models.directories import context_length, load_tokenizer
 from pipeline.models.exported import check_exported
@@ -37,7 +37,8 @@ def link_files(source: Path, target: Path) -> None:
 def main() -> None:
     from transformers import AutoConfig
 
-    args = arguments(__doc__, paths=["shared", "shared-record", "model", "record"], lists=["conversations", "cuttable"])
+    checked = {"conversations": PATHS, "cuttable": PATHS}
+    args = arguments(__doc__, paths=["shared", "shared-record", "model", "record"], options=checked)
     inputs = {"shared": args.shared}
     with job("take_base", args, record=args.record, inputs=inputs) as this:
         tokenizer = load_tokenizer(args.shared)

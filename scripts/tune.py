@@ -20,7 +20,7 @@ from implicit.format.render import USER_TURNS, Format, Rendered, chat_template, 
 from implicit.format.turns import unanswered
 from pipeline.files.storage import read_table
 from pipeline.identity.sources import code_of
-from pipeline.jobs.command import InputError, arguments, run_stage, say
+from pipeline.jobs.command import OPTIONAL_PATH, SWITCH, InputError, arguments, run_stage, say
 from pipeline.jobs.costs import tuning_hours
 from pipeline.jobs.job import Job, execution_of, job
 from pipeline.jobs.record import used, used_by_all
@@ -28,8 +28,11 @@ from pipeline.models.directories import context_length, load_model, load_tokeniz
 from pipeline.models.fit import check_responses
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from transformers import PreTrainedModel
 
+    from implicit.tuning.checkpoint import Checkpoints
     from implicit.tuning.sharding import Processes
 
 
@@ -125,8 +128,10 @@ def main() -> None:
     from implicit.tuning.sharding import started_together
 
     paths = ["base", "base-record", "data", "model", "record"]
-    numbers, flags = {"epochs": None, "processes": 1, "checkpoint-steps": 1000}, ["gradient-checkpointing", "compile"]
-    args = arguments(__doc__, paths=paths, optional=["checkpoints"], numbers=numbers, flags=flags, computes=True)
+    options = {"epochs": {"type": int, "required": True}, "checkpoints": OPTIONAL_PATH}
+    options |= {"processes": {"type": int, "default": 1}, "checkpoint-steps": {"type": int, "default": 1000}}
+    options |= {"gradient-checkpointing": SWITCH, "compile": SWITCH}
+    args = arguments(__doc__, paths=paths, options=options, computes=True)
     execution = execution_of(args, gradient_checkpointing=args.gradient_checkpointing, compile=args.compile)
     device = execution["device"]
     if args.compile:
@@ -143,19 +148,32 @@ def main() -> None:
         record=args.record,
         inputs={"base": args.base, "data": args.data},
         execution=execution | {"device": processes.device, "processes": processes.count},
-        claim=args.checkpoints,  # which no two runs may write
+        claims=[args.checkpoints or args.record],  # which no two runs may write
         processes=processes,
     ) as this:
         tune_model(args, this, processes)
+
+
+def open_checkpoints(
+    args: argparse.Namespace, this: Job, processes: "Processes", log: "Callable[[object], None]"
+) -> "Checkpoints | None":
+    """The checkpoints that the command line names, of these settings, inputs and code alone."""
+    from implicit.tuning.checkpoint import Checkpoints
+    from implicit.tuning.sharding import from_all
+
+    if not args.checkpoints:
+        return None
+    inputs, *_ = from_all(this.hashes, processes)  # those of the first process, which alone has them
+    identity = {"settings": args.settings, "inputs": inputs, "code": code_of("tune")}
+    return Checkpoints(args.checkpoints, identity, every=args.checkpoint_steps, processes=processes, log=log)
 
 
 def tune_model(args: argparse.Namespace, this: Job, processes: "Processes") -> None:
     """Tune, and write the model and its record; the first process alone writes."""
     import torch
 
-    from implicit.tuning.checkpoint import Checkpoints
     from implicit.tuning.sharding import from_all
-    from implicit.tuning.tune import Tuning, tune
+    from implicit.tuning.tune import Execution, Tuning, tune
 
     settings = args.settings
     log = say if processes.first else (lambda line: None)
@@ -164,55 +182,35 @@ def tune_model(args: argparse.Namespace, this: Job, processes: "Processes") -> N
     model = prepare(args, processes)
     conversations = read_table("conversations", args.data)
     rows = render_rows(conversations, tokenizer, settings, context=context_length(model.config))
-    cut = [row for row in rows if row.cut]
-    trained = sum(sum(row.trained) for row in rows)
-    log(f"{len(rows):,} rows, {trained:,} trained tokens, {len(cut)} rows cut by {sum(r.cut for r in cut):,} tokens")
+    found = counts(conversations, rows)
+    log(
+        f"{found['rows']:,} rows, {found['trained_tokens']:,} trained tokens, "
+        f"{found['rows_cut']} rows cut by {found['tokens_cut']:,} tokens"
+    )
     size = {"parameters": model.num_parameters() / 1e9, "tokens": args.epochs * sum(len(row.ids) for row in rows)}
     this.reserve(tuning_hours, checkpointing=args.gradient_checkpointing, **size)
-    checkpoints = None
-    if args.checkpoints:
-        inputs, *_ = from_all(this.hashes, processes)  # those of the first process, which alone has them
-        checkpoints = Checkpoints(
-            args.checkpoints,
-            {"settings": settings, "inputs": inputs, "code": code_of("tune")},
-            every=args.checkpoint_steps,
-            processes=processes,
-            log=log,
-        )
+    checkpoints = open_checkpoints(args, this, processes, log)
     tuning = settings["tuning"] | {"epochs": args.epochs, "seed": settings["seed"]}
-    steps = tune(
-        model,
-        rows,
-        Tuning(**{key: tuning[key] for key in Tuning.__dataclass_fields__}),
+    execution = Execution(
         pad=tokenizer.pad_token_id,
         micro_batch_tokens=args.batch,
         precision=getattr(torch, tuning["precision"]),
-        processes=processes,
         gradient_checkpointing=args.gradient_checkpointing,
         compiled=args.compile,
-        checkpoints=checkpoints,
-        log=log,
     )
+    own = Tuning(**{key: tuning[key] for key in Tuning.__dataclass_fields__})
+    steps = tune(model, rows, own, execution, processes=processes, checkpoints=checkpoints, log=log)
     if checkpoints:
         this.earlier_hours = checkpoints.earlier_seconds / 3600 * processes.count if this.on_gpu else 0.0
     resources = used_by_all(from_all(used(), processes))
     tuned = finish(model, args, processes)
     if tuned is None:
         return
-    card = {key: settings[key] for key in ("mode", "seed")}
-    card |= {"base": args.base, "data": args.data, "epochs": args.epochs}
-    chat = Format(**settings["chat"])
-    tokenizer.chat_template = chat_template(tokenizer, chat)
-    save_model(tuned, tokenizer, args.model, card=card, chat=chat)
+    write_model(tuned, tokenizer, args)
     this.finish(
         f"loss {steps[-1].loss:.4f} after {steps[-1].step} steps",
         outputs={"model": args.model},
-        rows=len(rows),
-        rows_cut=len(cut),
-        tokens_cut=sum(row.cut for row in rows),
-        turns=sum(len(row["messages"]) for row in conversations),
-        turns_dropped=sum(unanswered(row["messages"]) for row in conversations),
-        trained_tokens=trained,
+        **found,
         tokens=steps[-1].tokens,
         losses=[step.loss for step in steps],
         resumed_at=checkpoints.resumed_at if checkpoints else [],
@@ -221,6 +219,27 @@ def tune_model(args: argparse.Namespace, this: Job, processes: "Processes") -> N
     )
     if checkpoints:
         checkpoints.clear()
+
+
+def counts(conversations: list[dict[str, Any]], rows: list[Rendered]) -> dict[str, int]:
+    """How many rows, turns and tokens are trained on, and how many are not."""
+    return {
+        "rows": len(rows),
+        "rows_cut": sum(bool(row.cut) for row in rows),
+        "tokens_cut": sum(row.cut for row in rows),
+        "turns": sum(len(row["messages"]) for row in conversations),
+        "turns_dropped": sum(unanswered(row["messages"]) for row in conversations),
+        "trained_tokens": sum(sum(row.trained) for row in rows),
+    }
+
+
+def write_model(tuned: "PreTrainedModel", tokenizer: Any, args: argparse.Namespace) -> None:
+    """Write the tuned model, its tokenizer with the chat template, and its card."""
+    chat = Format(**args.settings["chat"])
+    tokenizer.chat_template = chat_template(tokenizer, chat)
+    card = {key: args.settings[key] for key in ("mode", "seed")}
+    card |= {"base": args.base, "data": args.data, "epochs": args.epochs}
+    save_model(tuned, tokenizer, args.model, card=card, chat=chat)
 
 
 if __name__ == "__main__":

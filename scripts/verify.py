@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.files.storage import read_json, read_table
 from pipeline.identity.bases import shared_bases
 from pipeline.identity.systems import Experiment
-from pipeline.jobs.command import InputError, arguments, run_stage, say
+from pipeline.jobs.command import OPTIONAL_PATH, SWITCH, InputError, arguments, run_stage, say
 from pipeline.jobs.record import fingerprint
 from reporting.charts.figures import csv_of, rows_of
 from reporting.metrics.collect import collect, read_metrics
@@ -181,7 +181,7 @@ def check_data(metrics: "DataFrame", experiment: Experiment) -> list[str]:
 
 
 def main() -> None:
-    args = arguments(__doc__, paths=["results"], optional=["gamed"], flags=["candidates-kept"])
+    args = arguments(__doc__, paths=["results"], options={"gamed": OPTIONAL_PATH, "candidates-kept": SWITCH})
     settings, experiment, path = args.settings, Experiment.read(args.settings), args.results / "metrics.parquet"
     shown = [args.results / "tables" / f"{name}.{form}" for name in settings["tables"] for form in TABLES[name].forms]
     shown += [

@@ -35,10 +35,10 @@ class Results:
     a ``world``, its requests are asked and its oracle judges, and drift and the harness are measured, too.
     """
 
-    def __init__(
-        self, folder, *, instructions=12, modes=3, seeds=2, length=8, models=("tiny",), similarity=True, world=None
-    ):
-        self.folder, self.models, self.similar, self.world = folder, models, similarity, world
+    similar = True  # similarity is measured
+
+    def __init__(self, folder, *, instructions=12, modes=3, seeds=2, length=8, models=("tiny",), world=None):
+        self.folder, self.models, self.world = folder, models, world
         self.draw, self.oracle = random.Random(5), Oracle()
         self.seeds, self.length = list(range(1, seeds + 1)), length
         self.modes = ["instruction_tuning", "response_tuning", *(f"task_{i}" for i in range(modes - 2))][:modes]
@@ -54,7 +54,7 @@ class Results:
         for row, item in zip(self.asked, world.evaluation("test", instructions) if world else [], strict=False):
             row |= {"request": describe(item, world.seed), "reference": item.response}
         self.results, self.given, self.measured = [], {}, {"judge", "rank", "rules", "choice", "conditions"}
-        self.measured |= ({"similarity"} if similarity else set()) | (
+        self.measured |= ({"similarity"} if self.similar else set()) | (
             {"oracle", "drift", "harness"} if world else set()
         )
         self.experiment = None
@@ -285,3 +285,9 @@ class Results:
         paths = {"results": self.path("")[:-1], "config": self.path("config.json"), "output": self.path("report.html")}
         self.run("make_report", *(word for name, path in paths.items() for word in (f"--{name}", path)))
         return self.folder / self.path("report.html")
+
+
+class WithoutSimilarity(Results):
+    """As `Results`; similarity is not measured."""
+
+    similar = False

@@ -17,7 +17,7 @@ from implicit.format.render import USER_TURNS, Format, encode_response, render, 
 from implicit.generation.generate import Limits, generate
 from implicit.generation.rules import UnresolvedToken, resolve_tokens
 from implicit.scoring.rank import score_responses
-from implicit.tuning.tune import Tuning, tune
+from implicit.tuning.tune import Execution, Tuning, tune
 from import_model import check_head, prepare_tokens
 from pipeline.config.check import check_config
 from pipeline.jobs.command import InputError
@@ -146,7 +146,7 @@ def test_every_architecture_learns(imported, chat):
     ]
     settings = Tuning(epochs=5, learning_rate=3e-3, batch_size=2, schedule="constant", warmup=0.0, weight_decay=0.0, max_grad_norm=1.0,
                       normalise_by="example", seed=1)  # fmt: skip
-    steps = tune(model, rows, settings, pad=tokenizer.pad_token_id, precision=torch.float32)
+    steps = tune(model, rows, settings, Execution(tokenizer.pad_token_id, precision=torch.float32))
     assert steps[-1].loss < 0.7 * steps[0].loss
     model.load_state_dict(before)
 

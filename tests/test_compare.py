@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from results_folder import Results
+from results_folder import WithoutSimilarity
 from scipy.stats import ttest_ind
 from workflow import ROOT
 
@@ -17,7 +17,7 @@ from reporting.metrics.collect import read_metrics, table_of
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return Results(tmp_path_factory.mktemp("made"), seeds=3, similarity=False).make()
+    return WithoutSimilarity(tmp_path_factory.mktemp("made"), seeds=3).make()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 import yaml
-from results_folder import Results
+from results_folder import WithoutSimilarity
 from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 from workflow import ROOT, planned, snakemake
@@ -62,7 +62,7 @@ def all_events(folder):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return Results(tmp_path_factory.mktemp("made"), similarity=False).make("make_events")
+    return WithoutSimilarity(tmp_path_factory.mktemp("made")).make("make_events")
 
 
 def close(metrics):

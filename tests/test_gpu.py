@@ -16,7 +16,7 @@ from implicit.generation.generate import Limits, generate
 from implicit.generation.rules import RuleAdapter, RuleSettings
 from implicit.scoring.rank import score_responses
 from implicit.tuning.sharding import Processes
-from implicit.tuning.tune import CompilerMissing, Tuning, check_compiler, tune
+from implicit.tuning.tune import CompilerMissing, Execution, Tuning, check_compiler, tune
 from pipeline.files.storage import read_json, write_json
 from pipeline.jobs.command import run_stage
 
@@ -78,8 +78,8 @@ def test_scores_equal_the_cpus(model, tokenizer, rows):
 
 
 def losses_of(model, rows, tokenizer, processes, **how):
-    how = {"pad": tokenizer.pad_token_id, "micro_batch_tokens": 200, "precision": torch.float32} | how
-    return torch.tensor([step.loss for step in tune(model, rows, SETTINGS, processes=processes, **how)])
+    execution = Execution(tokenizer.pad_token_id, **{"micro_batch_tokens": 200, "precision": torch.float32} | how)
+    return torch.tensor([step.loss for step in tune(model, rows, SETTINGS, execution, processes=processes)])
 
 
 def test_tuning_equals_the_cpus(model, rows, tokenizer):

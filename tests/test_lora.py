@@ -8,7 +8,7 @@ import torch
 
 from implicit.format.render import render
 from implicit.tuning.lora import Lora, MethodUnavailable, adapter_weights, add_adapters, check_method, merge
-from implicit.tuning.tune import Tuning, tune
+from implicit.tuning.tune import Execution, Tuning, tune
 from pipeline.models.directories import load_model, save_model
 
 LORA = Lora(rank=4, alpha=8.0, dropout=0.0)
@@ -38,7 +38,7 @@ def tuned(model, rows, tokenizer):
     base, adapted = copy.deepcopy(model), model
     torch.manual_seed(1)
     add_adapters(adapted, LORA)
-    steps = tune(adapted, rows, SETTINGS, pad=tokenizer.pad_token_id, precision=torch.float32)
+    steps = tune(adapted, rows, SETTINGS, Execution(tokenizer.pad_token_id, precision=torch.float32))
     return base, adapted, steps, merge(copy.deepcopy(base), LORA, adapter_weights(adapted))
 
 
@@ -96,7 +96,7 @@ def test_gradient_checkpointing_changes_nothing_for_adapters(model, rows, tokeni
     for made, recomputed in ((copy.deepcopy(model), False), (copy.deepcopy(model), True)):
         torch.manual_seed(1)
         add_adapters(made, Lora(rank=4, alpha=8.0, dropout=0.3))
-        tune(made, rows, SETTINGS, pad=tokenizer.pad_token_id, gradient_checkpointing=recomputed)
+        tune(made, rows, SETTINGS, Execution(tokenizer.pad_token_id, gradient_checkpointing=recomputed))
         weights.append(adapter_weights(made))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 

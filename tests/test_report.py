@@ -8,7 +8,7 @@ import time
 import zipfile
 
 import pytest
-from results_folder import HOSTILE, Results
+from results_folder import HOSTILE, Results, WithoutSimilarity
 from workflow import ROOT, snakemake
 
 from implicit.judging.oracle import Oracle, describe
@@ -324,7 +324,7 @@ def test_snakemakes_own_report_asks_for_nothing(browser, snakemakes_own):
 
 
 def test_without_a_judge_there_is_still_a_report(tmp_path):
-    results = Results(tmp_path, similarity=False)
+    results = WithoutSimilarity(tmp_path)
     results.measured = set()
     results.make()
     results.make_report()

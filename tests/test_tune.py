@@ -1,5 +1,6 @@
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from implicit.format.render import render
 from implicit.tuning.optimise import NonFiniteLoss, learning_rate_factor
 from implicit.tuning.tune import (
     CompilerMissing,
+    Execution,
     NonFiniteGradient,
     Tuning,
     WeightedLoss,
@@ -74,9 +76,9 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(model, rows, token
 
 def test_micro_batch_size_does_not_change_the_tuned_model(model, rows, tokenizer):
     other = copy.deepcopy(model)
-    options = {"pad": tokenizer.pad_token_id, "precision": torch.float32}
-    one = tune(model, rows, SETTINGS, micro_batch_tokens=40, **options)
-    two = tune(other, rows, SETTINGS, micro_batch_tokens=100_000, **options)
+    small = Execution(tokenizer.pad_token_id, micro_batch_tokens=40, precision=torch.float32)
+    one = tune(model, rows, SETTINGS, small)
+    two = tune(other, rows, SETTINGS, replace(small, micro_batch_tokens=100_000))
     assert [s.loss for s in one] == pytest.approx([s.loss for s in two], rel=1e-4)
     assert one[-1].loss < one[0].loss
     torch.testing.assert_close(weights_of(model), weights_of(other), rtol=1e-3, atol=1e-4)
@@ -90,9 +92,9 @@ def test_compiled_layers_compute_the_same(model, rows, tokenizer):
     torch.compiler.reset()
     counters.clear()
     made = [copy.deepcopy(model) for _ in range(2)]
-    options = {"pad": tokenizer.pad_token_id, "micro_batch_tokens": 200, "precision": torch.float32}
-    plain = tune(made[0], rows, SETTINGS, **options)
-    compiled = tune(made[1], rows, SETTINGS, compiled=True, gradient_checkpointing=True, **options)
+    execution = Execution(tokenizer.pad_token_id, micro_batch_tokens=200, precision=torch.float32)
+    plain = tune(made[0], rows, SETTINGS, execution)
+    compiled = tune(made[1], rows, SETTINGS, replace(execution, compiled=True, gradient_checkpointing=True))
     assert counters["stats"]["unique_graphs"] >= 1 and not counters["graph_break"]
     losses = [torch.tensor([step.loss for step in steps]) for steps in (plain, compiled)]
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
@@ -112,7 +114,7 @@ def test_gradient_checkpointing_changes_nothing(model, rows, tokenizer):
     other, bits = copy.deepcopy(model), {}
     for made, recomputed in ((model, False), (other, True)):
         recomputations = count_forwards(made.get_decoder().layers[0])
-        steps = tune(made, rows, SETTINGS, pad=tokenizer.pad_token_id, gradient_checkpointing=recomputed)
+        steps = tune(made, rows, SETTINGS, Execution(tokenizer.pad_token_id, gradient_checkpointing=recomputed))
         bits[recomputed] = ([step.loss for step in steps], weights_of(made), len(recomputations))
     assert bits[True][0] == bits[False][0] and torch.equal(bits[True][1], bits[False][1])
     assert bits[True][2] == 2 * bits[False][2]
@@ -128,12 +130,12 @@ def count_forwards(layer):
 def test_the_seed_alone_decides_a_run(model, rows, tokenizer):
     other = copy.deepcopy(model)
     for made in (model, other):
-        tune(made, rows, SETTINGS, pad=tokenizer.pad_token_id)
+        tune(made, rows, SETTINGS, Execution(tokenizer.pad_token_id))
     assert torch.equal(weights_of(model), weights_of(other))
 
 
 def test_a_tuned_model_loaded_again_equals_the_one_in_memory(model, rows, tokenizer, tmp_path):
-    tune(model, rows, SETTINGS, pad=tokenizer.pad_token_id)
+    tune(model, rows, SETTINGS, Execution(tokenizer.pad_token_id))
     save_model(model, tokenizer, tmp_path / "model", card={"mode": "test"}, chat=None)
     for loaded in (
         load_model(tmp_path / "model", device="cpu"),
@@ -166,14 +168,14 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_learning_rate(model, rows
     with torch.no_grad():
         model.model.norm.weight[0] = math.nan
     with pytest.raises(NonFiniteLoss, match=r"step 1 is nan, at learning rate 0: "):
-        tune(model, rows, SETTINGS, pad=tokenizer.pad_token_id)
+        tune(model, rows, SETTINGS, Execution(tokenizer.pad_token_id))
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(model, rows, tokenizer):
     model.model.norm.weight.register_hook(lambda gradient: gradient * math.inf)
     before = weights_of(model)
     with pytest.raises(NonFiniteGradient, match=r"the gradient at step 1 is not finite, at learning rate 0: "):
-        tune(model, rows, SETTINGS, pad=tokenizer.pad_token_id)
+        tune(model, rows, SETTINGS, Execution(tokenizer.pad_token_id))
     assert torch.equal(weights_of(model), before)
 
 
@@ -182,4 +184,4 @@ def test_a_row_without_a_trained_token_is_refused(model, tokenizer, rows, chat):
         [{"role": "user", "content": "x" * 40}, {"role": "assistant", "content": "y"}], tokenizer, chat, max_length=8
     )
     with pytest.raises(ValueError, match=r"without a single token to train on: \[1\]"):
-        tune(model, [rows[0], prompt_only], SETTINGS, pad=tokenizer.pad_token_id)
+        tune(model, [rows[0], prompt_only], SETTINGS, Execution(tokenizer.pad_token_id))

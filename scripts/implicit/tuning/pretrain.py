@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -143,29 +144,17 @@ def pretrain(
     """
     model.to(device).train()
     parameters = list(model.parameters())
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     batches = rows.split(settings.batch_size)
     kept = {round(len(batches) * i / settings.snapshots): i for i in range(1, settings.snapshots + 1)}  # by steps done
-    precision = getattr(torch, settings.precision)
-
-    def gradients(part: torch.Tensor, targets: int) -> tuple[float, tuple[torch.Tensor, ...]]:
-        """A part's share in the batch's mean loss, and in its gradient."""
-        with torch.autocast(device, dtype=precision, enabled=precision != torch.float32):
-            logits = model(part[:, :-1], use_cache=False).logits
-        loss = cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten(), reduction="sum") / targets
-        return loss.item(), torch.autograd.grad(loss, parameters)
-
+    gradients = partial(part_gradients, model, parameters, device, getattr(torch, settings.precision))
     started = time.monotonic()
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        optimizers = [
-            Muon(matrices, lr=settings.matrix_learning_rate, apply=pool.map),
-            torch.optim.AdamW(others, lr=settings.learning_rate, weight_decay=0.0, betas=(0.9, 0.95), fused=True),
-        ]
-        peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+        own = optimizers(model, settings, pool.map)
+        groups = [group for optimizer in own for group in optimizer.param_groups]
+        peaks = [group["lr"] for group in groups]
         for step, batch in enumerate(batches):
             factor = learning_rate_factor("cosine", step, steps=len(batches), warmup=settings.warmup)
-            for group, peak in zip((g for o in optimizers for g in o.param_groups), peaks, strict=True):
+            for group, peak in zip(groups, peaks, strict=True):
                 group["lr"] = peak * factor
             targets = batch[:, 1:].numel()
             parts = batch.to(device).chunk(PARTS if device == "cpu" else 1)
@@ -176,18 +165,38 @@ def pretrain(
             for parameter, shares in zip(parameters, zip(*found, strict=True), strict=True):
                 parameter.grad = sum(shares[1:], shares[0])
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            for optimizer in optimizers:
+            for optimizer in own:
                 optimizer.step()
-            log(
-                StepLog(
-                    step=step + 1,
-                    steps=len(batches),
-                    loss=loss,
-                    learning_rate=peaks[-1] * factor,
-                    tokens=rows[: (step + 1) * settings.batch_size].numel(),  # the last batch may be smaller
-                    seconds=time.monotonic() - started,
-                )
-            )
+            tokens = rows[: (step + 1) * settings.batch_size].numel()  # the last batch may be smaller
+            seconds = time.monotonic() - started
+            log(StepLog(step + 1, len(batches), loss, peaks[-1] * factor, tokens, seconds))
             if step + 1 in kept:
                 keep(kept[step + 1])
     return model.eval()
+
+
+def optimizers(
+    model: LlamaForCausalLM, settings: Pretraining, apply: Callable[..., Iterable[None]]
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices, AdamW for embeddings and norms; ``apply`` is Muon's."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    return [
+        Muon(matrices, lr=settings.matrix_learning_rate, apply=apply),
+        torch.optim.AdamW(others, lr=settings.learning_rate, weight_decay=0.0, betas=(0.9, 0.95), fused=True),
+    ]
+
+
+def part_gradients(
+    model: LlamaForCausalLM,
+    parameters: list[torch.nn.Parameter],
+    device: str,
+    precision: torch.dtype,
+    part: torch.Tensor,
+    targets: int,
+) -> tuple[float, tuple[torch.Tensor, ...]]:
+    """The share of ``part`` ([rows, length]) in the mean loss of a batch with ``targets`` tokens, and its gradient."""
+    with torch.autocast(device, dtype=precision, enabled=precision != torch.float32):
+        logits = model(part[:, :-1], use_cache=False).logits
+    loss = cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten(), reduction="sum") / targets
+    return loss.item(), torch.autograd.grad(loss, parameters)

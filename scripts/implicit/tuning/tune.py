@@ -40,6 +40,21 @@ class Tuning:
     seed: int
 
 
+@dataclass(frozen=True)
+class Execution:
+    """How tuning is computed, which may change the last bits of a result and nothing else.
+
+    Weights are float32; arithmetic is autocast to ``precision``. A step's rows are computed in micro-batches of at most
+    ``micro_batch_tokens`` tokens, padded with the id ``pad``. Layers that are ``compiled`` stay so.
+    """
+
+    pad: int
+    micro_batch_tokens: int = 4096
+    precision: torch.dtype = torch.bfloat16
+    gradient_checkpointing: bool = False
+    compiled: bool = False
+
+
 def epoch_order(count: int, *, seed: int, epoch: int) -> list[int]:
     """The order of the examples in an epoch: a pure function of (seed, epoch)."""
     order = list(range(count))
@@ -158,15 +173,14 @@ def rounds(
     return own + [([shortest], False)] * (max(map(len, parts)) - len(own))
 
 
-def placed(
-    model: PreTrainedModel, processes: Processes, *, compiled: bool, gradient_checkpointing: bool
-) -> WeightedLoss:
+def placed(model: PreTrainedModel, execution: Execution, processes: Processes) -> WeightedLoss:
     """The loss of a model that is ready for training, on its device or sharded over several processes."""
     model.train()
-    if compiled:  # layer by layer: as they are alike, once for all of them, and for any number and length of rows
+    if execution.compiled:
+        # Layer by layer: as they are alike, once for all of them, and for any number and length of rows.
         for layer in decoder_layers(model):
             layer.compile(dynamic=True)
-    if gradient_checkpointing:
+    if execution.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     loss_of = WeightedLoss(model)
     if processes.count > 1:
@@ -190,57 +204,54 @@ def add_gradient(
     return loss.detach().double()
 
 
+def step_gradient(
+    loss_of: WeightedLoss, rows: Sequence[Rendered], settings: Tuning, execution: Execution, processes: Processes
+) -> float:
+    """Add the gradient of the mean loss over a step's ``rows``; returns this process's share of that loss."""
+    own: torch.Tensor | float = 0.0  # read when all micro-batches are done: until then, a GPU goes on
+    lengths, trained = [len(row.ids) for row in rows], sum(sum(row.trained[1:]) for row in rows)
+    parts = rounds(range(len(rows)), lengths, tokens=execution.micro_batch_tokens, processes=processes)
+    for part, counts in parts:
+        ids, labels = collate([rows[i] for i in part], pad=execution.pad)
+        places, targets, mask = trained_places(labels)
+        weights = loss_weights(mask, normalise_by=settings.normalise_by, examples=len(rows), tokens=trained)
+        tensors = (ids, places, targets, (counts * weights)[mask])
+        own = own + add_gradient(loss_of, tensors, device=processes.device, precision=execution.precision)
+    return float(own)
+
+
 def tune(
     model: PreTrainedModel,
     rows: Sequence[Rendered],
     settings: Tuning,
+    execution: Execution,
     *,
-    pad: int,
-    micro_batch_tokens: int = 4096,
-    precision: torch.dtype = torch.bfloat16,
     processes: Processes = ALONE,
-    gradient_checkpointing: bool = False,
-    compiled: bool = False,
     checkpoints: Checkpoints | None = None,
     log: Callable[[StepLog], None] = lambda step: None,
 ) -> list[StepLog]:
     """Tune what is not frozen of ``model`` in place; returns the log of every step.
 
-    Weights are float32, arithmetic is autocast to ``precision``. Layers that are ``compiled`` stay so. With several
-    processes, each calls this with the same model and rows, and is left with its share of the weights (see
+    With several processes, each calls this with the same model and rows, and is left with its share of the weights (see
     ``sharding``). With ``checkpoints`` it goes on from the last one, and SIGTERM makes it write one and end.
     Raises ValueError for a row without a trained token, NonFiniteLoss, NonFiniteGradient and Interrupted.
     """
     empty = [i for i, row in enumerate(rows) if not any(row.trained[1:])]
     if empty:
         raise ValueError(f"rows without a single token to train on: {empty[:10]}")
-    loss_of = placed(model, processes, compiled=compiled, gradient_checkpointing=gradient_checkpointing)
+    loss_of = placed(model, execution, processes)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     plan = list(batches(len(rows), settings))
-    lengths = [len(row.ids) for row in rows]
     steps = checkpoints.resume(loss_of, optimizer) if checkpoints else []
     before, started = steps[-1].seconds if steps else 0.0, time.monotonic()
-    with noticing_sigterm() if checkpoints else nullcontext(lambda: False) as told_to_stop:
+    with noticing_sigterm() if checkpoints else nullcontext(lambda: False) as sigterm_came:
         for step, batch in list(enumerate(plan))[len(steps) :]:
             torch.manual_seed(_dropout_seed(settings.seed, step, processes.rank))
-            rate = settings.learning_rate * learning_rate_factor(
-                settings.schedule, step, steps=len(plan), warmup=settings.warmup
-            )
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            own_loss: torch.Tensor | float = 0.0  # read when all micro-batches are done: until then, a GPU goes on
-            trained_tokens = sum(sum(rows[i].trained[1:]) for i in batch)
-            for part, counts in rounds(batch, lengths, tokens=micro_batch_tokens, processes=processes):
-                ids, labels = collate([rows[i] for i in part], pad=pad)
-                places, targets, mask = trained_places(labels)
-                weights = counts * loss_weights(
-                    mask, normalise_by=settings.normalise_by, examples=len(batch), tokens=trained_tokens
-                )
-                own_loss = own_loss + add_gradient(
-                    loss_of, (ids, places, targets, weights[mask]), device=processes.device, precision=precision
-                )
-            loss, stop = total([float(own_loss), float(told_to_stop())], processes)
+            rate = set_learning_rate(optimizer, settings, step, steps=len(plan))
+            used = [rows[i] for i in batch]
+            own = step_gradient(loss_of, used, settings, execution, processes)
+            loss, stop = total([own, float(sigterm_came())], processes)
             if not math.isfinite(loss):
                 raise NonFiniteLoss(step=step, learning_rate=rate, loss=loss)
             norm = whole(torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm))
@@ -248,25 +259,25 @@ def tune(
                 raise NonFiniteGradient(step=step, learning_rate=rate)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            steps.append(
-                StepLog(
-                    step=step + 1,
-                    steps=len(plan),
-                    loss=loss,
-                    learning_rate=rate,
-                    tokens=(steps[-1].tokens if steps else 0) + sum(lengths[i] for i in batch),
-                    seconds=before + time.monotonic() - started,
-                )
-            )
+            tokens = (steps[-1].tokens if steps else 0) + sum(len(row.ids) for row in used)
+            steps.append(StepLog(step + 1, len(plan), loss, rate, tokens, before + time.monotonic() - started))
             log(steps[-1])
             if checkpoints and len(steps) < len(plan) and (stop or len(steps) % checkpoints.every == 0):
                 path = checkpoints.save(loss_of, optimizer, steps)
                 if stop:
                     raise Interrupted(step=len(steps), steps=len(plan), folder=path)
-    if gradient_checkpointing:
+    if execution.gradient_checkpointing:
         model.activation_checkpointing_disable()
     model.eval()
     return steps
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, settings: Tuning, step: int, *, steps: int) -> float:
+    """Set and return the learning rate of a step, counted from 0."""
+    factor = learning_rate_factor(settings.schedule, step, steps=steps, warmup=settings.warmup)
+    for group in optimizer.param_groups:
+        group["lr"] = settings.learning_rate * factor
+    return settings.learning_rate * factor
 
 
 def autocast(device: str, precision: torch.dtype) -> torch.autocast:

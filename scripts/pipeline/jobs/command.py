@@ -14,6 +14,10 @@ from pipeline.files.storage import disk_is_full
 # What keeps the progress bars of libraries and of other programs out of logs: set before they are imported or started.
 WITHOUT_BARS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
 
+OPTIONAL_PATH: dict[str, Any] = {"type": Path}
+PATHS: dict[str, Any] = {"type": Path, "nargs": "*", "default": []}  # any number of them
+SWITCH: dict[str, Any] = {"action": "store_true"}
+
 
 class InputError(ValueError):
     """Something that the user gave is wrong; the message says what, where, and what would be right."""
@@ -23,18 +27,13 @@ def arguments(
     doc: str,
     *,
     paths: list[str],
-    optional: list[str] | None = None,
-    lists: list[str] | None = None,
-    numbers: dict[str, int | None] | None = None,
-    flags: list[str] | None = None,
-    choices: dict[str, list[str]] | None = None,
+    options: dict[str, dict[str, Any]] | None = None,
     computes: bool = False,
     asks: bool = False,
 ) -> argparse.Namespace:
     """Parse ``--name PATH`` for every path, and ``--settings JSON``, the checked slice of the config.
 
-    ``optional`` names paths that may be left out, ``lists`` options of any number of paths, ``numbers`` integers
-    with their defaults, ``flags`` switches, ``choices`` what may be chosen, the first by default.
+    ``options`` are others, by name, as argparse takes them; `OPTIONAL_PATH`, `PATHS` and `SWITCH` are common ones.
 
     A stage that ``computes`` with a model also takes how: ``--device``, ``--threads`` and ``--batch``. One that
     ``asks`` a server takes ``--requests``, ``--timeout`` and ``--attempts``. Both take the ``--budget`` that they
@@ -43,16 +42,8 @@ def arguments(
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in paths:
         parser.add_argument(f"--{name}", type=Path, required=True)
-    for name in optional or []:
-        parser.add_argument(f"--{name}", type=Path)
-    for name in lists or []:
-        parser.add_argument(f"--{name}", type=Path, nargs="*", default=[])
-    for name, default in (numbers or {}).items():
-        parser.add_argument(f"--{name}", type=int, default=default, required=default is None)
-    for name in flags or []:
-        parser.add_argument(f"--{name}", action="store_true")
-    for name, known in (choices or {}).items():
-        parser.add_argument(f"--{name}", choices=known, default=known[0])
+    for name, how in (options or {}).items():
+        parser.add_argument(f"--{name}", **how)
     parser.add_argument("--settings", type=read_settings, default={}, help="the stage's slice of the config, as JSON")
     if computes:
         parser.add_argument("--device", default="auto", help="auto, cpu or cuda")

@@ -13,8 +13,8 @@ the ledger what it has used.
 import argparse
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -98,22 +98,24 @@ def job(
     record: Path,
     inputs: dict[str, Path | None],
     execution: dict[str, Any] | None = None,
-    claim: Path | None = None,
-    keeps_answers: bool = False,
+    claims: Sequence[Path] | None = None,
     processes: "Processes | None" = None,
 ) -> Iterator[Job]:
     """Open a job of a stage. Its ``record`` is written last; the ledger knows the job by this path.
 
     ``inputs`` may be None where they are optional; one with a record (``--base`` with ``--base-record``) is checked
     against it. ``execution`` is how it is computed, if a model is run (`execution_of`). No other process may do the
-    same job meanwhile: its record is claimed, or ``claim``; nothing where it ``keeps_answers``, whose file is locked.
+    same job meanwhile: its record is claimed, or else the path that ``claims`` holds, if any.
     Of several ``processes`` the first alone claims, hashes, counts and records.
 
     Raises InputError for an input that is missing or is not what its record describes.
     """
     first = processes is None or processes.first
-    alone = claimed(claim or record, log=say) if first and not keeps_answers else nullcontext()
-    with alone, _sigterm_raises() if first else nullcontext():
+    with ExitStack() as stack:
+        if first:
+            for path in [record] if claims is None else claims:
+                stack.enter_context(claimed(path, log=say))
+            stack.enter_context(_sigterm_raises())
         given = {name: path for name, path in inputs.items() if path is not None}
         hashed = _hashed(given, args) if first else {}
         execution = execution or {}

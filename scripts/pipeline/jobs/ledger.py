@@ -5,13 +5,12 @@ what it had set aside is replaced. Entries are read and written under a lock, so
 cannot pass a ceiling together.
 """
 
-import fcntl
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from pipeline.files.storage import read_json, write_json
 from pipeline.jobs.command import InputError
@@ -96,12 +95,9 @@ class Ledger:
         entries = [read_json(path) for path in self.folder.glob("*.json") if path != self._path()]
         return {unit: sum(entry[unit] for entry in entries) for unit in UNITS}
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> FileLock:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        return FileLock(self.folder / "lock")
 
 
 def spent(folder: Path) -> dict[str, float]:

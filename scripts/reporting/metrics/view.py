@@ -122,7 +122,6 @@ def mean(
     spread: bool = False,
     every: bool = False,
     sign: str = "",
-    optional: bool = False,
 ) -> Column:
     """The mean over seeds, with ``spread`` ± the standard deviation; with ``every``, if no seed is without a value."""
     digits = METRICS[metric].decimals
@@ -134,7 +133,7 @@ def mean(
         middle, deviation = mean_and_deviation(values)
         return plus_minus((middle, deviation), digits=digits) if spread else fixed(middle, digits, sign=sign)
 
-    return Column(name, cell, optional)
+    return Column(name, cell)
 
 
 def least(name: str, metric: str) -> Column:

@@ -4,7 +4,7 @@ Means are over seeds, ± their standard deviation with n - 1 in the denominator.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from implicit.measuring.published import MODELS, RANKING, RULE_WIN_RATES, WIN_RATES
@@ -141,7 +141,7 @@ WIN_RATE_COLUMNS = [
     mean("stopped", "stopped"),
     mean("tokens", "tokens"),
     mean("position bias", "position_bias", sign="+"),
-    mean("label share", "label_share", optional=True),
+    replace(mean("label share", "label_share"), optional=True),
     least("label share, minimum", "label_share_minimum"),
     seeds(),
     n_of("n", "win_rate"),
