@@ -19,6 +19,7 @@ from pipeline.jobs.job import Job, job
 from pipeline.models.directories import context_length, load_model, name_special_tokens, save_model
 from pipeline.models.exported import TEXTS, check_weights, encoder, file_encoder, first_difference, loaded_weights
 from pipeline.models.fit import check_datasets
+from pipeline.models.gguf_files import gguf_in, load_gguf, tensor_types
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -133,7 +134,9 @@ def import_model(args: argparse.Namespace, this: Job) -> None:
     settings: dict[str, Any] = args.settings
     path, revision = settings["path"], settings["revision"]
     commit = find_commit("model", path, revision) if is_hub_id(path) else None
-    model, tokenizer = load(path, commit)
+    file = gguf_in(path)
+    types = tensor_types(file) if file else None  # first, as loading takes longer
+    model, tokenizer = load_gguf(file) if file else load(path, commit)
     check_source(model, tokenizer, path)
     for line in prepare_tokens(model, tokenizer):
         say(line)
@@ -151,12 +154,15 @@ def import_model(args: argparse.Namespace, this: Job) -> None:
     chat = Format(**settings["chat"])
     tokenizer.chat_template = chat_template(tokenizer, chat)
     save_model(model, tokenizer, args.model, card=card, chat=chat)
+    if types:
+        say(f"dequantised to float32: {', '.join(f'{count} tensors of {name}' for name, count in types.items())}")
     this.finish(
         f"{type(model).__name__} of {model.num_parameters():,} parameters, from {base}",
         outputs={"model": args.model},
         architecture=type(model).__name__,
         parameters=model.num_parameters(),
         commit_on_hub=commit,
+        dequantised_from=types,
     )
 
 

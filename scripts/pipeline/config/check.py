@@ -189,7 +189,11 @@ def _missing_files(config: Config) -> list[str]:
 
 
 def _missing_in_directory(key: str, path: str) -> list[str]:
-    """What the directory of a model lacks."""
+    """What the directory of a model lacks; one with a GGUF file, or such a file, has all in it."""
+    if path.endswith(".gguf"):
+        return [] if Path(path).is_file() else [f"{key}: file {path}: not found from {Path.cwd()}"]
+    if any(Path(path).glob("*.gguf")):
+        return []
     if not Path(path).is_dir():
         return [
             f"{key}: the directory {path} is not there, seen from {Path.cwd()}; a hub id is written ORGANISATION/NAME"

@@ -21,7 +21,8 @@ def is_hub_id(path: str) -> bool:
     What cannot be an id is a directory, there or not: it begins with ``.``, ``/`` or ``~``, or has a second slash.
     """
     part = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
-    return not Path(path).exists() and re.fullmatch(f"{part}(/{part})?", path) is not None
+    is_file = Path(path).exists() or path.endswith(".gguf")
+    return not is_file and re.fullmatch(f"{part}(/{part})?", path) is not None
 
 
 def origin_of(source: dict[str, Any]) -> str:
