@@ -77,12 +77,12 @@ def plain(section):
 
 def of_world(dataset):
     """Whether a dataset is drawn from the model's world, or made of one that is."""
-    return any(CONFIG.datasets[name].origin == "world" for name in CONFIG.ancestry(dataset))
+    return any(CONFIG.datasets[name].origin == "world_part" for name in CONFIG.ancestry(dataset))
 
 
 def origin(of_world, model):
     """Where a dataset or an evaluation set lies: with the model's world, or with what comes from elsewhere."""
-    return f"world{CONFIG.models[model].world}" if of_world else "files"
+    return f"world{CONFIG.models[model].world_seed}" if of_world else "files"
 
 
 def dataset_path(name, model):
@@ -90,7 +90,7 @@ def dataset_path(name, model):
 
 
 def set_path(name, model):
-    return f"{RESULTS}/data/{origin(CONFIG.evaluation_sets[name].origin == 'world', model)}/sets/{name}.parquet"
+    return f"{RESULTS}/data/{origin(CONFIG.evaluation_sets[name].origin == 'world_part', model)}/sets/{name}.parquet"
 
 
 def used_datasets():
@@ -124,7 +124,7 @@ OWN_SETS = [path for path in all_sets(CONFIG.run.models[0]) if path.startswith(f
 # where pre-training waits for an experiment's own, it is not for others.
 TAKEN = {
     model: base_name(
-        world=CONFIG.models[model].world,
+        world=CONFIG.models[model].world_seed,
         pretrain=plain(CONFIG.models[model].pretrain),
         experiment=CONFIG.experiment if OWN_DATASETS + OWN_SETS else None,
     )

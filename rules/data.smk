@@ -21,7 +21,7 @@ rule make_corpus:
     params:
         code=code_of("make_corpus"),
         settings=lambda wildcards: settings(
-            world=PRETRAINED[wildcards.base].world,
+            world_seed=PRETRAINED[wildcards.base].world_seed,
             documents=PRETRAINED[wildcards.base].pretrain.documents,
             controls=plain(PRETRAINED[wildcards.base].pretrain.corpus),
         ),
@@ -83,7 +83,7 @@ rule make_dataset:
         settings=lambda wildcards: settings(
             name=wildcards.dataset,
             source=plain(CONFIG.datasets[wildcards.dataset]),
-            world=None if wildcards.source == "files" else int(wildcards.source.removeprefix("world")),
+            world_seed=None if wildcards.source == "files" else int(wildcards.source.removeprefix("world")),
         ),
     message:
         "data: dataset {wildcards.dataset} ({wildcards.source})"
@@ -111,7 +111,7 @@ rule make_evaluation_set:
         settings=lambda wildcards: settings(
             name=wildcards.set,
             source=plain(CONFIG.evaluation_sets[wildcards.set]),
-            world=None if wildcards.source == "files" else int(wildcards.source.removeprefix("world")),
+            world_seed=None if wildcards.source == "files" else int(wildcards.source.removeprefix("world")),
         ),
     message:
         "data: evaluation set {wildcards.set} ({wildcards.source})"
@@ -177,7 +177,7 @@ rule alter_dataset:
             origin=wildcards.source,
             **{
                 key: getattr(CONFIG.datasets[wildcards.dataset], key)
-                for key in ("alter", "how", "responses_of", "sha256")
+                for key in ("alter", "alteration", "responses_of", "sha256")
             },
         ),
     message:

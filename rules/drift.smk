@@ -50,7 +50,7 @@ rule measure_drift:
         code=code_of("measure_drift"),
         settings=lambda wildcards: settings(
             **CONFIG.drift.model_dump(exclude={"harness"}),
-            world=CONFIG.models[wildcards.model].world,
+            world_seed=CONFIG.models[wildcards.model].world_seed,
             controls=(
                 plain(CONFIG.models[wildcards.model].pretrain.corpus)
                 if CONFIG.models[wildcards.model].pretrain

@@ -14,7 +14,7 @@ def judge_settings(name):
     """The judge of an evaluation set. AlpacaEval's own length model is of no other set than the one that is reported."""
     reported = name == CONFIG.generation.evaluation_set
     metric = CONFIG.judge.metric if reported else "length_controlled_minimal"
-    return settings(**CONFIG.judge.model_dump(exclude={"reference_mode", "gamed_table"}) | {"metric": metric})
+    return settings(**CONFIG.judge.model_dump(exclude={"reference_mode", "df_gamed"}) | {"metric": metric})
 
 
 rule judge_responses:
@@ -30,7 +30,7 @@ rule judge_responses:
             )
         ),
         template=CONFIG.judge.template or [] if CONFIG.judge else [],
-        gamed=CONFIG.judge.gamed_table or [] if CONFIG.judge else [],
+        gamed=CONFIG.judge.df_gamed or [] if CONFIG.judge else [],
     output:
         table=f"{RESULTS}/{{model}}/{{system}}/{{set}}.against-{{opponent}}.parquet",
         summary=f"{RESULTS}/{{model}}/{{system}}/{{set}}.against-{{opponent}}.json",

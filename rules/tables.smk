@@ -39,7 +39,7 @@ DATA += [("evaluation_set", name, set_path(name, model)) for model in CONFIG.run
 FILES += [Result("data", path, set=name, kind=kind) for kind, name, path in dict.fromkeys(DATA)]
 IN_CONDITIONS = CONFIG.conditions.models() if CONFIG.conditions else {}
 EXPERIMENT = Experiment(
-    models=[(model, *IN_CONDITIONS.get(model, ("", CONFIG.models[model].world))) for model in CONFIG.run.models],
+    models=[(model, *IN_CONDITIONS.get(model, ("", CONFIG.models[model].world_seed))) for model in CONFIG.run.models],
     results=FILES,
     sets={model: set_path(TEST_SET, model) for model in CONFIG.run.models},
     oracle=CONFIG.judge is not None and CONFIG.judge.kind == "oracle",
@@ -171,7 +171,7 @@ rule verify:
     params:
         settings=settings(**EXPERIMENT.as_settings(), **SHOWN),
         folder=RESULTS,
-        gamed=f"--gamed={CONFIG.judge.gamed_table}" if CONFIG.judge and CONFIG.judge.gamed_table else "",
+        gamed=f"--gamed={CONFIG.judge.df_gamed}" if CONFIG.judge and CONFIG.judge.df_gamed else "",
     message:
         "verify: {params.folder}"
     shell:

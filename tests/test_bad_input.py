@@ -51,7 +51,7 @@ def from_file(**changes):
 
 
 def lent(**changes):
-    return {"alter": "lima", "how": "other_responses", "responses_of": "chess"} | changes
+    return {"alter": "lima", "alteration": "other_responses", "responses_of": "chess"} | changes
 
 
 CONFIGS = [
@@ -109,11 +109,11 @@ CONFIGS = [
     ("conditions", conditions(values={"A b": {}}), "conditions.values.A b"),
     ("conditions", conditions(values={"a": {"snapshot": 2}}), "conditions.values.a: 'snapshot' is 2, but 'pretrain.snapshots' keeps 0"),
     ("conditions", conditions(values={"a": {"pretrain": {"token": 2}}}), "conditions.values.a.pretrain.token: unknown key; known keys here are seed"),
-    ("conditions", conditions(values={"a": {"world": 9}}), "conditions.values.a.world: each world of conditions.worlds is given"),
+    ("conditions", conditions(values={"a": {"world_seed": 9}}), "conditions.values.a.world_seed: each world of conditions.worlds is given"),
     ("conditions", conditions(values={"a": {"pretrain": {"seed": 9}}}), "conditions.values.a.pretrain.seed: each world of"),
     ("models.tiny.pretrain", None, "models.tiny: give either 'pretrain' or 'path'"),
     ("models.tiny.path", "here", "models.tiny: give either 'pretrain' or 'path', not both"),
-    ("models.tiny.world", None, "models.tiny: 'pretrain' needs a 'world' whose corpus is read"),
+    ("models.tiny.world_seed", None, "models.tiny: 'pretrain' needs a 'world_seed'"),
     ("models.tiny", {"path": "no/such/model"}, "models.tiny.path: the directory no/such/model is not there, seen from"),
     ("ranking.negatives", ["same_kind"], "ranking: 'negatives' is ['same_kind']: it must contain 'any'"),
     ("ranking.negatives", ["any", "any"], "ranking.negatives: ['any', 'any'] contains 'any' more than once"),
@@ -134,28 +134,28 @@ CONFIGS = [
     ("datasets.poem", from_file(messages="m"), "needs one of 'user' and 'assistant', 'messages', 'recipe'"),
     ("datasets.poem", from_file(rows=[5, 2]), "datasets.poem: 'rows' is [5, 2]: the first must be smaller than the second"),
     ("datasets.poem", from_file(sha256="abc"), "datasets.poem.sha256: String should match pattern"),
-    ("datasets.poem", {"examples": 5}, "datasets.poem: give where its rows come from: 'world', 'hub' or 'file'"),
-    ("datasets.poem", {"world": "poem"}, "datasets.poem: a dataset of the world needs 'examples'"),
-    ("datasets.poem", {"world": "sonnet", "examples": 5}, "datasets.poem.world: Input should be 'instructions', 'arith"),
+    ("datasets.poem", {"examples": 5}, "datasets.poem: give where its rows come from: 'world_part', 'hub' or 'file'"),
+    ("datasets.poem", {"world_part": "poem"}, "datasets.poem: a dataset of the world needs 'examples'"),
+    ("datasets.poem", {"world_part": "sonnet", "examples": 5}, "datasets.poem.world_part: Input should be 'instructions', 'arith"),
     ("datasets.poem", {"hub": {"id": "poems"}, "messages": "m"}, "datasets.poem.hub.id: String should match pattern"),
     ("datasets.poem", {"hub": {"id": "a/b"}, "recipe": "sonnets"}, "datasets.poem.recipe: Input should be 'lima', 'poetry'"),
     ("datasets.poem", {"rewrite": "lima"}, "rewriting: missing, but a dataset in use is to be rewritten by it"),
-    ("datasets.poem", {"alter": "lyrics", "how": "cut_responses"}, "datasets.poem.alter: 'lyrics' is not defined; defined are lima"),
+    ("datasets.poem", {"alter": "lyrics", "alteration": "cut_responses"}, "datasets.poem.alter: 'lyrics' is not defined; defined are lima"),
     ("datasets.poem", lent(responses_of="lyrics"), "datasets.poem.responses_of: 'lyrics' is not defined; defined are lima"),
-    ("datasets.poem", {"alter": "lima"}, "datasets.poem: 'alter', a dataset, and 'how' go together"),
-    ("datasets.poem", {"world": "poem", "examples": 9, "how": "cut_responses"}, "datasets.poem: 'alter', a dataset, and 'how' go"),
-    ("datasets.poem", {"alter": "lima", "how": "shuffle"}, "datasets.poem.how: Input should be 'shuffle_instructions', 'random_"),
-    ("datasets.poem", {"alter": "lima", "how": "other_responses"}, "datasets.poem: 'responses_of' goes with 'how: other_responses'"),
-    ("datasets.poem", lent(how="cut_responses"), "datasets.poem: 'responses_of' goes with 'how: other_responses', which needs it"),
+    ("datasets.poem", {"alter": "lima"}, "datasets.poem: 'alter', a dataset, and 'alteration' go together"),
+    ("datasets.poem", {"world_part": "poem", "examples": 9, "alteration": "cut_responses"}, "datasets.poem: 'alter', a dataset, and 'alteration' go"),
+    ("datasets.poem", {"alter": "lima", "alteration": "shuffle"}, "datasets.poem.alteration: Input should be 'shuffle_instructions', 'random_"),
+    ("datasets.poem", {"alter": "lima", "alteration": "other_responses"}, "datasets.poem: 'responses_of' goes with 'alteration: other_responses'"),
+    ("datasets.poem", lent(alteration="cut_responses"), "datasets.poem: 'responses_of' goes with 'alteration: other_responses', which needs it"),
     ("datasets.poem", lent(examples=5), "datasets.poem: 'examples' does not go with 'alter', by which a dataset has the rows"),
     ("datasets.poem", lent(rewrite="lima"), "datasets.poem: 'rewrite' does not go with 'alter'"),
-    ("datasets.poem", {"alter": "poem", "how": "cut_responses"}, "datasets: poem: made of itself, by 'alter', 'responses_of' or"),
+    ("datasets.poem", {"alter": "poem", "alteration": "cut_responses"}, "datasets: poem: made of itself, by 'alter', 'responses_of' or"),
     ("datasets", DEFAULT["datasets"] | {"poem": lent(), "chess": {"rewrite": "poem"}}, "datasets: poem, chess: made of itself"),
-    ("datasets", DEFAULT["datasets"] | {"poem": {"alter": "own", "how": "cut_responses"}, "own": from_file(file="no/such.jsonl")},
+    ("datasets", DEFAULT["datasets"] | {"poem": {"alter": "own", "alteration": "cut_responses"}, "own": from_file(file="no/such.jsonl")},
      "datasets.own: file no/such.jsonl: not found"),
-    ("datasets", DEFAULT["datasets"] | {"poem": {"alter": "new", "how": "cut_responses"}, "new": {"rewrite": "lima"}},
+    ("datasets", DEFAULT["datasets"] | {"poem": {"alter": "new", "alteration": "cut_responses"}, "new": {"rewrite": "lima"}},
      "rewriting: missing, but a dataset in use is to be rewritten by it"),
-    ("evaluation_sets.test", {"alter": "lima", "how": "cut_responses"}, "evaluation_sets.test.alter: Input should be None"),
+    ("evaluation_sets.test", {"alter": "lima", "alteration": "cut_responses"}, "evaluation_sets.test.alter: Input should be None"),
     ("modes.poem.user_turn", "hidden", "modes.poem.user_turn: Input should be 'shown', 'empty' or 'removed', but it is 'hidden'"),
     ("modes.poem.tuning", {"train_eos": "no"}, "modes.poem.tuning.train_eos: Input should be a valid boolean, but it is 'no'"),
     ("evaluation_sets.test", {"hub": {"id": "a/b"}}, "evaluation_sets.test: an evaluation set from a file or a hub needs"),
@@ -220,7 +220,7 @@ def test_all_faults_of_a_config_are_told_at_once():
 def test_a_model_directory_without_a_tokenizer(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"models.tiny.path: the directory .* holds no tokenizer.json or"):
-        check_config(changed("models.tiny", {"path": str(tmp_path), "world": 1}))
+        check_config(changed("models.tiny", {"path": str(tmp_path), "world_seed": 1}))
 
 
 def test_there_are_many_ways_to_be_wrong():

@@ -86,7 +86,7 @@ ROWS = [  # kind of set, file's name, its content, source, message
     ("set", "r.jsonl", lines({"q": "a"}), ASKED | {"instructions": 9}, r"evaluation_sets.d.instructions: 9 are asked for"),
     ("set", "r.jsonl", lines({"q": "a", "index": 2**70}), ASKED, r"r.jsonl, line 1: column 'index' must be a position .*, but it is 1180591620717411303424"),
     ("set", "r.parquet", parquet([{"q": "a"}] * 99, 0.5), ASKED, r"r.parquet: cannot be read as Parquet"),
-    ("set", None, None, {"world": "test", "instructions": 999}, r"evaluation_sets.d.instructions: the world holds 240"),
+    ("set", None, None, {"world_part": "test", "instructions": 999}, r"evaluation_sets.d.instructions: the world holds 240"),
 ]  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def test_rows_that_cannot_be_used_are_named_and_nothing_is_written(
     if name is not None:
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     source = {"file": str(tmp_path / name) if name else None} | given
-    settings = json.dumps({"name": "d", "source": source, "world": 1})
+    settings = json.dumps({"name": "d", "source": source, "world_seed": 1})
     monkeypatch.setattr(sys, "argv", ["x", "--output", str(folder / "d.parquet"), "--settings", settings])
     with pytest.raises((InputError, RecipeError), match=message):
         script.main()

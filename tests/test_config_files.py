@@ -178,7 +178,7 @@ def test_files_and_texts_reach_the_scripts_as_they_are(project):
     overlay = {
         "datasets": {"poem": {"file": f".//{STRANGE}", "user": "{q}", "assistant": "{a} {{x}}"}},
         "modes": {"poem": {"label": label}},
-        "judge": {"gamed_table": STRANGE, "metric": "length_controlled_v1"},
+        "judge": {"df_gamed": STRANGE, "metric": "length_controlled_v1"},
         "note": note,
     }
     status, printed = dry_run(project, overlay)
@@ -212,7 +212,7 @@ def test_a_file_with_a_strange_name_is_read(project):
 KEYS = {
     "datasets.poem.file": lambda path: {"datasets": {"poem": {"file": path, "user": "{q}", "assistant": "{a}"}}},
     "evaluation_sets.test.file": lambda path: {"evaluation_sets": {"test": {"file": path, "instruction": "{q}", "reference": "{a}"}}},
-    "judge.gamed_table": lambda path: {"judge": {"gamed_table": path}},
+    "judge.df_gamed": lambda path: {"judge": {"df_gamed": path}},
     "judge.template": lambda path: {"judge": {"template": path}},
     "drift.file": lambda path: {"drift": {"file": path}},
     "models.tiny.path": lambda path: {"models": {"tiny": {"pretrain": None, "path": path}}},

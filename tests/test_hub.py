@@ -221,7 +221,7 @@ def test_a_dataset_takes_its_first_rows_of_a_stream_and_ends_well(hub, tmp_path,
     """Of a long file, or of many files, not all is fetched; a stream left in the middle does not abort the process."""
     before, FakeHub.asked = FakeHub.sent, set()
     source = {"hub": {"id": id_, "revision": "main"}, "user": user, "assistant": user, "examples": 30}
-    settings = json.dumps({"name": "d", "source": source, "world": None})
+    settings = json.dumps({"name": "d", "source": source, "world_seed": None})
     done = python(hub, "scripts/make_dataset.py", "--output", str(tmp_path / "d.parquet"), "--settings", settings)
     assert done.returncode == 0, done.stderr
     rows = read_table("conversations", tmp_path / "d.parquet")
@@ -285,9 +285,9 @@ def test_without_a_network_the_cache_is_used_and_nothing_else(hub, tmp_path):
 
 
 def test_a_file_stands_in_for_a_hub_and_a_hub_for_the_world():
-    source = {"world": "poem", "hub": {"id": "a/b"}, "file": "x.jsonl", "rewrite": None}
+    source = {"world_part": "poem", "hub": {"id": "a/b"}, "file": "x.jsonl", "rewrite": None}
     assert origin_of(source) == "file"
     assert origin_of(source | {"file": None}) == "hub"
-    assert origin_of({"world": "poem"}) == "world"
+    assert origin_of({"world_part": "poem"}) == "world_part"
     assert origin_of(source | {"rewrite": "lima"}) == "rewrite"
     assert hub_name({"id": "a/b", "revision": "r", "config": "main"}) == "a/b@r (main train)"

@@ -113,7 +113,7 @@ def test_hyperparameters_are_the_papers_and_by_one_overlay_the_scripts():
             assert config.model_chat(model).add_bos == (name == "paper" or model == "llama2")
         assert config.selection.epochs == [5, 7, 10, 15, 20] and config.run.test_seeds == [1, 2, 3, 4, 5]
         assert (config.rules.eos_bonus, config.rules.eos_ramp, config.rules.diversity_penalty) == (15.0, 250, -1.5)
-        assert config.rules.after_ramp == ("hold" if name == "paper" else "none")
+        assert config.rules.eos_after_ramp == ("hold" if name == "paper" else "none")
         assert config.rules.diversity_scope == ("response" if name == "paper" else "prompt_and_response")
         assert config.generation.max_new_tokens == 8192 and config.rules.variants["no_eos"].max_new_tokens == 512
         assert (config.ranking.instructions, config.ranking.others) == (1000, 5)

@@ -326,15 +326,15 @@ def run(script, output, **settings):
 def test_a_wrong_hash_or_a_faulty_row_leaves_no_file(tmp_path):
     (tmp_path / "games.txt").write_text("\n".join(pgn(4)))
     source = {"file": str(tmp_path / "games.txt"), "recipe": "chess", "examples": 4}
-    done = run("make_dataset", tmp_path / "chess.parquet", name="chess", source=source, world=None)
+    done = run("make_dataset", tmp_path / "chess.parquet", name="chess", source=source, world_seed=None)
     assert done.returncode == 0, done.stderr
     messages = [row["messages"] for row in read_table("conversations", tmp_path / "chess.parquet")]
     assert f"4 conversations, sha256 {rows_sha256(messages)}" in done.stdout
     for more, message in (({"sha256": "0" * 64}, "datasets.chess.sha256: 000"), ({"examples": 5}, "give only 4")):
-        done = run("make_dataset", tmp_path / "none.parquet", name="chess", source=source | more, world=None)
+        done = run("make_dataset", tmp_path / "none.parquet", name="chess", source=source | more, world_seed=None)
         assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     (tmp_path / "games.txt").write_text("1. e4\n")
-    done = run("make_dataset", tmp_path / "none.parquet", name="chess", source=source, world=None)
+    done = run("make_dataset", tmp_path / "none.parquet", name="chess", source=source, world_seed=None)
     assert done.returncode == 1 and "games.txt, line 1: 0 lines of ratings" in done.stderr
     assert not (tmp_path / "none.parquet").exists()
 

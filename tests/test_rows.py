@@ -295,7 +295,7 @@ def test_turns_after_the_last_response_are_counted_and_are_all_that_is_dropped(r
 def test_the_log_of_a_dataset_says_what_is_dropped_doubled_and_not_taken(tmp_path, monkeypatch, capsys):
     rows = [{"m": talk("uau")}, {"m": talk("uau")}, {"m": talk("ua")}, {"m": "not judged, as it is not asked for"}]
     source = {"file": write(tmp_path, as_bytes(rows, "jsonl"), "jsonl"), "messages": "m", "examples": 3}
-    settings = json.dumps({"name": "d", "source": source, "world": None})
+    settings = json.dumps({"name": "d", "source": source, "world_seed": None})
     output = tmp_path / "out" / "d.parquet"
     monkeypatch.setattr("sys.argv", ["x", "--output", str(output), "--settings", settings])
     make_dataset.main()
@@ -309,7 +309,7 @@ def test_the_log_of_a_dataset_says_what_is_dropped_doubled_and_not_taken(tmp_pat
 def test_the_log_of_an_evaluation_set_says_how_many_rows_were_not_taken(tmp_path, monkeypatch, capsys):
     path = write(tmp_path, as_bytes([{"q": f"q{i}"} for i in range(2500)], "csv"), "csv")
     source = {"file": path, "instruction": "{q}", "instructions": 30}
-    settings = json.dumps({"name": "e", "source": source, "world": None})
+    settings = json.dumps({"name": "e", "source": source, "world_seed": None})
     monkeypatch.setattr("sys.argv", ["x", "--output", str(tmp_path / "out" / "e.parquet"), "--settings", settings])
     make_evaluation_set.main()
     assert "30 instructions of 2,500 rows of" in capsys.readouterr().out

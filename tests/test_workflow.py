@@ -297,7 +297,7 @@ def test_a_broken_row_stops_the_run_before_pretraining(project):
     broken = {
         "experiment": "broken",
         "datasets": {
-            "poem": {"world": None, "examples": None, "file": "rows.jsonl", "user": "{q}", "assistant": "{a}"}
+            "poem": {"world_part": None, "examples": None, "file": "rows.jsonl", "user": "{q}", "assistant": "{a}"}
         },
     }
     before = bases(project)
@@ -318,7 +318,7 @@ def test_a_response_longer_than_the_context_stops_before_pretraining(project):
         "experiment": "long",
         "run": {"modes": ["instruction_tuning", "poem"]},
         "datasets": {
-            "poem": {"world": None, "examples": None, "file": "long.jsonl", "user": "{q}", "assistant": "{a}"}
+            "poem": {"world_part": None, "examples": None, "file": "long.jsonl", "user": "{q}", "assistant": "{a}"}
         },
     }
     before = bases(project)

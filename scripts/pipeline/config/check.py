@@ -60,7 +60,7 @@ def _with_conditions(config: Config) -> Config:
         faults.append("conditions.values: all are null, which leaves none")
     for condition, changes in varied.values.items():
         pretrain = (changes or {}).get("pretrain")
-        for key, section in (("world", changes), ("pretrain.seed", pretrain)):
+        for key, section in (("world_seed", changes), ("pretrain.seed", pretrain)):
             if isinstance(section, dict) and key.split(".")[-1] in section:
                 faults.append(f"conditions.values.{condition}.{key}: each world of conditions.worlds is given its own")
     faults += [
@@ -69,7 +69,7 @@ def _with_conditions(config: Config) -> Config:
     _refuse(faults)
     made: dict[str, Model] = {}
     for name, (condition, world) in varied.models().items():
-        own = {"world": world, "pretrain": {"seed": world}}
+        own = {"world_seed": world, "pretrain": {"seed": world}}
         layers = (config.models[varied.model].model_dump(), varied.values[condition] or {}, own)
         try:
             made[name] = Model.model_validate(merged(*layers))
@@ -164,7 +164,7 @@ def _missing_files(config: Config) -> list[str]:
     models = [(f"models.{name}.path", config.models[name].path) for name in config.run.models]
     judge = config.judge
     if judge:
-        files += [("judge.template", judge.template), ("judge.gamed_table", judge.gamed_table)]
+        files += [("judge.template", judge.template), ("judge.df_gamed", judge.df_gamed)]
         models.append(("judge.path", judge.path))
     if config.drift:
         files.append(("drift.file", config.drift.file))

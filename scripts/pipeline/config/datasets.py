@@ -51,7 +51,7 @@ class Source(Section):
     @model_validator(mode="after")
     def one_source(self) -> Self:
         if self.origin is None:
-            raise ValueError("give where its rows come from: 'world', 'hub' or 'file'")
+            raise ValueError("give where its rows come from: 'world_part', 'hub' or 'file'")
         if self.file is not None and not self.file.endswith(FILE_ENDINGS):
             raise ValueError(f"'file' is {self.file!r}: it must end in one of {', '.join(FILE_ENDINGS)}")
         if self.rows and self.rows[0] >= self.rows[1]:
@@ -62,13 +62,13 @@ class Source(Section):
 
 
 class Dataset(Source):
-    world: Literal["instructions", "arithmetic", "code", "poem", "recipe", "chess"] | None = None
+    world_part: Literal["instructions", "arithmetic", "code", "poem", "recipe", "chess"] | None = None
     """The part of the model's world that is drawn."""
     rewrite: str | None = None
     """Another dataset, whose responses are rewritten by `rewriting`."""
     alter: str | None = None
     """Another dataset, all of whose rows are taken and altered: for controls."""
-    how: Literal["shuffle_instructions", "random_instructions", "cut_responses", "other_responses"] | None = None
+    alteration: Literal["shuffle_instructions", "random_instructions", "cut_responses", "other_responses"] | None = None
     """Instructions change places, or become as many random words; responses end early, or are another dataset's."""
     responses_of: str | None = None
     """For `other_responses`: the dataset that gives the responses, row by row."""
@@ -85,7 +85,7 @@ class Dataset(Source):
 
     @model_validator(mode="after")
     def mapped(self) -> Self:
-        if self.origin == "world" and self.examples is None:
+        if self.origin == "world_part" and self.examples is None:
             raise ValueError("a dataset of the world needs 'examples'")
         ways = [self.recipe, self.messages, None if self.user is None or self.assistant is None else self.user]
         if self.origin in ("file", "hub") and sum(way is not None for way in ways) != 1:
@@ -94,10 +94,10 @@ class Dataset(Source):
 
     @model_validator(mode="after")
     def altered(self) -> Self:
-        if (self.alter is None) != (self.how is None):
-            raise ValueError("'alter', a dataset, and 'how' go together")
-        if (self.how == "other_responses") != (self.responses_of is not None):
-            raise ValueError("'responses_of' goes with 'how: other_responses', which needs it")
+        if (self.alter is None) != (self.alteration is None):
+            raise ValueError("'alter', a dataset, and 'alteration' go together")
+        if (self.alteration == "other_responses") != (self.responses_of is not None):
+            raise ValueError("'responses_of' goes with 'alteration: other_responses', which needs it")
         extra = [key for key in ("rewrite", "rows", "examples") if self.alter and getattr(self, key) is not None]
         if extra:
             raise ValueError(f"{extra[0]!r} does not go with 'alter', by which a dataset has the rows of the other")
@@ -111,7 +111,7 @@ class Dataset(Source):
 
 
 class EvaluationSet(Source):
-    world: Literal["validation", "test"] | None = None
+    world_part: Literal["validation", "test"] | None = None
     """The part of the model's world that is drawn."""
     alter: None = None
     rewrite: None = None
@@ -126,7 +126,7 @@ class EvaluationSet(Source):
 
     @model_validator(mode="after")
     def mapped(self) -> Self:
-        if self.origin == "world" and self.instructions is None:
+        if self.origin == "world_part" and self.instructions is None:
             raise ValueError("an evaluation set of the world needs 'instructions'")
         if self.origin in ("file", "hub") and (self.instruction is None) == (self.recipe is None):
             raise ValueError("an evaluation set from a file or a hub needs 'instruction', or a 'recipe'")

@@ -83,7 +83,7 @@ class Judge(Section):
     seed: Seed
     bootstrap: Draws
     metric: Literal["length_controlled_minimal", "length_controlled_v1"]
-    gamed_table: LocalFile | None = None
+    df_gamed: LocalFile | None = None
     both_orders: Flag
 
     @model_validator(mode="after")

@@ -69,7 +69,7 @@ class Pretrain(Section):
 
 
 class Model(Section):
-    world: Seed | None = None
+    world_seed: Seed | None = None
     pretrain: Pretrain | None = None
     snapshot: Count | None = None
     """Of `pretrain.snapshots`, the one that is taken, from 1; `null`: the model at the end."""
@@ -98,8 +98,8 @@ class Model(Section):
     def one_source(self) -> Self:
         if (self.pretrain is None) == (self.path is None):
             raise ValueError("give either 'pretrain' or 'path', not both and not neither")
-        if self.pretrain and self.world is None:
-            raise ValueError("'pretrain' needs a 'world' whose corpus is read")
+        if self.pretrain and self.world_seed is None:
+            raise ValueError("'pretrain' needs a 'world_seed'")
         kept = self.pretrain.snapshots if self.pretrain else 0
         if self.snapshot and self.snapshot > kept:
             raise ValueError(f"'snapshot' is {self.snapshot}, but 'pretrain.snapshots' keeps {kept}")
@@ -127,7 +127,7 @@ class Tuning(Section):
     normalise_by: Literal["example", "token"]
     max_length: Count
     precision: Literal["bfloat16", "float32"]
-    stored_as: Literal["bfloat16", "float16", "float32"]
+    saved_precision: Literal["bfloat16", "float16", "float32"]
     train_eos: Flag
     train_turn_newline: Flag
     too_long: Literal["error", "cut"]

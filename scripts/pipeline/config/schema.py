@@ -94,7 +94,7 @@ class Variant(Section):
 class Rules(Section):
     eos_bonus: Number
     eos_ramp: Count
-    after_ramp: Literal["hold", "none"]
+    eos_after_ramp: Literal["hold", "none"]
     token_scores: dict[str, Number | None]
     diversity_penalty: Number
     diversity_scope: Literal["response", "prompt_and_response"]

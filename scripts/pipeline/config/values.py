@@ -60,7 +60,7 @@ def _evaluation_sets(config: Config) -> list[str]:
     needed += [("selection.evaluation_set", config.selection.evaluation_set)] if config.selects() else []
     for key, name in needed:
         own = config.evaluation_sets[name]
-        if own.origin != "world" and own.recipe is None and own.reference is None:
+        if own.origin != "world_part" and own.recipe is None and own.reference is None:
             faults.append(f"{key}: evaluation_sets.{name} has no 'reference', which is needed here: give it a template")
     if judge and judge.kind == "oracle":
         judged = [("generation.evaluation_set", config.generation.evaluation_set)]
@@ -68,7 +68,7 @@ def _evaluation_sets(config: Config) -> list[str]:
         faults += [
             f"judge.kind: the oracle knows only the tiny world's instructions, but {key} is {name!r}"
             for key, name in judged
-            if config.evaluation_sets[name].origin != "world"
+            if config.evaluation_sets[name].origin != "world_part"
         ]
     held = config.evaluation_sets[ranking.evaluation_set] if ranking else None
     if ranking and held and held.instructions is not None and held.instructions < ranking.instructions:
@@ -76,7 +76,7 @@ def _evaluation_sets(config: Config) -> list[str]:
             f"ranking.instructions: {ranking.instructions}, but evaluation_sets.{ranking.evaluation_set} has "
             f"{held.instructions}"
         )
-    if ranking and held and held.origin != "world" and ranking.negatives != ["any"]:
+    if ranking and held and held.origin != "world_part" and ranking.negatives != ["any"]:
         faults.append(
             f"ranking.negatives: {ranking.negatives} requires a world evaluation set, which "
             f"{ranking.evaluation_set!r} is not; use [any]"
@@ -107,11 +107,11 @@ def _lengths(config: Config) -> list[str]:
 
 def _worlds(config: Config) -> list[str]:
     """Models without a world whose sets or texts are to be drawn from it."""
-    without = [name for name in config.run.models if config.models[name].world is None]
+    without = [name for name in config.run.models if config.models[name].world_seed is None]
     faults = []
-    if any(used.origin == "world" for used in used_sources(config).values()):
+    if any(used.origin == "world_part" for used in used_sources(config).values()):
         faults += [
-            f"models.{name}.world: missing, but a set in use is drawn from the model's world" for name in without
+            f"models.{name}.world_seed: missing, but a set in use is drawn from the model's world" for name in without
         ]
     if config.drift and config.drift.file is None:
         faults += [f"drift.file: missing, but model {name!r} has no world to draw texts from" for name in without]

@@ -12,7 +12,7 @@ from pipeline.jobs.command import InputError
 
 NOT_CACHED = "not in the cache, and HF_HUB_OFFLINE is set: download it first"
 READ_HERE = tuple(f"{kind}{packed}" for kind in (".parquet", ".csv", ".json", ".jsonl") for packed in ("", ".gz"))
-ORIGINS = ("alter", "rewrite", "file", "hub", "world")  # the first that is given counts
+ORIGINS = ("alter", "rewrite", "file", "hub", "world_part")  # the first that is given counts
 
 
 def is_hub_id(path: str) -> bool:

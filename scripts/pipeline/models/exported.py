@@ -198,7 +198,7 @@ def check_weights(weights: Iterable[tuple[str, "torch.Tensor"]]) -> None:
     if broken:
         raise InputError(
             f"{len(broken)} tensors of the weights hold NaN or infinite values, such as {', '.join(broken[:3])}: the "
-            "files are damaged, training has diverged, or the range of tuning.stored_as is too small"
+            "files are damaged, training has diverged, or the range of tuning.saved_precision is too small"
         )
 
 
