@@ -185,8 +185,8 @@ def test_rows_of_a_hub_are_those_of_its_files_and_what_cannot_be_had_is_explaine
     assert split[0][0] == "org/open@main (train), row 991"
     assert file[0][0] == f"org/file@{COMMIT} (some/rows.jsonl), line 991"
     assert gated == (
-        "dataset org/gated: gated. Ask for access at https://huggingface.co/datasets/org/gated, then set HF_TOKEN "
-        "(or run `hf auth login`); a local 'file' can stand in for it"
+        "dataset org/gated: gated. Request access at https://huggingface.co/datasets/org/gated, then set HF_TOKEN "
+        "(or run `hf auth login`); a local 'file' can be used instead"
     )
     assert missing.startswith("dataset org/missing: not found. Either there is none of that name, or it is private")
     assert revision.startswith(
@@ -242,7 +242,7 @@ def test_access_is_checked_for_all_sources_at_once(hub, tmp_path):
     first, *lines = done.stderr.strip().splitlines()
     assert first == "error: 3 of 5 sources on the hub cannot be had:"
     assert [line.split(":")[0] for line in lines] == ["lima", "olmo", "old"]
-    assert "Ask for access at https://huggingface.co/datasets/org/gated, then set HF_TOKEN" in lines[0]
+    assert "Request access at https://huggingface.co/datasets/org/gated, then set HF_TOKEN" in lines[0]
     assert "model org/missing, revision main: not found" in lines[1] and "a local 'path' can stand in" in lines[1]
     done = check_access(hub | {"HF_TOKEN": "good"}, tmp_path / "access.json", data, gated, model)
     assert done.returncode == 0, done.stderr
@@ -269,7 +269,7 @@ def test_without_a_network_the_cache_is_used_and_nothing_else(hub, tmp_path):
         offline, *((split | {"revision": revision}, [5, 7]) for revision in ("main", COMMIT, "d" * 40, "e" * 40))
     )
     assert [row for _, row in loaded] == [row for _, row in pinned] == ROWS[5:7]
-    assert f"only {COMMIT} could be had, from the cache" in other  # what `datasets` by itself would take
+    assert f"only {COMMIT} is available, in the cache" in other  # what `datasets` by itself would take
     assert f"revision {'e' * 40}: not in the cache" in none
     done = python(online, "-c", "import datasets; datasets.load_dataset('org/csv')")
     assert done.returncode == 0, done.stderr

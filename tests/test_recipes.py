@@ -87,15 +87,15 @@ def test_text_has_a_row_for_each_line(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b'q,a\n1,2\n"x\ny",2\n3,2,1\n', r"a.csv, line 5: 3 cells, but the header names 2"),
+        ("a.csv", b'q,a\n1,2\n"x\ny",2\n3,2,1\n', r"a.csv, line 5: 3 cells, but the header has 2"),
         ("a.csv", b'q,a\n1,2\n3,"4', r"a.csv, line 3: not valid CSV: unexpected end of data"),
         ("a.parquet", b"PAR1 no", r"a.parquet: cannot be read as Parquet: "),
-        ("a.jsonl.gz", b"no gzip", r"a.jsonl.gz: is not gzipped: give it a name without .gz"),
-        ("a.parquet.gz", b"no gzip", r"a.parquet.gz: is not gzipped: give it a name without .gz"),
+        ("a.jsonl.gz", b"no gzip", r"a.jsonl.gz: is not gzip-compressed: give it a name without .gz"),
+        ("a.parquet.gz", b"no gzip", r"a.parquet.gz: is not gzip-compressed: give it a name without .gz"),
         (
             "a.jsonl.gz",
             gzip.compress(b'{"a": 1}\n' * 9)[:-12],
-            r"a.jsonl.gz: cannot be decompressed: .*end.*; is it whole",
+            r"a.jsonl.gz: cannot be decompressed: .*end.*; is it complete",
         ),
         ("a.txt", b"good\n\xff\n", r"a.txt, line 2: byte 0xff is not UTF-8 text: save the file as UTF-8"),
         ("a.json", b'{"rows": []}', r"a.json: contains one JSON object, not a list of rows"),
@@ -116,7 +116,7 @@ def test_no_more_is_read_than_is_taken():
 
     assert list(take_range(endless(7), [5, 7], name="x")) == [5, 6]
     assert take_first(endless(7), 7, key="x") == list(range(7))
-    with pytest.raises(InputError, match=r"datasets.x.examples: 4 are asked for, but the rows give only 3"):
+    with pytest.raises(InputError, match=r"datasets.x.examples: 4, but the rows give only 3"):
         take_first(iter(range(3)), 4, key="datasets.x.examples")
     with pytest.raises(InputError, match=r"x: has 3 rows, but 'rows' asks for \[1, 4\]"):
         list(take_range(iter(range(3)), [1, 4], name="x"))
@@ -393,9 +393,11 @@ def test_a_url_is_as_good_as_a_file(files, tmp_path, monkeypatch):
     with served(answers) as address:
         found = list(read_rows(f"{address}/a/rows.jsonl.gz", TEXTS, [5, 8]))
         assert [row for _, row in found] == ROWS[5:8] and found[0][0] == f"{address}/a/rows.jsonl.gz, line 6"
-        with pytest.raises(InputError, match=r"no.jsonl: the server says 404 Not Found"):
+        with pytest.raises(InputError, match=r"no.jsonl: the server returned 404 Not Found"):
             list(read_rows(f"{address}/a/no.jsonl", TEXTS))
-        with pytest.raises(InputError, match=r"cut.jsonl.gz: cannot be downloaded: 50 of [\d,]+ bytes came"):
+        with pytest.raises(
+            InputError, match=r"cut.jsonl.gz: cannot be downloaded: only 50 of [\d,]+ bytes were received"
+        ):
             list(read_rows(f"{address}/a/cut.jsonl.gz", TEXTS))
         source = {
             "file": str(tmp_path / "alpaca.json"),

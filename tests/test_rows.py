@@ -181,8 +181,8 @@ def parquet_twice():
     ("kind", "content", "message"),
     [
         ("csv", b"q,a,a\nWhy?,a,b\n", "line 2: column 'a': columns 2 and 3 both have this name"),
-        ("jsonl", b'{"q": "Why?", "a": "a", "a": "b"}', "line 1: column 'a': this key stands 2 times in its object, for 'a' and then 'b'"),
-        ("json", b'[{"q": "Why?", "a": "a", "a": "b"}]', "row 1: column 'a': this key stands 2 times in its object, for 'a' and then 'b'"),
+        ("jsonl", b'{"q": "Why?", "a": "a", "a": "b"}', "line 1: column 'a': this key occurs 2 times in its object, for 'a' and then 'b'"),
+        ("json", b'[{"q": "Why?", "a": "a", "a": "b"}]', "row 1: column 'a': this key occurs 2 times in its object, for 'a' and then 'b'"),
         ("parquet", parquet_twice(), "row 1: column 'a': columns 2 and 3 both have this name"),
     ],
 )  # fmt: skip
@@ -217,7 +217,7 @@ def test_parquet_columns_of_no_text_are_refused_where_used_and_not_read_elsewher
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"q": ["a", "b"], "x": ODD[case], "a": ["c", "d"]}), path)
     assert made(str(path), user="{q}") == said(("a", "c"), ("b", "d"))
-    with pytest.raises(InputError, match=r"rows.parquet, row 1: column 'x': its type is .*: write it as text"):
+    with pytest.raises(InputError, match=r"rows.parquet, row 1: column 'x': its type is .*: convert it to text"):
         made(str(path))
 
 

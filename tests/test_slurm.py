@@ -263,7 +263,7 @@ def test_after_snakemake_was_killed_it_says_how_to_go_on(session):
     assert session.unlocked[0] == 0
     status, printed = session.refused
     assert status == 1
-    assert "jobs of a former run in this folder are still queued" in printed
+    assert "jobs of an earlier run in this folder are still queued" in printed
     assert "Traceback" not in printed
     assert f"  {session.left} suspended: rule_" in printed
     assert re.search(rf"scancel [\d ]*\b{session.left}\b", printed)

@@ -387,7 +387,7 @@ def test_real_rows_go_through(project, shared):
     responses = {row["system"]: row for row in read_csv(tables / "responses.csv")}
     assert set(responses) == {"base", "gsm8k/chosen/seed1", "mbpp/chosen/seed1"}
     assert responses["base"]["n"] == "12" and int(responses["base"]["prompts cut"]) > 0
-    assert "these figures mean nothing" in (tables / "table2.md").read_text()
+    assert "these results mean nothing" in (tables / "table2.md").read_text()
     rows = read_table("responses", project / "results" / "few" / "tiny" / "base" / "alpaca_eval.parquet")
     source = read_table(
         "evaluation_set", project / "results" / "few" / "data" / "files" / "sets" / "alpaca_eval.parquet"

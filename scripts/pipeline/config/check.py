@@ -193,9 +193,7 @@ def _missing_files(config: Config) -> list[str]:
 def _missing_in_directory(key: str, path: str) -> list[str]:
     """What is missing from the directory of a model."""
     if not Path(path).is_dir():
-        return [
-            f"{key}: no such directory: {path} (working directory: {Path.cwd()}); a hub id has the form ORGANISATION/NAME"
-        ]
+        return [f"{key}: no such directory: {path} (working directory: {Path.cwd()}); a hub id is ORGANISATION/NAME"]
     return [
         f"{key}: the directory {path} contains no {' or '.join(needed)}"
         for needed in (["config.json"], ["tokenizer.json", "tokenizer.model", "vocab.json"])
