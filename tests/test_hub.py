@@ -188,7 +188,7 @@ def test_rows_of_a_hub_are_those_of_its_files_and_what_cannot_be_had_is_explaine
         "dataset org/gated: gated. Request access at https://huggingface.co/datasets/org/gated, then set HF_TOKEN "
         "(or run `hf auth login`); a local 'file' can be used instead"
     )
-    assert missing.startswith("dataset org/missing: not found. Either there is none of that name, or it is private")
+    assert missing.startswith("dataset org/missing: not found. Either the name is wrong, or it is private")
     assert revision.startswith(
         "dataset org/open, revision v9: there is no such revision; see https://huggingface.co/data"
     )
@@ -243,7 +243,7 @@ def test_access_is_checked_for_all_sources_at_once(hub, tmp_path):
     assert first == "error: 3 of 5 sources on the hub cannot be had:"
     assert [line.split(":")[0] for line in lines] == ["lima", "olmo", "old"]
     assert "Request access at https://huggingface.co/datasets/org/gated, then set HF_TOKEN" in lines[0]
-    assert "model org/missing, revision main: not found" in lines[1] and "a local 'path' can stand in" in lines[1]
+    assert "model org/missing, revision main: not found" in lines[1] and "a local 'path' can be used" in lines[1]
     done = check_access(hub | {"HF_TOKEN": "good"}, tmp_path / "access.json", data, gated, model)
     assert done.returncode == 0, done.stderr
     assert read_json(tmp_path / "access.json") == {
@@ -274,7 +274,7 @@ def test_without_a_network_the_cache_is_used_and_nothing_else(hub, tmp_path):
     done = python(online, "-c", "import datasets; datasets.load_dataset('org/csv')")
     assert done.returncode == 0, done.stderr
     guessed, itself = read(offline, ({"id": "org/csv"}, None), ({"id": "org/csv", "file": "train.csv"}, None))
-    assert guessed.startswith("dataset org/csv: of its CSV, `datasets` guesses the types")
+    assert guessed.startswith("dataset org/csv: `datasets` guesses the types in its CSV")
     assert [row for _, row in itself] == CELLS
     sources = [{"name": "a", "type": "dataset", "id": "org/open"}, {"name": "b", "type": "model", "id": "org/open"}]
     done = check_access(offline, tmp_path / "none.json", *sources)

@@ -99,7 +99,7 @@ def test_text_has_a_row_for_each_line(tmp_path):
         ),
         ("a.txt", b"good\n\xff\n", r"a.txt, line 2: byte 0xff is not UTF-8 text: save the file as UTF-8"),
         ("a.json", b'{"rows": []}', r"a.json: contains one JSON object, not a list of rows"),
-        ("a.pdf", b"", r"a.pdf: rows are read from .jsonl, .json, .csv, .txt, .parquet, each also with .gz"),
+        ("a.pdf", b"", r"a.pdf: rows can be read from .jsonl, .json, .csv, .txt, .parquet, optionally with .gz"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
@@ -407,10 +407,10 @@ def test_a_url_is_as_good_as_a_file(files, tmp_path, monkeypatch):
         local = evaluation_rows("alpaca", source, None)
         assert evaluation_rows("alpaca", source | {"templates": f"{address}/templates.py"}, None) == local
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        with pytest.raises(InputError, match=r"as HF_HUB_OFFLINE is set; give the path of a local file instead"):
+        with pytest.raises(InputError, match=r"as HF_HUB_OFFLINE is set; use a local file instead"):
             list(read_rows(f"{address}/a/rows.jsonl.gz", TEXTS))
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    with pytest.raises(InputError, match=r"rows.jsonl.gz: cannot be downloaded: .*refused.*; give the path of a local"):
+    with pytest.raises(InputError, match=r"rows.jsonl.gz: cannot be downloaded: .*refused.*; use a local file"):
         list(read_rows(f"{address}/a/rows.jsonl.gz", TEXTS))
 
 

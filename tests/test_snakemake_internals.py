@@ -64,7 +64,7 @@ def test_a_run_goes_on_with_snakemakes_own_messages(tmp_path):
 def test_a_major_version_that_was_not_tested_is_refused(tmp_path):
     check_max_version("9.99.1")
     for version in ("10.0.0", "11.2"):
-        with pytest.raises(WorkflowError, match=rf"below {TOO_NEW}, and this is {version}"):
+        with pytest.raises(WorkflowError, match=rf"below {TOO_NEW}, but this is {version}"):
             check_max_version(version)
     folder = copy_project(tmp_path)
     module = folder / "scripts" / "pipeline" / "run" / "snakemake_internals.py"
