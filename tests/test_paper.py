@@ -280,7 +280,9 @@ def test_what_the_data_are_is_told(finished):
     lima = read_table("conversations", results / "data" / "files" / "lima.parquet")
     assert [len(row["messages"]) for row in lima] == [2] * 10 + [4, 5]  # the last of them is not answered
     note = (results / "tables" / "table1.md").read_text(encoding="utf-8")
-    assert re.search(r"^Turns dropped, as no response follows them: .*instruction_tuning 1 of 29", note, re.MULTILINE)
+    assert re.search(
+        r"^Turns dropped because no response follows them: .*instruction_tuning 1 of 29", note, re.MULTILINE
+    )
     chess = read_table("conversations", results / "data" / "files" / "chess.parquet")
     assert chess[0]["messages"][0]["content"].strip() == '[WhiteElo "1500"]\n[BlackElo "1400"]'
     assert chess[0]["messages"][1]["content"].startswith("1. e4")
