@@ -53,7 +53,7 @@ def _datasets(config: Config) -> list[str]:
 
 
 def _evaluation_sets(config: Config) -> list[str]:
-    """Evaluation sets that lack what is needed of them: references, kinds of request, enough instructions."""
+    """Evaluation sets that lack something that is needed: references, kinds of request, enough instructions."""
     faults = []
     ranking, judge = config.ranking, config.judge
     needed = [("ranking.evaluation_set", ranking.evaluation_set)] if ranking else []

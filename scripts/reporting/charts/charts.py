@@ -57,17 +57,17 @@ def points_and_intervals(rows: list[Row], *, title: str, domain: list[float] | N
     colour = {"color": coloured("model", models, legend={"title": None} if several else None)}
     scale = {"domain": domain} if domain else {"zero": False, "nice": True}
     x, low = ({"x": axis(name, title, scale=scale)} for name in ("value", "low"))
-    told = {"tooltip": hover("model", "tuning", "kind", "value", "low", "high")}
+    tooltip = {"tooltip": hover("model", "tuning", "kind", "value", "low", "high")}
     size = {"size": {"condition": {"test": "datum.kind == 'each seed'", "value": 30}, "value": 80}}
     ours = "datum.kind == 'mean over seeds' || datum.kind == 'each seed'"
     layers = [
         layer("rule", {"x": {"datum": 50, "type": "quantitative"}}, strokeDash=[4, 3], color=GREY),
         layer("rule", y, colour, low, {"x2": {"field": "high"}}, where="isValid(datum.low)", strokeWidth=2),
-        layer("point", y, x, colour, shape, told, size, where=ours, size=70, filled=True, opacity=1),
+        layer("point", y, x, colour, shape, tooltip, size, where=ours, size=70, filled=True, opacity=1),
     ]
     if any(kind.startswith("paper") for kind in kinds):
         open_ = {"size": 60, "filled": False, "strokeWidth": 1.6, "color": GREY}
-        layers.append(layer("point", y, x, shape, told, where="indexof(datum.kind, 'paper') == 0", **open_))
+        layers.append(layer("point", y, x, shape, tooltip, where="indexof(datum.kind, 'paper') == 0", **open_))
     height = len(labels) * (15 * len(models) if several else 26)
     return {"data": {"values": rows}, "height": height, "layer": layers}
 
@@ -77,19 +77,19 @@ def long_rows(rows: list[Row], value: str) -> list[Row]:
 
     A mean has its own interval, or otherwise the standard deviation over seeds.
     """
-    told: list[Row] = []
+    marks: list[Row] = []
     for row in rows:
         who = {"model": row["model"], "tuning": row["tuning"]}
         ends = {"low": row[value] - row["std"], "high": row[value] + row["std"]} if row["seeds"] > 1 else {}
         ends |= {end: row[end] for end in ("low", "high") if end in row}
-        told.append(who | {"kind": "mean over seeds", "value": row[value]} | ends)
-        told += [who | {"kind": "each seed", "value": rate} for rate in row.get("each seed", [])]
-        told += [
+        marks.append(who | {"kind": "mean over seeds", "value": row[value]} | ends)
+        marks += [who | {"kind": "each seed", "value": rate} for rate in row.get("each seed", [])]
+        marks += [
             who | {"kind": name, "value": published[0] if isinstance(published, tuple) else published}
             for name, published in row.items()
             if name.startswith("paper, ") and published and row["model"] == rows[0]["model"]  # once, not for each model
         ]
-    return told
+    return marks
 
 
 def spoken_values(rows: list[Row], value: str, unit: str) -> str:
@@ -100,8 +100,8 @@ def spoken_values(rows: list[Row], value: str, unit: str) -> str:
 
 def win_rates(rows: list[Row]) -> list[Panel]:
     """Win rate of every system against the instruction-tuned model, with the standard deviation over seeds."""
-    told = long_rows(rows, "win_rate")
-    top = max(60.0, *(mark.get("high", mark["value"]) for mark in told))
+    marks = long_rows(rows, "win_rate")
+    top = max(60.0, *(mark.get("high", mark["value"]) for mark in marks))
     seeds = counted(rows, "seeds")
     bars = f"lines: ± standard deviation over {seeds} seeds" if seeds != "1" else "one seed: no interval over seeds"
     judges = ", ".join(distinct(rows, "judge"))
@@ -111,7 +111,7 @@ def win_rates(rows: list[Row]) -> list[Panel]:
             f"n = {counted(rows, 'n')} instructions per seed; {bars}; dashed: parity; judge {judges}, raw win rates. "
             "The paper's values are for its own models and judge.",
             f"Win rates in percent. {spoken_values(rows, 'win_rate', ' %')}",
-            points_and_intervals(told, title="win rate (percent of instructions)", domain=[0, top]),
+            points_and_intervals(marks, title="win rate (percent of instructions)", domain=[0, top]),
         )
     ]
 
@@ -158,7 +158,7 @@ def epochs(rows: list[Row]) -> Panel:
     ]  # fmt: skip
     x = axis("epochs", "epochs", axis={"values": sorted({row["epochs"] for row in values}), "format": "d"})
     y = axis("win_rate", "validation win rate (percent)", scale={"zero": False}, axis={"tickMinStep": 1})
-    told = {"tooltip": hover("mode", "epochs", "win_rate", "low", "high", "n", "chosen")}
+    tooltip = {"tooltip": hover("mode", "epochs", "win_rate", "low", "high", "n", "chosen")}
     filled = {"size": {"condition": {"test": "datum.chosen", "value": 160}, "value": 30}}
     spec = {
         "data": {"values": values},
@@ -168,7 +168,7 @@ def epochs(rows: list[Row]) -> Panel:
         "layer": [
             layer("line", {"y": y, "strokeDash": dashed("mode", modes)}),
             layer("rule", {"y": y | {"field": "low"}, "y2": {"field": "high"}}),
-            layer("point", {"y": y}, filled, told, filled=True),
+            layer("point", {"y": y}, filled, tooltip, filled=True),
         ],
     }
     chosen = "; ".join(f"{row['mode']}: {row['epochs']} epochs, {row['win_rate']} %" for row in values if row["chosen"])
@@ -210,12 +210,12 @@ def lengths(rows: list[Row]) -> Panel:
     x = {key: {"x": axis(key, title, scale=scale)} for key in keys}
     colour = {"condition": {"test": "datum.reference == 'yes'", "value": COLOURS[1]}, "value": COLOURS[0]}
     own = {"y": rows_channel(distinct(rows, "tuning")), "color": colour}
-    told = {"tooltip": hover("tuning", "n", "stopped", *keys)}
+    tooltip = {"tooltip": hover("tuning", "n", "stopped", *keys)}
     layers = [
         layer("rule", x["median"], where="datum.reference == 'yes'", strokeDash=[4, 3], color=GREY),
         layer("rule", own, x["p5"], {"x2": {"field": "p95"}}),
         layer("bar", own, x["p25"], {"x2": {"field": "p75"}}, height=10, opacity=0.5),
-        layer("tick", own, x["median"], told, size=18, thickness=3),
+        layer("tick", own, x["median"], tooltip, size=18, thickness=3),
     ]
     note = (
         f"n = {counted(rows, 'n')} responses per system, all seeds; tick: median, bar: middle half, line: 5th to 95th "
@@ -256,8 +256,8 @@ def on_paper(panels: list[Panel]) -> Spec:
     drawn = []
     for panel in panels:
         spec = {key: value for key, value in panel.spec.items() if key != "params"}
-        told = {"text": panel.title, "subtitle": wrapped(panel.note), "anchor": "start", "frame": "group"}
-        drawn.append({"title": told, "width": 380, **spec})
+        title = {"text": panel.title, "subtitle": wrapped(panel.note), "anchor": "start", "frame": "group"}
+        drawn.append({"title": title, "width": 380, **spec})
     return {
         "$schema": f"https://vega.github.io/schema/vega-lite/v{VEGA_LITE[0]}.json",
         "background": "white",

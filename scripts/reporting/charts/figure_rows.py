@@ -70,9 +70,9 @@ def epochs(view: View) -> Iterator[Row]:
     for group in view.groups(table.main(view), table.by, table.system):
         for row in group.rows("win_rate", "all"):
             (error,) = group.values("win_rate_error", "all")
-            told = {"model": row["model"], "mode": row["name"], "epochs": int(row["epochs"])}
-            told |= {"win_rate": row["value"], "error": error, "n": int(row["n"]), "judge": row["judge"]}
-            yield told | {"chosen": "yes" if group.first["value"] else ""}
+            point = {"model": row["model"], "mode": row["name"], "epochs": int(row["epochs"])}
+            point |= {"win_rate": row["value"], "error": error, "n": int(row["n"]), "judge": row["judge"]}
+            yield point | {"chosen": "yes" if group.first["value"] else ""}
 
 
 def training(view: View) -> Iterator[Row]:
@@ -107,6 +107,6 @@ def similarity(view: View) -> Iterator[Row]:
         for row in Content(Result("similarity", source)).rows:
             styles = [name for name in row if name not in ("id", "index", "x", "y") and row[name]]
             text = " ".join(asked[row["id"]].split())
-            told = identity(group) | {"id": row["id"], "x": row["x"], "y": row["y"], "styles": ", ".join(styles)}
-            told |= {"keeps": "yes" if (own in styles if own else styles) else "no", "what": what}
-            yield told | {"instruction": text if len(text) <= CUT else f"{text[:CUT]}…"}
+            point = identity(group) | {"id": row["id"], "x": row["x"], "y": row["y"], "styles": ", ".join(styles)}
+            point |= {"keeps": "yes" if (own in styles if own else styles) else "no", "what": what}
+            yield point | {"instruction": text if len(text) <= CUT else f"{text[:CUT]}…"}

@@ -208,13 +208,13 @@
 
   function card(one, model) {
     const verdict = outcome(one.preference);
-    const told = one.system.opponent ? "reference for comparisons"
+    const comparison = one.system.opponent ? "reference for comparisons"
       : verdict ? `${verdict} against ${model.opponent}` : "not judged";
     const parts = [`${one.tokens} tokens`, one.stopped ? "stopped" : "did not stop", ...(one.why ? [one.why] : [])];
     const text = element("pre", { tabindex: "0", "aria-label": `Response of ${one.system.label}` }, one.output || " ");
     const cut = one.dropped ? [element("p", {}, `${one.dropped} more characters in ${one.system.path}`)] : [];
     return element("section", { class: "response" }, element("h4", {}, one.system.label),
-      element("p", { class: verdict }, told), element("p", {}, parts.join("; ")), text, ...cut);
+      element("p", { class: verdict }, comparison), element("p", {}, parts.join("; ")), text, ...cut);
   }
 
   // The provenance of a number: its records, and those of their input files.
