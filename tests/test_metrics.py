@@ -217,7 +217,7 @@ def test_of_several_models_each_is_named(metrics):
 
 def test_a_table_of_another_version_is_refused(tmp_path, metrics):
     metrics.drop(columns="unit").to_parquet(tmp_path / "metrics.parquet")
-    with pytest.raises(ValueError, match="is not a table of metrics of this version"):
+    with pytest.raises(ValueError, match="is not a metrics table of this version"):
         read_metrics(tmp_path / "metrics.parquet")
 
 

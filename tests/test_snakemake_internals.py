@@ -70,4 +70,4 @@ def test_a_major_version_that_was_not_tested_is_refused(tmp_path):
     module = folder / "scripts" / "pipeline" / "run" / "snakemake_internals.py"
     module.write_text(module.read_text().replace(f'TOO_NEW = "{TOO_NEW}"', 'TOO_NEW = "9.2"'))
     done = snakemake(folder, "-n")
-    assert done.returncode == 1 and "needs a Snakemake below 9.2" in done.stdout
+    assert done.returncode == 1 and "needs Snakemake below 9.2" in done.stdout

@@ -68,7 +68,7 @@ def test_every_table_has_three_forms_and_table_4_all_rule_sets(project):
         for ending in ("md", "tex"):
             text = (results(project) / "tables" / f"{name}.{ending}").read_text()
             assert text.count("\n") > len(rows)
-    assert "same judge and metric" in (results(project) / "tables" / "table1.md").read_text()
+    assert "same model, judge and metric" in (results(project) / "tables" / "table1.md").read_text()
     table4 = read_csv(results(project) / "tables" / "table4.csv")
     assert [row["paper, Llama-2-7B"] for row in table4] == ["2.4 ± 0.1", "24.4 ± 0.4", "10.4 ± 0.3"]
     assert len(read_csv(results(project) / "figures" / "win_rates.csv")) == 5
