@@ -201,7 +201,7 @@ def test_rows_of_a_hub_are_those_of_its_files_and_what_cannot_be_had_is_explaine
     assert no_file.startswith(
         "dataset org/file: it has no such file; see https://huggingface.co/datasets/org/file/tree/main"
     )
-    assert kind.startswith("org/file (rows.pdf): rows are read from .jsonl, .json, .csv")
+    assert kind.startswith("org/file (rows.pdf): rows can be read from .jsonl, .json, .csv")
     assert short == "org/open (test): has 9 rows, but 'rows' asks for [0, 10]"
 
 

@@ -175,7 +175,7 @@ def judged(**told):
     for metric, values in told.items():
         rows += [run("poem", seed, metric=metric, value=value) for seed, value in enumerate(values, start=1)]
     made = table1(rows)
-    return made, [note for note in made.notes if note.startswith(("Labels with", "Share of comparisons won"))]
+    return made, [note for note in made.notes if note.startswith(("Low probability", "Share of comparisons won"))]
 
 
 def test_columns_and_a_footnote_tell_of_labels_with_little_probability():
