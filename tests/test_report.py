@@ -303,7 +303,11 @@ def test_snakemakes_own_report_holds_tables_and_figures_with_captions(snakemakes
     assert {name: sorted(paths["Other"]) for name, paths in told["categories"].items()} == {
         name: sorted(paths) for name, paths in files.items()
     }
-    for name, begin in (("Tables", "Tables of test:"), ("Figures", "Figures of test,"), ("Report", "All results of test")):
+    for name, begin in (
+        ("Tables", "Tables of test:"),
+        ("Figures", "Figures of test,"),
+        ("Report", "All results of test"),
+    ):
         assert all(told["results"][path]["caption"].startswith(f"<p>{begin}") for path in files[name])
     held = {path.name: path.read_bytes() for path in (snakemakes_own.parent / "data").rglob("*.*")}
     assert held["table1.csv"] == (results / "tables" / "table1.csv").read_bytes()
