@@ -1,16 +1,16 @@
-# make run    builds the environment where that is needed, then runs the default experiment
-# make plan   says what that will cost: jobs, tokens, GPU hours, calls of the judge, price
-# make verify checks that all results are as they were made: files against records, tables against judgements
-# make compare A=results/x B=results/y  says what differs between two experiments, and what of it is more than noise
-# make archive EXPERIMENT=tiny  packs results/tiny, weights left out, as results/tiny.crate.zip, an RO-Crate
-# make test   likewise, then runs the whole test suite
-# make test-slurm  runs a whole SLURM on this machine, and the workflow on it (root, Debian); says so where it cannot
-# make test-gpu tests on a GPU what is computed there; says so where there is none
-# make test-faults runs the workflow with its jobs and Snakemake killed at random moments (FAULTS_SEED=1, FAULTS_EACH=2)
-# make bench  times this project against its peers, which get an environment of their own: an hour or more
-# make findings  runs all controls in experiments/controls, and fills in docs/findings.md: some two hours on two cores
-# make docs   makes docs/config.md, docs/dag.md and config.schema.json anew, after a change of the config's keys or the rules
-# make lint   checks style, snakemake --lint included (needs envs/dev.txt)
+# make run    builds the environment if needed, then runs the default experiment
+# make plan   estimates the cost: jobs, tokens, GPU hours, judge calls, price
+# make verify checks that all results are unchanged: files against records, tables against judgements
+# make compare A=results/x B=results/y  shows the differences between two experiments, and which are more than noise
+# make archive EXPERIMENT=tiny  packs results/tiny without weights as results/tiny.crate.zip, an RO-Crate
+# make test   builds the environment if needed, then runs the whole test suite
+# make test-slurm  starts SLURM on this machine and runs the workflow on it (root, Debian); skipped where impossible
+# make test-gpu tests GPU computations; skipped without a GPU
+# make test-faults runs the workflow while killing its jobs and Snakemake at random times (FAULTS_SEED=1, FAULTS_EACH=2)
+# make bench  benchmarks this project against its peers, which get their own environment: an hour or more
+# make findings  runs all controls in experiments/controls, and fills in docs/findings.md: about two hours on two cores
+# make docs   regenerates docs/config.md, docs/dag.md and config.schema.json, after a change of config keys or rules
+# make lint   checks style, including snakemake --lint (needs envs/dev.txt)
 # Options: CORES=4, CONFIG=experiments/seeds.yaml (or several, in quotes), PYTHON=python3.12
 
 CORES ?= all
@@ -37,11 +37,11 @@ verify: environment
 	@snakemake verify --cores 1 --quiet all $(if $(CONFIG),--configfile $(CONFIG))
 
 compare: environment
-	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "say which: make compare A=results/x B=results/y" >&2; exit 2; }
+	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "usage: make compare A=results/x B=results/y" >&2; exit 2; }
 	@python scripts/compare_results.py "$(A)" "$(B)"
 
 archive: environment
-	@[ -n "$(EXPERIMENT)" ] || { echo "say which: make archive EXPERIMENT=tiny" >&2; exit 2; }
+	@[ -n "$(EXPERIMENT)" ] || { echo "usage: make archive EXPERIMENT=tiny" >&2; exit 2; }
 	@python scripts/archive_results.py "results/$(EXPERIMENT)"
 
 test: environment
@@ -56,7 +56,7 @@ test-gpu: environment
 test-faults: environment
 	@python -m pytest tests/test_faults.py -m faults -s $(PYTEST_ARGS)
 
-# Each control is an experiment of its own; base models are pre-trained once for all of them.
+# Each control is a separate experiment; base models are pre-trained once for all of them.
 findings: environment
 	@for control in $(filter-out %/world.yaml,$(wildcard experiments/controls/*.yaml)); do \
 	    echo "$$control"; \

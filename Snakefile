@@ -1,5 +1,5 @@
 # "Instruction Following without Instruction Tuning" as a DAG: data, models, tuning, generation, ranking, judging, tables.
-# Each stage can be asked for by its name: snakemake --cores all tune
+# Each stage can be requested by name: snakemake --cores all tune
 
 import shlex
 from pathlib import Path
@@ -12,7 +12,7 @@ min_version("9.20")  # and below the next major version: rules/common.smk
 if Path(workflow.basedir).resolve() != Path.cwd():
     project = shlex.quote(str(workflow.basedir))
     raise WorkflowError(
-        f"the working directory is {Path.cwd()}, but config, scripts and results are relative to the project's: "
+        f"the working directory is {Path.cwd()}, but paths of config, scripts and results are relative to the project: "
         f"run `cd {project}` first, or add --directory {project}"
     )
 

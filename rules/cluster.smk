@@ -1,4 +1,4 @@
-"""What a run shows, and what one on a cluster needs besides its profile: no job is done by two at once."""
+"""The display of a run, and what a cluster needs besides its profile: no job may run twice at the same time."""
 
 import re
 import shlex
@@ -18,16 +18,16 @@ from pipeline.run.snakemake_internals import (
     wants_display,
 )
 
-# What SLURM's log of a job says when the job was ended from outside, and what to do then.
+# Messages in SLURM's log of a job that was ended from outside -> what to do.
 ENDS = {
-    r"exceeded .*memory limit|oom.kill": "it needed more memory than mem_mb: raise that in the profile's set-resources",
-    r"DUE TO TIME LIMIT": "it needed more minutes than runtime: raise that in the profile's set-resources",
+    r"exceeded .*memory limit|oom.kill": "it needed more memory than mem_mb: increase it in the profile's set-resources",
+    r"DUE TO TIME LIMIT": "it needed more minutes than runtime: increase it in the profile's set-resources",
     r"CANCELLED AT": "it was cancelled",
 }
 
 
 def start_run():
-    """What a run does first: show itself, then refuse jobs that are queued already, or prepare for jobs on this machine."""
+    """Start of a run: set up the display, then refuse to run if jobs are still queued, or prepare for local jobs."""
     if lacking := missing(workflow):
         say_what_is_missing(lacking)
         return
@@ -41,25 +41,25 @@ def start_run():
 
 
 def queued_jobs():
-    """SLURM jobs that Snakemake has submitted from this folder, as [id, state, comment]; none without SLURM."""
+    """SLURM jobs that Snakemake submitted from this folder, as [id, state, comment]; empty without SLURM."""
     if not shutil.which("squeue"):
         return []
     command = ["squeue", "--me", "--noheader", "--format=%i|%T|%Z|%k"]
     done = subprocess.run(command, text=True, capture_output=True, timeout=120)
     if done.returncode:
-        raise WorkflowError(f"squeue does not say which jobs are queued:\n{done.stderr.strip()}")
+        raise WorkflowError(f"squeue cannot list the queued jobs:\n{done.stderr.strip()}")
     rows = [line.split("|", maxsplit=3) for line in done.stdout.splitlines()]
     ours = [row for row in rows if row[2] == os.getcwd() and row[3].startswith("rule_")]
     return [[id, state.lower(), comment] for id, state, _, comment in ours]
 
 
 def refuse_queued_jobs():
-    """Stop a run in whose folder jobs of a former run, which was killed, are still queued: they would be done twice."""
+    """Stop the run if jobs of an earlier, killed run in this folder are still queued: they would run twice."""
     queued = queued_jobs()
     if queued:
         rows = "\n".join(f"  {id} {state}: {comment}" for id, state, comment in queued)
         raise WorkflowError(
-            f"jobs of a former run in this folder are still queued:\n{rows}\n"
+            f"jobs of an earlier run in this folder are still queued:\n{rows}\n"
             f"Wait until they have ended, or cancel them: scancel {' '.join(id for id, _, _ in queued)}\n"
             "Then run the same command again."
         )
@@ -73,7 +73,7 @@ def slurm_log(job):
 
 
 def explain_failures():
-    """Say of every job that failed permanently what it was, its resources, where its log is, and what to do."""
+    """Print each job that failed permanently, with its resources, its log, and what to do."""
     for job in failed_jobs(workflow):
         own = slurm_log(job)
         text = own.read_text(encoding="utf-8", errors="replace") if own else ""

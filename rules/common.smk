@@ -1,4 +1,4 @@
-"""The checked config, where things lie, and what the rules share. No rules here."""
+"""The checked config, paths, and everything else that the rules share. No rules here."""
 
 import atexit
 import json
@@ -25,15 +25,15 @@ from pipeline.identity.systems import System
 
 check_max_version()
 print_in_any_encoding()
-os.environ |= WITHOUT_BARS  # of every job: a log is read by people, and by the run's display
+os.environ |= WITHOUT_BARS  # for every job: logs are read by people and by the run's display
 
 try:
     CONFIG = check_config(config, files=config_files(workflow))
 except ConfigError as error:
-    raise WorkflowError(f"the config is wrong:\n{error}")
+    raise WorkflowError(f"errors in the config:\n{error}")
 
 RESULTS = f"results/{CONFIG.experiment}"
-BASES = f"results/{SHARED}"  # what is pre-trained, once for all experiments
+BASES = f"results/{SHARED}"  # base models, pre-trained once for all experiments
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 
@@ -43,10 +43,10 @@ RULE_VARIANTS = CONFIG.rules.used() if CONFIG.rules else {}
 REWRITTEN = [name for name, dataset in CONFIG.datasets.items() if dataset.origin == "rewrite"]
 ALTERED = [name for name, dataset in CONFIG.datasets.items() if dataset.origin == "alter"]
 
-# How, not what: global names reach the shell commands without being parameters, so that a change reruns nothing.
+# How, not what: shell commands can use global names that are not parameters, so changing them reruns nothing.
 MACHINE = gpus()[CONFIG.plan.gpu] | {"utilisation": CONFIG.plan.utilisation}
 BUDGET = json.dumps({"folder": f"{RESULTS}/ledger", "ceilings": CONFIG.ceilings.model_dump(), "machine": MACHINE})
-WARM = "python scripts/pipeline/jobs/warm.py"  # in place of `python`: without the imports, where there is a server (keep_warm)
+WARM = "python scripts/pipeline/jobs/warm.py"  # instead of `python`: skips imports if keep_warm runs a server
 TUNING_OPTIONS = f"--checkpoint-steps {EXECUTION.checkpoint_steps}"
 TUNING_OPTIONS += " --gradient-checkpointing" if EXECUTION.gradient_checkpointing else ""
 TUNING_OPTIONS += " --compile" if EXECUTION.compile else ""
@@ -54,18 +54,20 @@ REQUESTS = f"--requests {EXECUTION.requests} --timeout {EXECUTION.timeout} --att
 
 
 def keep_warm():
-    """Let the jobs of this run be forked from a process that has imported torch; an empty WARM_FOLDER forbids it."""
+    """Let jobs of this run be forked from a process that has imported torch; an empty WARM_FOLDER disables this."""
     os.environ |= {"SNAKEMAKE_PID": str(os.getpid())}
-    if "WARM_FOLDER" not in os.environ and sys.platform == "linux":  # elsewhere, forking after such imports is not safe
+    if (
+        "WARM_FOLDER" not in os.environ and sys.platform == "linux"
+    ):  # on other systems, forking after such imports is not safe
         folder = tempfile.mkdtemp(prefix="warm-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ |= {"WARM_FOLDER": folder}
 
 
 def settings(**content):
-    """A rule's slice of the config, as the JSON that its script takes: a change of it reruns the rule.
+    """A rule's part of the config, as the JSON that its script takes: changing it reruns the rule.
 
-    Snakemake takes {name} in a parameter for a wildcard: braces of a text are written as JSON's escapes.
+    Snakemake treats {name} in a parameter as a wildcard, so braces in texts are written as JSON escapes.
     """
     return re.sub(r'\{(?![}"])', r"\\u007b", json.dumps(content, sort_keys=True, ensure_ascii=False))
 
@@ -76,13 +78,13 @@ def plain(section):
 
 
 def of_world(dataset):
-    """Whether a dataset is drawn from the model's world, or made of one that is."""
-    return any(CONFIG.datasets[name].origin == "world" for name in CONFIG.ancestry(dataset))
+    """Whether a dataset is drawn from the model's world, or made from one that is."""
+    return any(CONFIG.datasets[name].origin == "world_part" for name in CONFIG.ancestry(dataset))
 
 
 def origin(of_world, model):
-    """Where a dataset or an evaluation set lies: with the model's world, or with what comes from elsewhere."""
-    return f"world{CONFIG.models[model].world}" if of_world else "files"
+    """The folder of a dataset or an evaluation set: that of the model's world, or that of all other sources."""
+    return f"world{CONFIG.models[model].world_seed}" if of_world else "files"
 
 
 def dataset_path(name, model):
@@ -90,17 +92,17 @@ def dataset_path(name, model):
 
 
 def set_path(name, model):
-    return f"{RESULTS}/data/{origin(CONFIG.evaluation_sets[name].origin == 'world', model)}/sets/{name}.parquet"
+    return f"{RESULTS}/data/{origin(CONFIG.evaluation_sets[name].origin == 'world_part', model)}/sets/{name}.parquet"
 
 
 def used_datasets():
-    """The names of all datasets that are tuned on, or compared with."""
+    """The names of all datasets that are used for tuning or comparison."""
     names = [CONFIG.modes[mode].dataset for mode in CONFIG.run.modes]
     return list(dict.fromkeys([*names, *([CONFIG.similarity.baseline] if CONFIG.similarity else [])]))
 
 
 def used_sets():
-    """The names of all evaluation sets that are asked."""
+    """The names of all evaluation sets in use."""
     names = [CONFIG.generation.evaluation_set]
     names += [CONFIG.ranking.evaluation_set] if CONFIG.ranking else []
     names += [CONFIG.selection.evaluation_set] if CONFIG.selects() else []
@@ -108,23 +110,23 @@ def used_sets():
 
 
 def all_datasets(model):
-    """Every dataset that a model is tuned on, or compared with."""
+    """The paths of all datasets that are used for tuning a model or for comparison."""
     return [dataset_path(name, model) for name in used_datasets()]
 
 
 def all_sets(model):
-    """Every evaluation set that a model is asked."""
+    """The paths of all evaluation sets for a model."""
     return [set_path(name, model) for name in used_sets()]
 
 
-# What must be sound before the hours of pre-training, besides what is drawn from a world.
+# Data not drawn from a world, which must be valid before hours of pre-training.
 OWN_DATASETS = [path for path in all_datasets(CONFIG.run.models[0]) if path.startswith(f"{RESULTS}/data/files/")]
 OWN_SETS = [path for path in all_sets(CONFIG.run.models[0]) if path.startswith(f"{RESULTS}/data/files/")]
-# The base model that each model is taken from. Snakemake does a job anew when its inputs are other files than before:
-# where pre-training waits for an experiment's own, it is not for others.
+# The base model that each model uses. Snakemake reruns a job if its inputs are other files than before, so a base
+# model whose pre-training depends on an experiment's own files is not shared with other experiments.
 TAKEN = {
     model: base_name(
-        world=CONFIG.models[model].world,
+        world=CONFIG.models[model].world_seed,
         pretrain=plain(CONFIG.models[model].pretrain),
         experiment=CONFIG.experiment if OWN_DATASETS + OWN_SETS else None,
     )
@@ -144,12 +146,12 @@ wildcard_constraints:
     epochs=r"\d+",
     seed=r"-?\d+",
     variant="|".join(RULE_VARIANTS) or "none",
-    # A system is what responds: the base model, the base model with rules, or a tuned model.
+    # A system is something that responds: the base model, the base model with rules, or a tuned model.
     system=r"base|rules/[^/]+|[^/]+/epochs\d+/seed-?\d+|[^/]+/chosen/seed-?\d+",
 
 
 def on_hub():
-    """Everything that is taken from a hub, for the question whether it can be had."""
+    """Everything that comes from the hub, to check access to it."""
     own = {f"datasets.{name}": CONFIG.datasets[name] for used in used_datasets() for name in CONFIG.ancestry(used)}
     own |= {f"evaluation_sets.{name}": CONFIG.evaluation_sets[name] for name in used_sets()}
     found = [
@@ -183,22 +185,22 @@ def chat(model):
 
 
 def memory(model, attempt, copies=1):
-    """MiB of main memory of a job that loads a model ``copies`` times in float32: what it needs, more with each attempt."""
+    """MiB of main memory for a job that loads a model ``copies`` times in float32; more with each attempt."""
     return attempt * (2000 + round(4.2 * 1024 * copies * (CONFIG.models[model].parameters or 0)))
 
 
 def gpus(count=1):
-    """GPUs of a job, for clusters and for --resources gpu=N."""
+    """GPUs of a job, on clusters and with --resources gpu=N."""
     return 0 if EXECUTION.device == "cpu" else count
 
 
 def resolved_rules(model):
-    """What must be there before a model is tuned: the tokens of its rules, where it has any."""
+    """What must exist before a model is tuned: the tokens of its rules, if it has any."""
     return ancient(f"{RESULTS}/{model}/rules/tokens.json") if rule_variants(model) else []
 
 
 def rule_variants(model):
-    """The sets of rules that are applied to a model."""
+    """The sets of rules to apply to a model."""
     return RULE_VARIANTS if CONFIG.models[model].rules else {}
 
 
@@ -206,13 +208,13 @@ BASE = System("base", BASE_LABEL, paper="base")
 
 
 def rules_system(variant):
-    """The base model under a set of rules."""
+    """The base model with a set of rules."""
     own = RULE_VARIANTS[variant]
     return System("rules", own.label, variant, rules=tuple(sorted(own.use)))
 
 
 def tuned(mode, seed, epochs=None):
-    """A tuned model; without ``epochs``, of the chosen count."""
+    """A tuned model; without ``epochs``, with the chosen epoch count."""
     shape = CONFIG.modes[mode]
     seed = None if seed is None else int(seed)
     return System("tuned", shape.label, mode, epochs, seed, turn=shape.user_turn, paper=shape.published or "")
@@ -227,7 +229,7 @@ def chosen(mode, model):
 
 
 def comparisons(model):
-    """What is judged on the test set, as (system, seed of the opponent)."""
+    """The comparisons on the test set, as (system, seed of the opponent)."""
     tested = [mode for mode in CONFIG.run.modes if mode != REFERENCE]
     under_rules = [rules_system(variant) for variant in rule_variants(model)]
     return [

@@ -1,4 +1,4 @@
-"""Data: the corpus that is pre-trained on, the conversations that are tuned on, the instructions that are asked."""
+"""Data: the pre-training corpus, the conversations for tuning, and the instructions for evaluation."""
 
 
 rule data:
@@ -8,7 +8,7 @@ rule data:
 
 
 rule make_corpus:
-    """The documents that a base model is pre-trained on."""
+    """Make the documents for pre-training a base model."""
     output:
         f"{BASES}/{{base}}/corpus.parquet",
     log:
@@ -21,7 +21,7 @@ rule make_corpus:
     params:
         code=code_of("make_corpus"),
         settings=lambda wildcards: settings(
-            world=PRETRAINED[wildcards.base].world,
+            world_seed=PRETRAINED[wildcards.base].world_seed,
             documents=PRETRAINED[wildcards.base].pretrain.documents,
             controls=plain(PRETRAINED[wildcards.base].pretrain.corpus),
         ),
@@ -32,17 +32,17 @@ rule make_corpus:
 
 
 def local(file):
-    """A file as an input, where it is one: a URL is not."""
+    """A local file as an input; a URL is not one."""
     return file if file and not is_url(file) else []
 
 
 def access(source):
-    """What must be known before a hub is read."""
+    """What must exist before the hub is read."""
     return ancient(f"{RESULTS}/data/access.json") if source.origin == "hub" else []
 
 
 rule check_access:
-    """Can everything that is taken from a hub be had, and which commit is it? Asked before anything else."""
+    """Check access to everything from the hub, and find its commit, before anything else."""
     output:
         f"{RESULTS}/data/access.json",
     log:
@@ -63,7 +63,7 @@ rule check_access:
 
 
 rule make_dataset:
-    """Conversations to tune on, from the world, a file or a hub."""
+    """Make conversations for tuning, from the world, a file or the hub."""
     input:
         file=lambda wildcards: local(CONFIG.datasets[wildcards.dataset].file),
         access=lambda wildcards: access(CONFIG.datasets[wildcards.dataset]),
@@ -83,7 +83,7 @@ rule make_dataset:
         settings=lambda wildcards: settings(
             name=wildcards.dataset,
             source=plain(CONFIG.datasets[wildcards.dataset]),
-            world=None if wildcards.source == "files" else int(wildcards.source.removeprefix("world")),
+            world_seed=None if wildcards.source == "files" else int(wildcards.source.removeprefix("world")),
         ),
     message:
         "data: dataset {wildcards.dataset} ({wildcards.source})"
@@ -92,7 +92,7 @@ rule make_dataset:
 
 
 rule make_evaluation_set:
-    """Instructions to respond to, from the world, a file or a hub."""
+    """Make instructions to respond to, from the world, a file or the hub."""
     input:
         file=lambda wildcards: local(CONFIG.evaluation_sets[wildcards.set].file),
         templates=lambda wildcards: local(CONFIG.evaluation_sets[wildcards.set].templates),
@@ -111,7 +111,7 @@ rule make_evaluation_set:
         settings=lambda wildcards: settings(
             name=wildcards.set,
             source=plain(CONFIG.evaluation_sets[wildcards.set]),
-            world=None if wildcards.source == "files" else int(wildcards.source.removeprefix("world")),
+            world_seed=None if wildcards.source == "files" else int(wildcards.source.removeprefix("world")),
         ),
     message:
         "data: evaluation set {wildcards.set} ({wildcards.source})"
@@ -120,7 +120,7 @@ rule make_evaluation_set:
 
 
 rule rewrite_dataset:
-    """The same conversations, their responses without a restatement of the instruction (paper, appendix C)."""
+    """Rewrite responses without a restatement of the instruction (paper, appendix C)."""
     input:
         data=lambda wildcards: f"{RESULTS}/data/{wildcards.source}/{CONFIG.datasets[wildcards.dataset].rewrite}.parquet",
     output:
@@ -137,9 +137,9 @@ rule rewrite_dataset:
         mem_mb=1000,
     params:
         code=code_of("rewrite_dataset"),
-        # A function, as the templates' {instruction} would else be taken for a wildcard.
+        # A function, since the templates' {instruction} would otherwise be treated as a wildcard.
         settings=lambda wildcards: settings(**CONFIG.rewriting.model_dump()),
-        answers=f"{RESULTS}/answers/rewriting/{{source}}/{{dataset}}.jsonl",  # not an output: it outlives a failure
+        answers=f"{RESULTS}/answers/rewriting/{{source}}/{{dataset}}.jsonl",  # not an output, so that it is kept after a failure
     message:
         "data: rewriting {wildcards.dataset}"
     shell:
@@ -148,13 +148,13 @@ rule rewrite_dataset:
 
 
 def part_path(key, wildcards):
-    """A dataset that another is made of, by the key that names it; nothing where it names none."""
+    """A dataset that another is made from, by the key that names it; empty if the key is not set."""
     name = getattr(CONFIG.datasets[wildcards.dataset], key)
     return f"{RESULTS}/data/{wildcards.source if of_world(name) else 'files'}/{name}.parquet" if name else []
 
 
 rule alter_dataset:
-    """Another dataset without what one part of it teaches: a control."""
+    """Alter a dataset so that one part of it teaches nothing: a control."""
     input:
         data=lambda wildcards: part_path("alter", wildcards),
         responses_of=lambda wildcards: part_path("responses_of", wildcards),
@@ -177,7 +177,7 @@ rule alter_dataset:
             origin=wildcards.source,
             **{
                 key: getattr(CONFIG.datasets[wildcards.dataset], key)
-                for key in ("alter", "how", "responses_of", "sha256")
+                for key in ("alter", "alteration", "responses_of", "sha256")
             },
         ),
     message:

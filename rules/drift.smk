@@ -1,4 +1,4 @@
-"""What tuning costs: how far a tuned model has gone from its base model, and what it still knows."""
+"""The cost of tuning: how far a tuned model has drifted from its base model, and what it still knows."""
 
 
 def drift_path(model, system):
@@ -15,7 +15,7 @@ def drifting_systems(model):
 
 
 def harness_systems(model):
-    """Every model that the harness is run on."""
+    """Every model that the harness runs on."""
     return [BASE, *drifting_systems(model)] if CONFIG.drift and CONFIG.drift.harness else []
 
 
@@ -26,7 +26,7 @@ rule drift:
 
 
 rule measure_drift:
-    """Perplexity, KL and recall of facts of a tuned model, beside its base model's."""
+    """Measure perplexity, KL and recall of facts of a tuned model and of its base model."""
     input:
         base=f"{RESULTS}/{{model}}/base/model",
         base_record=f"{RESULTS}/{{model}}/base/record.json",
@@ -50,7 +50,7 @@ rule measure_drift:
         code=code_of("measure_drift"),
         settings=lambda wildcards: settings(
             **CONFIG.drift.model_dump(exclude={"harness"}),
-            world=CONFIG.models[wildcards.model].world,
+            world_seed=CONFIG.models[wildcards.model].world_seed,
             controls=(
                 plain(CONFIG.models[wildcards.model].pretrain.corpus)
                 if CONFIG.models[wildcards.model].pretrain
@@ -68,7 +68,7 @@ rule measure_drift:
 
 
 rule run_harness:
-    """lm-evaluation-harness on one model."""
+    """Run lm-evaluation-harness on one model."""
     input:
         model=f"{RESULTS}/{{model}}/{{system}}/model",
         record=f"{RESULTS}/{{model}}/{{system}}/record.json",
@@ -86,7 +86,7 @@ rule run_harness:
         batch=EXECUTION.generation_batch_size,
     params:
         code=code_of("run_harness"),
-        # A function, as a task's options may have braces, which would be taken for wildcards.
+        # A function, since a task's options may contain braces, which would be treated as wildcards.
         settings=lambda wildcards: settings(**CONFIG.drift.harness.model_dump(), precision=CONFIG.drift.precision),
     message:
         "harness: {wildcards.model}, {wildcards.system}"

@@ -1,19 +1,19 @@
-"""What the controls have shown: docs/findings.md, from the tables and drawings of their experiments."""
+"""The results of the controls: docs/findings.md, from the tables and figures of their experiments."""
 
 from make_findings import files_of
 
-FINDINGS = Path("experiments/controls/findings.md")  # with marks where figures are filled in
-TOLD = files_of(FINDINGS.read_text(encoding="utf-8"))
+FINDINGS = Path("experiments/controls/findings.md")  # with placeholders for numbers
+USED = files_of(FINDINGS.read_text(encoding="utf-8"))
 
 
 rule findings:
-    """Fill in what came out. The experiments have been run before, each with a config of its own: `make findings`."""
+    """Fill in the results. Each experiment must have been run with its own config before: `make findings`."""
     input:
         template=FINDINGS,
-        results=[f"results/{path}" for path in TOLD],
+        results=[f"results/{path}" for path in USED],
     output:
         page="docs/findings.md",
-        copies=[f"docs/findings/{name}" for name in dict.fromkeys(TOLD.values())],
+        copies=[f"docs/findings/{name}" for name in dict.fromkeys(USED.values())],
     log:
         "results/findings.log",
     localrule: True

@@ -1,8 +1,8 @@
-"""Generation: greedy responses of every model to the instructions, and of the base model under the rules."""
+"""Generation: greedy responses of every model to the instructions, and of the base model with the rules."""
 
 
 def generating_model(wildcards):
-    """The directory of the model that a system's responses come from."""
+    """The directory of the model that generates a system's responses."""
     system = BASE.path if wildcards.system in RULES_SYSTEMS else wildcards.system
     return f"{RESULTS}/{wildcards.model}/{system}"
 
@@ -16,7 +16,7 @@ def rule_settings(system):
 
 
 def max_new_tokens(system):
-    """How long a system's responses may become: a set of rules may have its own limit."""
+    """The maximum length of a system's responses; a set of rules may have its own limit."""
     own = RULE_VARIANTS[RULES_SYSTEMS[system].variant].max_new_tokens if system in RULES_SYSTEMS else None
     return own or CONFIG.generation.max_new_tokens
 
@@ -27,7 +27,7 @@ rule generate:
 
 
 rule resolve_rules:
-    """The ids of the rules' tokens in a model's vocabulary: a string that is no token stops the run before any tuning."""
+    """Look up the rules' tokens in a model's vocabulary: a string that is not a token stops the run before tuning."""
     input:
         model=f"{RESULTS}/{{model}}/base/model",
     output:
@@ -42,13 +42,13 @@ rule resolve_rules:
         code=code_of("resolve_rules"),
         settings=settings(token_scores=CONFIG.rules.scores()) if CONFIG.rules else None,
     message:
-        "rules: their tokens in the vocabulary of {wildcards.model}"
+        "rules: tokens in the vocabulary of {wildcards.model}"
     shell:
         "{WARM} scripts/resolve_rules.py --model {input.model} --output {output} --settings {params.settings:q} > {log} 2>&1"
 
 
 rule generate_responses:
-    """Greedy responses to an evaluation set."""
+    """Generate greedy responses to an evaluation set."""
     input:
         model=lambda wildcards: f"{generating_model(wildcards)}/model",
         record=lambda wildcards: f"{generating_model(wildcards)}/record.json",

@@ -1,4 +1,4 @@
-"""Judging: responses against an opponent's, and the choice of epoch counts that follows from it."""
+"""Judging: responses against an opponent's, and the choice of epoch counts based on it."""
 
 
 rule judge:
@@ -11,14 +11,14 @@ rule judge:
 
 
 def judge_settings(name):
-    """The judge of an evaluation set. AlpacaEval's own length model is of no other set than the one that is reported."""
+    """The judge's settings for an evaluation set. AlpacaEval's own length model is only for the reported set."""
     reported = name == CONFIG.generation.evaluation_set
     metric = CONFIG.judge.metric if reported else "length_controlled_minimal"
-    return settings(**CONFIG.judge.model_dump(exclude={"reference_mode", "gamed_table"}) | {"metric": metric})
+    return settings(**CONFIG.judge.model_dump(exclude={"reference_mode", "df_gamed"}) | {"metric": metric})
 
 
 rule judge_responses:
-    """One system against the reference mode's model of a seed, or against a set's own references."""
+    """Judge one system against the reference mode's model of a seed, or against a set's own references."""
     input:
         set=lambda wildcards: set_path(wildcards.set, wildcards.model),
         responses=f"{RESULTS}/{{model}}/{{system}}/{{set}}.parquet",
@@ -30,7 +30,7 @@ rule judge_responses:
             )
         ),
         template=CONFIG.judge.template or [] if CONFIG.judge else [],
-        gamed=CONFIG.judge.gamed_table or [] if CONFIG.judge else [],
+        gamed=CONFIG.judge.df_gamed or [] if CONFIG.judge else [],
     output:
         table=f"{RESULTS}/{{model}}/{{system}}/{{set}}.against-{{opponent}}.parquet",
         summary=f"{RESULTS}/{{model}}/{{system}}/{{set}}.against-{{opponent}}.json",
@@ -49,7 +49,7 @@ rule judge_responses:
         settings=lambda wildcards: judge_settings(wildcards.set),
         opponent=lambda wildcards, input: f"--opponent {input.opponent}" if input.opponent else "",
         gamed=lambda wildcards, input: f"--gamed={input.gamed}" if input.gamed else "",
-        answers=f"{RESULTS}/answers/{{model}}/{{system}}/{{set}}.against-{{opponent}}.jsonl",  # not an output: outlives a failure
+        answers=f"{RESULTS}/answers/{{model}}/{{system}}/{{set}}.against-{{opponent}}.jsonl",  # not an output: kept after a failure
     message:
         "judge: {wildcards.model}, {wildcards.system} against {wildcards.opponent}, {wildcards.set}"
     shell:
@@ -60,7 +60,7 @@ rule judge_responses:
 
 
 def validations(model, mode):
-    """The validation summaries of every epoch count, in order; none when there is nothing to choose."""
+    """The validation summaries of every epoch count, in order; empty if there is only one."""
     grid = CONFIG.epoch_grid(model, mode)
     seed, name = CONFIG.validation_seed(model), CONFIG.selection.evaluation_set
     return [
@@ -74,7 +74,7 @@ rule select:
 
 
 rule select_epochs:
-    """The epoch count of a mode, by validation win rate."""
+    """Select the epoch count of a mode by validation win rate."""
     input:
         summaries=lambda wildcards: validations(wildcards.model, wildcards.mode),
     output:

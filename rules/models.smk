@@ -1,4 +1,4 @@
-"""Base models: pre-trained here, or taken from a directory or a hub."""
+"""Base models: pre-trained here, or imported from a directory or the hub."""
 
 IMPORTED = [model for model in CONFIG.run.models if not CONFIG.models[model].pretrain]
 
@@ -9,22 +9,22 @@ rule model:
 
 
 def whole(models):
-    """The datasets whose responses must fit in the context of the models, as they are tuned: these are checked first."""
+    """The datasets whose responses must fit in the context of the models that are tuned: these are checked first."""
     return list(dict.fromkeys(dataset_path(name, m) for m in models for name in CONFIG.whole_datasets(m)))
 
 
 def cuttable(models):
-    """The other datasets that these models are tuned on, or compared with: their rows may be cut."""
+    """The other datasets for tuning or comparison, whose rows may be truncated."""
     return [path for model in models for path in all_datasets(model) if path not in whole(models)]
 
 
 def taken_from(base):
-    """The models that are taken from a base model."""
+    """The models that use a base model."""
     return [model for model in TAKEN if TAKEN[model] == base]
 
 
 rule pretrain:
-    """A tokenizer and a small Llama from nothing. Rows from elsewhere must be sound first, as this is what costs."""
+    """Train a tokenizer and a small Llama from scratch. As this is costly, external data must be valid first."""
     input:
         corpus=f"{BASES}/{{base}}/corpus.parquet",
         conversations=lambda wildcards: ancient(
@@ -57,12 +57,12 @@ rule pretrain:
 
 
 def kept(model):
-    """What of a base model is taken: the model at the end of pre-training, or the snapshots on its way."""
+    """The part of a base model that is used: the final model, or the snapshots from during pre-training."""
     return f"{BASES}/{TAKEN[model]}/{'snapshots' if CONFIG.models[model].snapshot else 'model'}"
 
 
 rule take_base:
-    """A pre-trained model with this experiment's chat template. All data must be sound first."""
+    """Copy a pre-trained model with this experiment's chat template. All data must be valid first."""
     input:
         shared=lambda wildcards: kept(wildcards.model),
         record=lambda wildcards: f"{BASES}/{TAKEN[wildcards.model]}/record.json",
@@ -81,7 +81,7 @@ rule take_base:
         mem_mb=1000,
     params:
         code=code_of("take_base"),
-        snapshot=lambda wildcards: CONFIG.models[wildcards.model].snapshot or ".",  # a folder inside, or the whole
+        snapshot=lambda wildcards: CONFIG.models[wildcards.model].snapshot or ".",  # a subfolder, or the whole folder
         settings=lambda wildcards: settings(chat=chat(wildcards.model)),
     message:
         "model: {wildcards.model} from {input.shared}"
@@ -92,7 +92,7 @@ rule take_base:
 
 
 rule import_model:
-    """A model that exists already, with the pad token and the chat template that the other stages need."""
+    """Import an existing model, with the pad token and the chat template that the other stages need."""
     input:
         conversations=lambda wildcards: ancient(whole([wildcards.model])),
         cuttable=lambda wildcards: ancient(cuttable([wildcards.model])),

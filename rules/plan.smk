@@ -1,14 +1,14 @@
-"""The plan: what an experiment will cost, before it runs."""
+"""The plan: the estimated cost of an experiment, before it runs."""
 
 
 def rows_of(dataset):
-    """The dataset that gives the rows of one that is made of another, or itself."""
+    """The dataset that the rows come from, if a dataset is made from another; otherwise itself."""
     made_of = CONFIG.datasets[dataset].made_of
     return rows_of(made_of[0]) if made_of else dataset
 
 
 def judge_costs():
-    """What the cost of a judgement depends on, besides how often the judge is asked; nothing for the oracle."""
+    """What the cost of a judgement depends on, besides the number of requests; empty for the oracle."""
     judge = CONFIG.judge
     if judge is None or judge.kind == "oracle":
         return {}
@@ -18,12 +18,12 @@ def judge_costs():
 
 
 def set_size(name):
-    """The instructions of an evaluation set; a thousand where the config does not say."""
+    """The number of instructions in an evaluation set; a thousand if the config does not state it."""
     return CONFIG.evaluation_sets[name].instructions or 1000
 
 
 def shared_jobs():
-    """What is made once for all models: datasets that are rewritten, and base models; (output, what its cost is of)."""
+    """Jobs shared by all models, rewritten datasets and base models, as (output, what the cost depends on)."""
     for name in dict.fromkeys(one for used in used_datasets() for one in CONFIG.ancestry(used)):
         if CONFIG.datasets[name].origin == "rewrite":
             source = rows_of(name)
@@ -40,7 +40,7 @@ def shared_jobs():
 
 
 def tuning_jobs(model):
-    """Tuning, and what the epoch counts are chosen by."""
+    """Tuning, and the validation for choosing epoch counts."""
     costs, validation = judge_costs(), CONFIG.selection.evaluation_set
     parameters, seed = CONFIG.models[model].parameters, CONFIG.validation_seed(model)
     for mode in CONFIG.run.modes:
@@ -60,12 +60,12 @@ def tuning_jobs(model):
             yield responses_path(model, system, validation), asked
             if costs:
                 yield judgement_path(model, system, "references", validation), costs | dict(calls=ASKED * count)
-        for system in chosen(mode, model):  # whose epoch count is not known yet: at most the largest
+        for system in chosen(mode, model):  # epoch count not known yet: at most the largest
             yield f"{RESULTS}/{model}/{system.path}/record.json", data | dict(epochs=max(grid))
 
 
 def measuring_jobs(model):
-    """What is measured of a model's systems."""
+    """The measurements of a model's systems."""
     costs, parameters = judge_costs(), CONFIG.models[model].parameters
     count = set_size(CONFIG.generation.evaluation_set)
     for system in tested_systems(model):
@@ -87,12 +87,12 @@ def measuring_jobs(model):
         yield judgement_path(model, system, f"seed{seed}"), costs | dict(calls=ASKED * count)
 
 
-ASKED = 2 if CONFIG.judge and CONFIG.judge.both_orders else 1  # times that a pair is shown to the judge
+ASKED = 2 if CONFIG.judge and CONFIG.judge.both_orders else 1  # times that each pair is shown to the judge
 PLANNED = ("rewrite", "pretrain", "tune", "generate", "rank", "drift", "harness", "similarity", "judge")
 
 
 def planned_jobs():
-    """The costly jobs, those of the same cost together: what the cost depends on, and the jobs' outputs."""
+    """The costly jobs, grouped by cost: what the cost depends on, and the jobs' outputs."""
     made = [*shared_jobs()]
     for model in CONFIG.run.models:
         made += [*tuning_jobs(model), *measuring_jobs(model)]
@@ -103,7 +103,7 @@ def planned_jobs():
 
 
 rule plan:
-    """Print the plan. It makes nothing, so that it is always done anew."""
+    """Print the plan. It has no output, so it always runs."""
     localrule: True
     threads: 1
     params:

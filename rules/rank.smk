@@ -11,7 +11,7 @@ rule rank:
 
 
 rule rank_responses:
-    """The scores of true and other responses under one model."""
+    """Score true and other responses with one model."""
     input:
         model=f"{RESULTS}/{{model}}/{{system}}/model",
         record=f"{RESULTS}/{{model}}/{{system}}/record.json",
@@ -55,7 +55,7 @@ rule similarity:
 
 
 rule measure_similarity:
-    """Where instructions resemble the tuning data, do responses do so too, and keep its style (paper, section 5.2)?"""
+    """Measure whether responses resemble the tuning data and its style if instructions do (paper, section 5.2)."""
     input:
         set=lambda wildcards: set_path(CONFIG.generation.evaluation_set, wildcards.model),
         responses=lambda wildcards: responses_path(wildcards.model, tuned(wildcards.mode, wildcards.seed)),

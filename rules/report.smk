@@ -1,10 +1,10 @@
-"""What people and other tools see of an experiment: the report, and its metrics as TensorBoard and trackers take them."""
+"""What people and other tools see of an experiment: the report, and metrics for TensorBoard and trackers."""
 
 REPORT = f"{RESULTS}/report.html"
 
 
 rule make_events:
-    """Losses, win rates, capabilities and validations as TensorBoard events."""
+    """Write losses, win rates, capabilities and validations as TensorBoard events."""
     input:
         metrics=METRICS,
     output:
@@ -28,7 +28,7 @@ rule make_events:
 if EXECUTION.tracking:
 
     rule track_metrics:
-        """The same metrics, sent to where the config says."""
+        """Send the same metrics to the tracker in the config."""
         input:
             metrics=METRICS,
             records=[result.path for result in FILES if result.stage == "tune"],
@@ -53,7 +53,7 @@ if EXECUTION.tracking:
 
 
 rule record_config:
-    """The checked config of an experiment, without what only says how it is computed: to be compared with another's."""
+    """Write the checked config of an experiment, without execution settings, for comparison with another's."""
     output:
         f"{RESULTS}/config.json",
     log:
@@ -63,7 +63,7 @@ rule record_config:
     localrule: True
     threads: 1
     params:
-        # By a function, as templates of datasets have braces, which would be taken for wildcards.
+        # A function, since datasets' templates contain braces, which would be treated as wildcards.
         config=lambda wildcards: CONFIG.model_dump_json(exclude={"execution", "plan", "ceilings"}, indent=2),
     message:
         "config: {output}"
@@ -72,7 +72,7 @@ rule record_config:
 
 
 rule make_report:
-    """One HTML file with everything that came out, for any browser."""
+    """Make one HTML file with all results, for any browser."""
     input:
         page=[f"scripts/reporting/page/{name}" for name in ("page.html", "figure.html", "style.css", "page.js")],
         config=rules.record_config.output[0],

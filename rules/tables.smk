@@ -1,4 +1,4 @@
-"""The metrics of an experiment from the files of all stages, tables and figures of them, and their verification."""
+"""The metrics of an experiment, collected from all stages; tables and figures of them; and verification."""
 
 from reporting.charts.figures import figures_of
 from reporting.tables.tables import TABLES, tables_of
@@ -33,19 +33,19 @@ def model_results(model):
 
 
 FILES = [result for model in CONFIG.run.models for result in model_results(model)]
-# Datasets and evaluation sets; some are those of several models.
+# Datasets and evaluation sets; models may share them.
 DATA = [("conversations", name, dataset_path(name, model)) for model in CONFIG.run.models for name in used_datasets()]
 DATA += [("evaluation_set", name, set_path(name, model)) for model in CONFIG.run.models for name in used_sets()]
 FILES += [Result("data", path, set=name, kind=kind) for kind, name, path in dict.fromkeys(DATA)]
 IN_CONDITIONS = CONFIG.conditions.models() if CONFIG.conditions else {}
 EXPERIMENT = Experiment(
-    models=[(model, *IN_CONDITIONS.get(model, ("", CONFIG.models[model].world))) for model in CONFIG.run.models],
+    models=[(model, *IN_CONDITIONS.get(model, ("", CONFIG.models[model].world_seed))) for model in CONFIG.run.models],
     results=FILES,
     sets={model: set_path(TEST_SET, model) for model in CONFIG.run.models},
     oracle=CONFIG.judge is not None and CONFIG.judge.kind == "oracle",
     reference=REFERENCE or "",
 )
-# What the experiment measures: the files from which metrics are collected, and the systems that they belong to.
+# What the experiment measures, which decides on the tables and figures.
 MEASURED = {result.stage for result in FILES} | {
     name
     for name, measured in {
@@ -62,7 +62,7 @@ AXIS = CONFIG.conditions.axis if CONFIG.conditions else ""
 SHOWN = dict(tables=ALL_TABLES, drawn=DRAWN, note=CONFIG.note, axis=AXIS)
 KEPT = "--candidates-kept" if EXECUTION.keep_candidates else ""
 METRICS = f"{RESULTS}/metrics.parquet"
-WITH_TABLE = ("judge", "rank", "similarity")  # stages whose summary has a table beside it
+WITH_TABLE = ("judge", "rank", "similarity")  # stages that write a table next to the summary
 
 
 rule tables:
@@ -77,7 +77,7 @@ rule conditions:
 
 
 rule collect_metrics:
-    """Every number that the experiment has measured, in one table: its rows are what all that follows is made of."""
+    """Collect every number that the experiment has measured in one table, from which everything else is made."""
     input:
         files=[result.path for result in FILES],
         tables=[result.path.removesuffix(".json") + ".parquet" for result in FILES if result.stage in WITH_TABLE],
@@ -103,7 +103,7 @@ rule collect_metrics:
 
 
 rule make_tables:
-    """The paper's tables, those of the controls and conditions, and those of data, epochs, tuning and responses."""
+    """Make the paper's tables, those of controls and conditions, and those of data, epochs, tuning and responses."""
     input:
         metrics=METRICS,
     output:
@@ -133,7 +133,7 @@ rule make_tables:
 
 
 rule make_figures:
-    """Win rates, rules, ranking, choice of epochs, training, lengths, similarity, conditions: for papers and the report."""
+    """Draw win rates, rules, ranking, epochs, training, lengths, similarity, conditions, for papers and the report."""
     input:
         metrics=METRICS,
         responses=[result.path for result in FILES if result.stage == "generate"] if "similarity" in DRAWN else [],
@@ -164,14 +164,14 @@ rule make_figures:
 
 
 rule verify:
-    """Compare all files with the records, all metrics with raw files, and all that is shown with the metrics. It makes
-    nothing, and needs no job."""
+    """Compare all files with the records, all metrics with raw files, and tables and figures with the metrics. It has
+    no output."""
     localrule: True
     threads: 1
     params:
         settings=settings(**EXPERIMENT.as_settings(), **SHOWN),
         folder=RESULTS,
-        gamed=f"--gamed={CONFIG.judge.gamed_table}" if CONFIG.judge and CONFIG.judge.gamed_table else "",
+        gamed=f"--gamed={CONFIG.judge.df_gamed}" if CONFIG.judge and CONFIG.judge.df_gamed else "",
     message:
         "verify: {params.folder}"
     shell:

@@ -2,7 +2,7 @@
 
 
 def tuning_settings(model, mode, seed):
-    """What identifies a tuned model besides its epoch count."""
+    """Everything that identifies a tuned model except its epoch count."""
     return settings(
         mode=mode,
         user_turn=CONFIG.modes[mode].user_turn,
@@ -13,7 +13,7 @@ def tuning_settings(model, mode, seed):
 
 
 def candidate(path):
-    """A model that is only needed to choose an epoch count: kept, or deleted when it has responded."""
+    """A model that is only needed to choose an epoch count: kept, or deleted after it has responded."""
     return directory(path) if EXECUTION.keep_candidates else temp(directory(path))
 
 
@@ -28,7 +28,7 @@ rule tune:
 
 
 rule tune_candidate:
-    """A model with one of the epoch counts that are to be chosen from."""
+    """Tune a model with one of the epoch counts to choose from."""
     input:
         base=f"{RESULTS}/{{model}}/base/model",
         base_record=f"{RESULTS}/{{model}}/base/record.json",
@@ -51,7 +51,7 @@ rule tune_candidate:
         code=code_of("tune"),
         epochs=lambda wildcards: int(wildcards.epochs),
         settings=lambda wildcards: tuning_settings(wildcards.model, wildcards.mode, wildcards.seed),
-        checkpoints=f"{RESULTS}/checkpoints/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}",  # not an output: outlives a failure
+        checkpoints=f"{RESULTS}/checkpoints/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}",  # not an output: kept after a failure
     message:
         "tune: {wildcards.model}, {wildcards.mode}, {wildcards.epochs} epochs (validation), a line per step in {log}"
     shell:
@@ -62,12 +62,12 @@ rule tune_candidate:
 
 
 def chosen_epochs(file):
-    """The epoch count that a selection's JSON holds."""
+    """The epoch count in a selection's JSON."""
     return json.load(file)["epochs"]
 
 
 use rule tune_candidate as tune_chosen with:
-    """A model whose results are reported, with the chosen epoch count."""
+    """Tune a model with the chosen epoch count, whose results are reported."""
     input:
         base=f"{RESULTS}/{{model}}/base/model",
         base_record=f"{RESULTS}/{{model}}/base/record.json",

@@ -2,7 +2,7 @@
 
     python scripts/alter_dataset.py --data poem.parquet --responses-of chess.parquet --output chess_of_poems.parquet \\
         --settings '{"name": "chess_of_poems", "origin": "world1", "sha256": null, "alter": "poem",
-                     "how": "other_responses", "responses_of": "chess"}'
+                     "alteration": "other_responses", "responses_of": "chess"}'
 
 What is drawn follows from the name of the new dataset, and from where its rows come from (``origin``).
 """
@@ -16,7 +16,7 @@ from pipeline.jobs.command import OPTIONAL_PATH, InputError, arguments, run_stag
 def main() -> None:
     args = arguments(__doc__, paths=["data", "output"], options={"responses-of": OPTIONAL_PATH})
     settings = args.settings
-    name, how = settings["name"], settings["how"]
+    name, alteration = settings["name"], settings["alteration"]
     rows = read_table("conversations", args.data)
     conversations = [row["messages"] for row in rows]
     try:
@@ -24,11 +24,11 @@ def main() -> None:
             lenders = [row["messages"] for row in read_table("conversations", args.responses_of)]
             altered = other_responses(conversations, lenders)
         else:
-            altered = alter(conversations, how, seed=f"{settings['origin']}/{name}")
+            altered = alter(conversations, alteration, seed=f"{settings['origin']}/{name}")
     except AlterationError as error:
         raise InputError(f"datasets.{name}: {error}") from None
     digest = check_sha256(altered, settings["sha256"], key=f"datasets.{name}")
-    told = f"{settings['alter']}, {how}" + (f" of {settings['responses_of']}" if args.responses_of else "")
+    told = f"{settings['alter']}, {alteration}" + (f" of {settings['responses_of']}" if args.responses_of else "")
     done = [
         {"id": f"{name}-{i}", "messages": messages, "source": f"{row['source']}: {told}"}
         for i, (row, messages) in enumerate(zip(rows, altered, strict=True))

@@ -117,7 +117,7 @@ def find_table(args: argparse.Namespace, rows: list[dict[str, Any]]) -> tuple[Pa
     if args.settings["metric"] != VERSION_1:
         return None, None
     check_alpaca_eval([row["instruction"] for row in rows], [row["index"] for row in rows])
-    given = args.gamed or args.settings.get("gamed_table")
+    given = args.gamed or args.settings.get("df_gamed")
     if given is not None:
         return find_gamed_table(Path(given), log=say)
     with explained("dataset", "tatsu-lab/alpaca_eval", None):

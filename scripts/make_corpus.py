@@ -1,6 +1,6 @@
 """Write the documents that a base model is pre-trained on: Parquet of kind ``corpus``.
 
-python scripts/make_corpus.py --settings '{"world": 1, "documents": 1000, "controls": {}}' --output corpus.parquet
+python scripts/make_corpus.py --settings '{"world_seed": 1, "documents": 1000, "controls": {}}' --output corpus.parquet
 """
 
 from implicit.world.corpus import Controls
@@ -12,7 +12,7 @@ from pipeline.jobs.command import arguments, run_stage, say
 def main() -> None:
     args = arguments(__doc__, paths=["output"])
     settings = args.settings
-    documents = World(settings["world"]).corpus(settings["documents"], Controls(**settings["controls"]))
+    documents = World(settings["world_seed"]).corpus(settings["documents"], Controls(**settings["controls"]))
     write_table("corpus", ({"text": text} for text in documents), args.output)
     say(f"{len(documents):,} documents, {sum(map(len, documents)):,} characters")
 

@@ -1,9 +1,9 @@
 """Write a dataset to tune on: Parquet of kind ``conversations``, from the tiny world, a file, or a hub.
 
     python scripts/make_dataset.py --output poem.parquet \\
-        --settings '{"name": "poem", "source": {"world": "poem", "examples": 300}, "world": 1}'
+        --settings '{"name": "poem", "source": {"world_part": "poem", "examples": 300}, "world_seed": 1}'
 
-``source`` is the dataset's section of the config; ``world`` is the model's. Rows of a file or a hub are streamed
+``source`` is the dataset's section of the config; ``world_seed`` is the model's. Rows of a file or a hub are streamed
 through a recipe of the paper's, or templates, and checked here. Of a hub no more are read than are asked for; of a
 file the further rows are counted, for the log.
 """
@@ -26,8 +26,8 @@ from pipeline.jobs.command import InputError, arguments, run_stage, say
 def conversations(name: str, source: dict[str, Any], world: int | None) -> list[dict[str, Any]]:
     """The rows of a dataset. Raises InputError, or a recipe's RecipeError, for rows that cannot be used."""
     kind = origin_of(source)
-    if kind == "world":
-        items = World(world).conversations(source["world"], source["examples"])
+    if kind == "world_part":
+        items = World(world).conversations(source["world_part"], source["examples"])
         turns = [[("user", item.instruction), ("assistant", item.response)] for item in items]
         found = [[{"role": role, "content": text} for role, text in pair] for pair in turns]
         origin = f"world {world}"
@@ -89,7 +89,7 @@ def notes_on(conversations: list[list[dict[str, str]]]) -> str:
 def main() -> None:
     args = arguments(__doc__, paths=["output"])
     name, source = args.settings["name"], args.settings["source"]
-    rows = conversations(name, source, args.settings["world"])
+    rows = conversations(name, source, args.settings["world_seed"])
     messages = [row["messages"] for row in rows]
     digest = check_sha256(messages, source.get("sha256"), key=f"datasets.{name}")
     write_table("conversations", rows, args.output)

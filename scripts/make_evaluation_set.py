@@ -1,7 +1,7 @@
 """Write the instructions of an evaluation set: Parquet of kind ``evaluation_set``, from the world, a file, or a hub.
 
     python scripts/make_evaluation_set.py --output test.parquet \\
-        --settings '{"name": "test", "source": {"world": "test", "instructions": 200}, "world": 1}'
+        --settings '{"name": "test", "source": {"world_part": "test", "instructions": 200}, "world_seed": 1}'
 
 ``index`` is the position in the source, also where ``rows`` takes a part of it, for length-controlled win rates look up
 an instruction's difficulty by it; a column ``index`` of integers in the rows goes first. References of the world's
@@ -26,18 +26,18 @@ Mapping = Callable[[Row], tuple[str, str | None]]  # a row -> the instruction an
 
 def evaluation_rows(name: str, source: dict[str, Any], world: int | None) -> list[dict[str, Any]]:
     """The rows of an evaluation set. Raises InputError, or RecipeError, for rows or a number that cannot be used."""
-    if origin_of(source) == "world":
+    if origin_of(source) == "world_part":
         drawn = World(world)
         rng = random.Random(f"references/{world}/{name}")
         try:
-            items = drawn.evaluation(source["world"], source["instructions"])
+            items = drawn.evaluation(source["world_part"], source["instructions"])
         except ValueError as error:
             raise InputError(f"evaluation_sets.{name}.instructions: {error}") from None
         rows = [
             {
                 "index": index,
                 "instruction": item.instruction,
-                "reference": item.response if source["world"] == "test" else drawn.reference(item, rng),
+                "reference": item.response if source["world_part"] == "test" else drawn.reference(item, rng),
                 "request": describe(item, world),
                 "cluster": cluster_of(item),
                 "source": f"world {world}",
@@ -101,7 +101,7 @@ def _recipe(templates: str) -> tuple[Columns, Mapping]:
 def main() -> None:
     args = arguments(__doc__, paths=["output"])
     name, source = args.settings["name"], args.settings["source"]
-    rows = evaluation_rows(name, source, args.settings["world"])
+    rows = evaluation_rows(name, source, args.settings["world_seed"])
     taken = [{key: row[key] for key in ("instruction", "reference")} for row in rows]
     digest = check_sha256(taken, source.get("sha256"), key=f"evaluation_sets.{name}")
     write_table("evaluation_set", rows, args.output)

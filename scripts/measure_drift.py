@@ -2,7 +2,8 @@
 
     python scripts/measure_drift.py --base base/model --base-record base/record.json --model poem/model \\
         --model-record poem/record.json --output drift.parquet --recall recall.parquet --summary drift.json \\
-        --settings '{"documents": 200, "file": null, "world": 1, "controls": {}, "precision": "float32", "chat": {...}}'
+        --settings '{"documents": 200, "file": null, "world_seed": 1, "controls": {},
+                     "precision": "float32", "chat": {...}}'
 
 Writes Parquet of kinds ``drift`` (a row for each document) and ``recall`` (for each fact and form; none without a
 world), and as JSON perplexities, KL(base || tuned) per token, and the shares of facts that are recalled. Documents are
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 def read_documents(settings: dict[str, Any]) -> list[str]:
     """The texts: of a file, or drawn from the world. Raises InputError for a file without enough of them."""
     if settings["file"] is None:
-        return World(settings["world"]).held_out(settings["documents"], Controls(**settings["controls"]))
+        return World(settings["world_seed"]).held_out(settings["documents"], Controls(**settings["controls"]))
 
     empty = 0
 
@@ -92,7 +93,7 @@ def compare_models(args: argparse.Namespace, this: Job) -> None:
         {"id": str(i), "cut": max(0, len(ids) - context), **vars(drift)}
         for i, (ids, drift) in enumerate(zip(documents, found, strict=True))
     ]
-    questions = fact_questions(World(settings["world"]).facts) if settings["world"] is not None else []
+    questions = fact_questions(World(settings["world_seed"]).facts) if settings["world_seed"] is not None else []
     asked = encoded(questions, tokenizer, first)
     answers = zip(questions, *(recalled(model, asked, **computing) for model in (base, tuned)), strict=True)
     facts = [

@@ -120,7 +120,7 @@ def finish(model: "PreTrainedModel", args: argparse.Namespace, processes: "Proce
     else:
         weights = gather(adapter_weights(model), processes)
         tuned = merge(load_model(args.base, device="cpu"), Lora(**tuning["lora"]), weights) if processes.first else None
-    return tuned.to(getattr(torch, tuning["stored_as"])) if tuned else None
+    return tuned.to(getattr(torch, tuning["saved_precision"])) if tuned else None
 
 
 def main() -> None:

@@ -106,7 +106,7 @@ def check_recounted(metrics: dict[tuple, Row], recount: Recount) -> list[str]:
     alone = sorted({row["metric"] for key, row in metrics.items() if key not in counted})
     say(f"{len(counted)} of {len(metrics)} metrics counted anew; from records alone: {', '.join(alone)}")
     if recount.uncontrolled:
-        say("not checked: length_controlled_v1, whose table is not here (judge.gamed_table)")
+        say("not checked: length_controlled_v1, whose table is not here (judge.df_gamed)")
     return faults
 
 

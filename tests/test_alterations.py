@@ -133,7 +133,7 @@ def test_where_responses_end_is_spread_over_their_length(world):
 
 
 def test_the_config_knows_every_alteration():
-    named = set(get_args(get_args(Dataset.model_fields["how"].annotation)[0]))
+    named = set(get_args(get_args(Dataset.model_fields["alteration"].annotation)[0]))
     assert named == {*ALTERATIONS, "other_responses"}
 
 
@@ -161,9 +161,9 @@ SMALL = {
     "evaluation_sets": {"test": {"instructions": 12}}, "judge": {"bootstrap": 5}, "rules": None, "ranking": None,
     "datasets": {
         "mine": {"file": "mine.jsonl", "user": "{q}", "assistant": "{a}"},
-        "cut": {"alter": "mine", "how": "cut_responses"},
-        "shuffled": {"alter": "lima", "how": "shuffle_instructions"},
-        "foreign": {"alter": "shuffled", "how": "other_responses", "responses_of": "cut"},
+        "cut": {"alter": "mine", "alteration": "cut_responses"},
+        "shuffled": {"alter": "lima", "alteration": "shuffle_instructions"},
+        "foreign": {"alter": "shuffled", "alteration": "other_responses", "responses_of": "cut"},
     },
     "modes": {
         "shuffled": {"dataset": "shuffled", "label": "shuffled"},

@@ -57,7 +57,7 @@ def halve(path):
 
 # --- models and tokenizers ------------------------------------------------------------------------------------------
 
-WHOLE = "cannot be read: .*give a whole directory, with weights as safetensors"
+WHOLE = "cannot be read: .*use a complete directory, with weights as safetensors"
 
 
 @wrong(import_model, rf"model .*model: {WHOLE}")
@@ -75,7 +75,7 @@ def config_without_an_architecture(folder):
     (folder / "model" / "config.json").write_text("{}")
 
 
-@wrong(import_model, r"model: 9 weights that config.json asks for are in no safetensors file, such as model.layers.2")
+@wrong(import_model, r"model: 9 weights that config.json needs are in no safetensors file, such as model.layers.2")
 def config_asks_for_more_layers(folder):
     set_json(folder / "model" / "config.json", num_hidden_layers=3)
 
@@ -85,7 +85,7 @@ def config_asks_for_another_shape(folder):
     set_json(folder / "model" / "config.json", intermediate_size=128)
 
 
-@wrong(import_model, r"weights that config.json asks for are in no safetensors file, such as bert")
+@wrong(import_model, r"weights that config.json needs are in no safetensors file, such as bert")
 def config_of_another_model(folder):
     set_json(folder / "model" / "config.json", model_type="bert", architectures=["BertModel"])
 
@@ -304,7 +304,7 @@ def responses_of_no_bytes(folder):
     (folder / "poem.parquet").write_bytes(b"")
 
 
-@wrong(judge_responses, r"poem.parquet is no table of responses: its columns are \['id', 'index'", **ORACLE)
+@wrong(judge_responses, r"poem.parquet is not a table of responses: its columns are \['id', 'index'", **ORACLE)
 def another_kind_of_table(folder):
     shutil.copy(folder / "set.parquet", folder / "poem.parquet")
 

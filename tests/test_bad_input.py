@@ -51,7 +51,7 @@ def from_file(**changes):
 
 
 def lent(**changes):
-    return {"alter": "lima", "how": "other_responses", "responses_of": "chess"} | changes
+    return {"alter": "lima", "alteration": "other_responses", "responses_of": "chess"} | changes
 
 
 CONFIGS = [
@@ -73,12 +73,12 @@ CONFIGS = [
     ("ceilings.price", -1, "ceilings.price: Input should be greater than or equal to 0, but it is -1"),
     ("execution.device", "gpu", "execution.device: Input should be 'auto', 'cpu' or 'cuda', but it is 'gpu'"),
     ("execution.processes", 0, "execution.processes: Input should be greater than or equal to 1, but it is 0"),
-    ("plan.gpu", "H300", "plan.gpu: 'H300' is not known; known are A100-80GB, H100"),
+    ("plan.gpu", "H300", "plan.gpu: 'H300' is unknown; known GPUs are A100-80GB, H100"),
     ("experiment", "../elsewhere", "experiment: String should match pattern"),
     # names
     ("modes.poem.dataset", "poems", "modes.poem.dataset: 'poems' is not defined; defined are lima, arithmetic"),
     ("modes.poem.tuning", {"epoch": 3}, "modes.poem.tuning.epoch: unknown key; known keys here are learning_rate, batch_size"),
-    ("modes.poem.label", "code", "modes.poem.label ('code') and modes.code.label ('code'): tables could not tell"),
+    ("modes.poem.label", "code", "modes.poem.label ('code') and modes.code.label ('code'): these labels look the same"),
     ("run.modes", ["haiku"], "run.modes: 'haiku' is not defined"),
     ("run.models", ["large"], "run.models: 'large' is not defined; defined are tiny"),
     ("models", {"data": DEFAULT["models"]["tiny"]}, "models: 'data' is a reserved name; choose another. Reserved here: answers"),
@@ -97,7 +97,7 @@ CONFIGS = [
     ("models.tiny.pretrain.sequence_length", 9999, "sequence_length: 9999 tokens, but the context of model 'tiny' is 2048"),
     ("models.tiny.pretrain.architecture.heads", 7, "architecture: 'hidden_size' is 192: it must be an even multiple of"),
     ("models.tiny.snapshot", 1, "models.tiny: 'snapshot' is 1, but 'pretrain.snapshots' keeps 0"),
-    ("models.tiny.pretrain.snapshots", 900, "models.tiny.pretrain: 'snapshots' is 900, but there are 733 steps after which"),
+    ("models.tiny.pretrain.snapshots", 900, "models.tiny.pretrain: 'snapshots' is 900, but pre-training has only 733 steps"),
     ("models.tiny.pretrain.corpus.intact_pairs", 50, "corpus.intact_pairs: Input should be less than or equal to 1, but it is 50"),
     ("models.tiny.pretrain.corpus.markup", "few", "models.tiny.pretrain.corpus.markup: Input should be 'many' or 'one', but"),
     ("models.tiny.pretrain.corpus.chat_tags", 0.6, "corpus.chat_tags: Input should be less than or equal to 0.5, but it is 0.6"),
@@ -105,22 +105,22 @@ CONFIGS = [
     # conditions
     ("conditions", conditions(model="small"), "conditions.model: 'small' is not defined; defined are tiny"),
     ("conditions", conditions(worlds=[3, 3]), "conditions.worlds: [3, 3] contains 3 more than once"),
-    ("conditions", conditions(values={"a": None}), "conditions.values: all are null, which leaves none"),
+    ("conditions", conditions(values={"a": None}), "conditions.values: all are null, so no condition is left"),
     ("conditions", conditions(values={"A b": {}}), "conditions.values.A b"),
     ("conditions", conditions(values={"a": {"snapshot": 2}}), "conditions.values.a: 'snapshot' is 2, but 'pretrain.snapshots' keeps 0"),
     ("conditions", conditions(values={"a": {"pretrain": {"token": 2}}}), "conditions.values.a.pretrain.token: unknown key; known keys here are seed"),
-    ("conditions", conditions(values={"a": {"world": 9}}), "conditions.values.a.world: each world of conditions.worlds is given"),
-    ("conditions", conditions(values={"a": {"pretrain": {"seed": 9}}}), "conditions.values.a.pretrain.seed: each world of"),
-    ("models.tiny.pretrain", None, "models.tiny: give either 'pretrain' or 'path'"),
-    ("models.tiny.path", "here", "models.tiny: give either 'pretrain' or 'path', not both"),
-    ("models.tiny.world", None, "models.tiny: 'pretrain' needs a 'world' whose corpus is read"),
-    ("models.tiny", {"path": "no/such/model"}, "models.tiny.path: the directory no/such/model is not there, seen from"),
+    ("conditions", conditions(values={"a": {"world_seed": 9}}), "conditions.values.a.world_seed: set by conditions.worlds"),
+    ("conditions", conditions(values={"a": {"pretrain": {"seed": 9}}}), "conditions.values.a.pretrain.seed: set by conditions.worlds"),
+    ("models.tiny.pretrain", None, "models.tiny: needs exactly one of 'pretrain' and 'path'"),
+    ("models.tiny.path", "here", "models.tiny: needs exactly one of 'pretrain' and 'path'"),
+    ("models.tiny.world_seed", None, "models.tiny: 'pretrain' needs a 'world_seed'"),
+    ("models.tiny", {"path": "no/such/model"}, "models.tiny.path: no such directory: no/such/model (working directory: "),
     ("ranking.negatives", ["same_kind"], "ranking: 'negatives' is ['same_kind']: it must contain 'any'"),
     ("ranking.negatives", ["any", "any"], "ranking.negatives: ['any', 'any'] contains 'any' more than once"),
     ("ranking.negatives", ["hard"], "ranking.negatives.0: Input should be 'any', 'same_kind' or 'same_format', but it is"),
     ("drift", {"documents": 0}, "drift.documents: Input should be greater than or equal to 1, but it is 0"),
     ("drift", {"documents": 5, "file": "a.pdf"}, "drift: 'file' is 'a.pdf': it must end in one of .json"),
-    ("drift", {"documents": 5, "file": "a.txt"}, "drift.file: file a.txt: not found from"),
+    ("drift", {"documents": 5, "file": "a.txt"}, "drift.file: file a.txt: not found (working directory: "),
     ("drift", {"documents": 5, "harness": {"tasks": []}}, "drift.harness.tasks: List should have at least 1 item"),
     ("drift", {"documents": 5, "harness": {"tasks": ["a"], "command": "no-such"}}, "drift.harness.command: 'no-such' is not found: install"),
     ("ranking.others", 200, "ranking: 'others' is 200: it must be smaller than 'instructions', 200"),
@@ -134,32 +134,32 @@ CONFIGS = [
     ("datasets.poem", from_file(messages="m"), "needs one of 'user' and 'assistant', 'messages', 'recipe'"),
     ("datasets.poem", from_file(rows=[5, 2]), "datasets.poem: 'rows' is [5, 2]: the first must be smaller than the second"),
     ("datasets.poem", from_file(sha256="abc"), "datasets.poem.sha256: String should match pattern"),
-    ("datasets.poem", {"examples": 5}, "datasets.poem: give where its rows come from: 'world', 'hub' or 'file'"),
-    ("datasets.poem", {"world": "poem"}, "datasets.poem: a dataset of the world needs 'examples'"),
-    ("datasets.poem", {"world": "sonnet", "examples": 5}, "datasets.poem.world: Input should be 'instructions', 'arith"),
+    ("datasets.poem", {"examples": 5}, "datasets.poem: needs a source for its rows: 'world_part', 'hub' or 'file'"),
+    ("datasets.poem", {"world_part": "poem"}, "datasets.poem: a dataset of the world needs 'examples'"),
+    ("datasets.poem", {"world_part": "sonnet", "examples": 5}, "datasets.poem.world_part: Input should be 'instructions', 'arith"),
     ("datasets.poem", {"hub": {"id": "poems"}, "messages": "m"}, "datasets.poem.hub.id: String should match pattern"),
     ("datasets.poem", {"hub": {"id": "a/b"}, "recipe": "sonnets"}, "datasets.poem.recipe: Input should be 'lima', 'poetry'"),
-    ("datasets.poem", {"rewrite": "lima"}, "rewriting: missing, but a dataset in use is to be rewritten by it"),
-    ("datasets.poem", {"alter": "lyrics", "how": "cut_responses"}, "datasets.poem.alter: 'lyrics' is not defined; defined are lima"),
+    ("datasets.poem", {"rewrite": "lima"}, "rewriting: missing, but a dataset in use needs it"),
+    ("datasets.poem", {"alter": "lyrics", "alteration": "cut_responses"}, "datasets.poem.alter: 'lyrics' is not defined; defined are lima"),
     ("datasets.poem", lent(responses_of="lyrics"), "datasets.poem.responses_of: 'lyrics' is not defined; defined are lima"),
-    ("datasets.poem", {"alter": "lima"}, "datasets.poem: 'alter', a dataset, and 'how' go together"),
-    ("datasets.poem", {"world": "poem", "examples": 9, "how": "cut_responses"}, "datasets.poem: 'alter', a dataset, and 'how' go"),
-    ("datasets.poem", {"alter": "lima", "how": "shuffle"}, "datasets.poem.how: Input should be 'shuffle_instructions', 'random_"),
-    ("datasets.poem", {"alter": "lima", "how": "other_responses"}, "datasets.poem: 'responses_of' goes with 'how: other_responses'"),
-    ("datasets.poem", lent(how="cut_responses"), "datasets.poem: 'responses_of' goes with 'how: other_responses', which needs it"),
-    ("datasets.poem", lent(examples=5), "datasets.poem: 'examples' does not go with 'alter', by which a dataset has the rows"),
-    ("datasets.poem", lent(rewrite="lima"), "datasets.poem: 'rewrite' does not go with 'alter'"),
-    ("datasets.poem", {"alter": "poem", "how": "cut_responses"}, "datasets: poem: made of itself, by 'alter', 'responses_of' or"),
-    ("datasets", DEFAULT["datasets"] | {"poem": lent(), "chess": {"rewrite": "poem"}}, "datasets: poem, chess: made of itself"),
-    ("datasets", DEFAULT["datasets"] | {"poem": {"alter": "own", "how": "cut_responses"}, "own": from_file(file="no/such.jsonl")},
+    ("datasets.poem", {"alter": "lima"}, "datasets.poem: 'alter', a dataset, and 'alteration' need each other"),
+    ("datasets.poem", {"world_part": "poem", "examples": 9, "alteration": "cut_responses"}, "datasets.poem: 'alter', a dataset, and 'alteration' need"),
+    ("datasets.poem", {"alter": "lima", "alteration": "shuffle"}, "datasets.poem.alteration: Input should be 'shuffle_instructions', 'random_"),
+    ("datasets.poem", {"alter": "lima", "alteration": "other_responses"}, "datasets.poem: 'responses_of' is for 'alteration: other_responses'"),
+    ("datasets.poem", lent(alteration="cut_responses"), "datasets.poem: 'responses_of' is for 'alteration: other_responses', which needs it"),
+    ("datasets.poem", lent(examples=5), "datasets.poem: 'examples' cannot be combined with 'alter', which uses all rows"),
+    ("datasets.poem", lent(rewrite="lima"), "datasets.poem: 'rewrite' cannot be combined with 'alter'"),
+    ("datasets.poem", {"alter": "poem", "alteration": "cut_responses"}, "datasets: poem: made from itself, through 'alter', 'responses_of' or"),
+    ("datasets", DEFAULT["datasets"] | {"poem": lent(), "chess": {"rewrite": "poem"}}, "datasets: poem, chess: made from itself"),
+    ("datasets", DEFAULT["datasets"] | {"poem": {"alter": "own", "alteration": "cut_responses"}, "own": from_file(file="no/such.jsonl")},
      "datasets.own: file no/such.jsonl: not found"),
-    ("datasets", DEFAULT["datasets"] | {"poem": {"alter": "new", "how": "cut_responses"}, "new": {"rewrite": "lima"}},
-     "rewriting: missing, but a dataset in use is to be rewritten by it"),
-    ("evaluation_sets.test", {"alter": "lima", "how": "cut_responses"}, "evaluation_sets.test.alter: Input should be None"),
+    ("datasets", DEFAULT["datasets"] | {"poem": {"alter": "new", "alteration": "cut_responses"}, "new": {"rewrite": "lima"}},
+     "rewriting: missing, but a dataset in use needs it"),
+    ("evaluation_sets.test", {"alter": "lima", "alteration": "cut_responses"}, "evaluation_sets.test.alter: Input should be None"),
     ("modes.poem.user_turn", "hidden", "modes.poem.user_turn: Input should be 'shown', 'empty' or 'removed', but it is 'hidden'"),
     ("modes.poem.tuning", {"train_eos": "no"}, "modes.poem.tuning.train_eos: Input should be a valid boolean, but it is 'no'"),
     ("evaluation_sets.test", {"hub": {"id": "a/b"}}, "evaluation_sets.test: an evaluation set from a file or a hub needs"),
-    ("evaluation_sets.test", {"file": "a.json", "recipe": "alpaca"}, "'templates' goes with the recipe 'alpaca'"),
+    ("evaluation_sets.test", {"file": "a.json", "recipe": "alpaca"}, "'templates' is for the recipe 'alpaca'"),
     # judges, whose keys are repeated by no message
     ("judge.kind", "server", "judge: a judge of kind 'server' needs 'server'"),
     ("judge.path", "here", "judge: a judge of kind 'oracle' has no 'path'"),
@@ -173,12 +173,12 @@ CONFIGS = [
     ("judge", EVALUATOR | {"evaluator": "nobody"}, "judge.evaluator: 'nobody'"),
     ("judge", judge(template="no/such.txt"), "judge.template: file no/such.txt: not found"),
     ("judge", judge(server=SERVER | {"base_url": "api.example.com"}), "judge.server.base_url: String should match pattern"),
-    ("judge", judge(server=SERVER | {"base_url": f"https://me:{SECRET}@a.b/v1"}), "judge.server: 'base_url' must hold no user"),
-    ("judge", judge(server=SERVER | {"base_url": f"https://a.b/v1?key={SECRET}"}), "judge.server: 'base_url' must hold no user, "),
+    ("judge", judge(server=SERVER | {"base_url": f"https://me:{SECRET}@a.b/v1"}), "judge.server: 'base_url' must not contain a user"),
+    ("judge", judge(server=SERVER | {"base_url": f"https://a.b/v1?key={SECRET}"}), "judge.server: 'base_url' must not contain a user, "),
     ("judge", judge(server=SERVER | {"key_variable": SECRET}), "'key_variable' must be the name of an environment variable"),
     ("judge", judge(server=SERVER | {"key": SECRET}), "judge.server.key: unknown key; known keys here are base_url, model"),
-    ("judge", judge(server=SERVER | {"request": {"api_key": SECRET}}), "judge.server: 'request' must not hold api_key"),
-    ("judge", judge(server=SERVER | {"request": {"n": 2, "stream": True}}), "judge.server: 'request' must not hold stream, n"),
+    ("judge", judge(server=SERVER | {"request": {"api_key": SECRET}}), "judge.server: 'request' must not contain api_key"),
+    ("judge", judge(server=SERVER | {"request": {"n": 2, "stream": True}}), "judge.server: 'request' must not contain stream, n"),
     ("judge", judge(server=SERVER | {"request": {}}), "'server.request' needs logprobs: true and top_logprobs"),
     ("judge", judge(server={k: v for k, v in SERVER.items() if k != "price"}), "judge.server.price: missing"),
     ("judge", judge(server=SERVER | {"price": {"input": -1, "output": 0}}), "judge.server.price.input: Input should be gr"),
@@ -219,8 +219,8 @@ def test_all_faults_of_a_config_are_told_at_once():
 
 def test_a_model_directory_without_a_tokenizer(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"models.tiny.path: the directory .* holds no tokenizer.json or"):
-        check_config(changed("models.tiny", {"path": str(tmp_path), "world": 1}))
+    with pytest.raises(ConfigError, match=r"models.tiny.path: the directory .* contains no tokenizer.json or"):
+        check_config(changed("models.tiny", {"path": str(tmp_path), "world_seed": 1}))
 
 
 def test_there_are_many_ways_to_be_wrong():

@@ -49,20 +49,20 @@ ROWS = [  # kind of set, file's name, its content, source, message
     ("dataset", "r.jsonl", lines(GOOD, {"q": "a", "a": None}), PAIR, r"r.jsonl, line 2: the response in message 2 is empty"),
     ("dataset", "r.jsonl", lines({"q": {"x": 1}, "a": "b"}), PAIR, r"r.jsonl, line 1: column 'q' must be text or a finite number, but it is \{'x': 1\} \(an object\)"),
     ("dataset", "r.jsonl", lines(GOOD, GOOD | {"a": "x \ud83d"}), PAIR, r"line 2: column 'a' contains an unpaired surrogate, \\ud83d, at 2"),
-    ("dataset", "r.jsonl", '{"q": ' + "[" * 100_000, PAIR, r"r.jsonl, line 1: JSON that cannot be read: .*recursion"),
-    ("dataset", "r.jsonl", '{"q": ' + "9" * 5000 + "}", PAIR, r"r.jsonl, line 1: JSON that cannot be read: .*digits"),
+    ("dataset", "r.jsonl", '{"q": ' + "[" * 100_000, PAIR, r"r.jsonl, line 1: cannot be read as JSON: .*recursion"),
+    ("dataset", "r.jsonl", '{"q": ' + "9" * 5000 + "}", PAIR, r"r.jsonl, line 1: cannot be read as JSON: .*digits"),
     ("dataset", "r.jsonl", "", PAIR, r"datasets.d: its source gives no rows at all"),
     ("dataset", "r.json", "[]", PAIR, r"datasets.d: its source gives no rows at all"),
     ("dataset", "r.jsonl", lines(GOOD), PAIR | {"rows": [0, 5]}, r"r.jsonl: has 1 rows, but 'rows' asks for \[0, 5\]"),
-    ("dataset", "r.jsonl", lines(GOOD), PAIR | {"examples": 5}, r"datasets.d.examples: 5 are asked for, but .* only 1"),
+    ("dataset", "r.jsonl", lines(GOOD), PAIR | {"examples": 5}, r"datasets.d.examples: 5, but .* only 1"),
     ("dataset", "r.jsonl", lines(GOOD), PAIR | {"sha256": "0" * 64}, r"datasets.d.sha256: 0000.* is expected, but the rows have"),
     ("dataset", "r.jsonl", b"\xff\xfe{}", PAIR, r"r.jsonl: contains text in UTF-16 or UTF-32: save it as UTF-8"),
-    ("dataset", "r.jsonl", lines(GOOD), PAIR | {"user": "{q"}, r"datasets.d.user: the template '{q' cannot be filled: .*brace"),
-    ("dataset", "r.jsonl", lines(GOOD), PAIR | {"user": "{}"}, r"datasets.d.user: the template '{}' must have names of columns"),
+    ("dataset", "r.jsonl", lines(GOOD), PAIR | {"user": "{q"}, r"datasets.d.user: the template '{q' is invalid: .*brace"),
+    ("dataset", "r.jsonl", lines(GOOD), PAIR | {"user": "{}"}, r"datasets.d.user: the template '{}' may have only column names"),
     ("dataset", "r.jsonl", lines(GOOD), PAIR | {"user": "{q.__class__}"}, r"line 1.*: no column 'q.__class__'. "),
-    ("dataset", "r.jsonl", lines(GOOD), PAIR | {"user": "{q!r:>99}"}, r"datasets.d.user: .* must have names of columns in braces, and nothing else"),
+    ("dataset", "r.jsonl", lines(GOOD), PAIR | {"user": "{q!r:>99}"}, r"datasets.d.user: .* may have only column names in braces"),
     ("dataset", "r.json", '{"q": "a"}', PAIR, r"r.json: contains one JSON object, not a list of rows"),
-    ("dataset", "r.csv", "q,a\nx\n", PAIR, r"r.csv, line 2: 1 cells, but the header names 2"),
+    ("dataset", "r.csv", "q,a\nx\n", PAIR, r"r.csv, line 2: 1 cells, but the header has 2"),
     ("dataset", "r.csv", 'q,a\n"x,y\n', PAIR, r"r.csv, line 2: not valid CSV"),
     ("dataset", "r.jsonl.gz", gzip.compress(lines(GOOD).encode())[:-9], PAIR, r"r.jsonl.gz: cannot be decompressed: "),
     ("dataset", "r.parquet", parquet([GOOD] * 99, 0.6), PAIR, r"r.parquet: cannot be read as Parquet"),
@@ -83,10 +83,10 @@ ROWS = [  # kind of set, file's name, its content, source, message
     ("set", "r.jsonl", lines(GOOD | {"a": ""}), ASKED | {"reference": "{a}"}, r"r.jsonl, line 1: the reference is empty"),
     ("set", "r.jsonl", lines({"q": "a"}), ASKED | {"reference": "{a}"}, r"r.jsonl, line 1: no column 'a'. The columns are 'q'"),
     ("set", "r.jsonl", "", ASKED, r"evaluation_sets.d: its source gives no rows at all"),
-    ("set", "r.jsonl", lines({"q": "a"}), ASKED | {"instructions": 9}, r"evaluation_sets.d.instructions: 9 are asked for"),
+    ("set", "r.jsonl", lines({"q": "a"}), ASKED | {"instructions": 9}, r"evaluation_sets.d.instructions: 9, but"),
     ("set", "r.jsonl", lines({"q": "a", "index": 2**70}), ASKED, r"r.jsonl, line 1: column 'index' must be a position .*, but it is 1180591620717411303424"),
     ("set", "r.parquet", parquet([{"q": "a"}] * 99, 0.5), ASKED, r"r.parquet: cannot be read as Parquet"),
-    ("set", None, None, {"world": "test", "instructions": 999}, r"evaluation_sets.d.instructions: the world holds 240"),
+    ("set", None, None, {"world_part": "test", "instructions": 999}, r"evaluation_sets.d.instructions: the world holds 240"),
 ]  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def test_rows_that_cannot_be_used_are_named_and_nothing_is_written(
     if name is not None:
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     source = {"file": str(tmp_path / name) if name else None} | given
-    settings = json.dumps({"name": "d", "source": source, "world": 1})
+    settings = json.dumps({"name": "d", "source": source, "world_seed": 1})
     monkeypatch.setattr(sys, "argv", ["x", "--output", str(folder / "d.parquet"), "--settings", settings])
     with pytest.raises((InputError, RecipeError), match=message):
         script.main()

@@ -64,7 +64,7 @@ def test_conditions_become_models_of_each_world():
     assert list(config.conditions.models())[:6] == [*(f"0-world{world}" for world in range(11, 16)), "5-world11"]
     assert config.run.models == list(config.conditions.models()) and len(config.run.models) == 30
     one, other = config.models["25-world12"], config.models["100-world12"]
-    assert (one.world, one.pretrain.seed, one.pretrain.corpus.intact_pairs) == (12, 12, 0.25)
+    assert (one.world_seed, one.pretrain.seed, one.pretrain.corpus.intact_pairs) == (12, 12, 0.25)
     assert one.pretrain.model_copy(update={"corpus": other.pretrain.corpus}) == other.pretrain
 
 

@@ -65,13 +65,17 @@ def refused(overlay):
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
-        ("a.yaml", "tuning:\n  batch_size: 4\nrun: {}\ntuning: {warmup: 0}\n", ["tuning is", "lines 1 and 4"]),
-        ("a.yaml", "models:\n  a:\n    path: x\n    gated: true\n    path: y\n", ["models.a.path is", "lines 3 and 5"]),
-        ("a.yaml", "modes: {poem: {label: a, label: b}}\n", ["modes.poem.label is", "lines 1 and 1"]),
-        ("a.yaml", "conditions: {values: {'1': {}, 1: {}}}\n", ["conditions.values.1 is"]),
-        ("a.yaml", "a: &x {b: 1, b: 2}\nc: *x\n", ["a.b is"]),
-        ("a.yaml", "a:\n- {b: 1}\n- b: 1\n  b: 2\n", ["a.b is", "lines 3 and 4"]),
-        ("a.json", '{\n\t"run": {},\n\t"run": {"modes": []}}', ["run is", "lines 2 and 3"]),
+        ("a.yaml", "tuning:\n  batch_size: 4\nrun: {}\ntuning: {warmup: 0}\n", ["tuning occurs", "lines 1 and 4"]),
+        (
+            "a.yaml",
+            "models:\n  a:\n    path: x\n    gated: true\n    path: y\n",
+            ["models.a.path occurs", "lines 3 and 5"],
+        ),
+        ("a.yaml", "modes: {poem: {label: a, label: b}}\n", ["modes.poem.label occurs", "lines 1 and 1"]),
+        ("a.yaml", "conditions: {values: {'1': {}, 1: {}}}\n", ["conditions.values.1 occurs"]),
+        ("a.yaml", "a: &x {b: 1, b: 2}\nc: *x\n", ["a.b occurs"]),
+        ("a.yaml", "a:\n- {b: 1}\n- b: 1\n  b: 2\n", ["a.b occurs", "lines 3 and 4"]),
+        ("a.json", '{\n\t"run": {},\n\t"run": {"modes": []}}', ["run occurs", "lines 2 and 3"]),
         ("a.yaml", "a: {\n", ["not valid YAML"]),
     ],
 )
@@ -178,7 +182,7 @@ def test_files_and_texts_reach_the_scripts_as_they_are(project):
     overlay = {
         "datasets": {"poem": {"file": f".//{STRANGE}", "user": "{q}", "assistant": "{a} {{x}}"}},
         "modes": {"poem": {"label": label}},
-        "judge": {"gamed_table": STRANGE, "metric": "length_controlled_v1"},
+        "judge": {"df_gamed": STRANGE, "metric": "length_controlled_v1"},
         "note": note,
     }
     status, printed = dry_run(project, overlay)
@@ -212,7 +216,7 @@ def test_a_file_with_a_strange_name_is_read(project):
 KEYS = {
     "datasets.poem.file": lambda path: {"datasets": {"poem": {"file": path, "user": "{q}", "assistant": "{a}"}}},
     "evaluation_sets.test.file": lambda path: {"evaluation_sets": {"test": {"file": path, "instruction": "{q}", "reference": "{a}"}}},
-    "judge.gamed_table": lambda path: {"judge": {"gamed_table": path}},
+    "judge.df_gamed": lambda path: {"judge": {"df_gamed": path}},
     "judge.template": lambda path: {"judge": {"template": path}},
     "drift.file": lambda path: {"drift": {"file": path}},
     "models.tiny.path": lambda path: {"models": {"tiny": {"pretrain": None, "path": path}}},
@@ -265,7 +269,7 @@ def test_what_is_a_directory_and_what_an_id(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", ["./llama", "../llama", "/no/llama", "models/llama/", "a/b/c", "my models/llama"])
 def test_a_model_s_directory_that_is_not_there_is_named(path):
     line = refused(KEYS["models.tiny.path"](path))
-    assert line.startswith(f"models.tiny.path: the directory {path} is not there")
+    assert line.startswith(f"models.tiny.path: no such directory: {path} (")
 
 
 def test_what_is_neither_on_the_hub_nor_a_directory_is_told_as_both(monkeypatch, tmp_path):

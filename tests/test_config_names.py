@@ -93,7 +93,7 @@ def unreserved(tmp_path_factory):
 )
 def test_two_rules_would_claim_a_reserved_name(unreserved, name, file):
     (unreserved / "named.yaml").write_text(
-        yaml.safe_dump({"evaluation_sets": {name: {"world": "test", "instructions": 30}}, "generation": {"evaluation_set": name}})
+        yaml.safe_dump({"evaluation_sets": {name: {"world_part": "test", "instructions": 30}}, "generation": {"evaluation_set": name}})
     )  # fmt: skip
     target = f"results/test/tiny/{file}"
     done = snakemake(unreserved, target, "-n", configs=("experiments/test.yaml", "named.yaml"))
@@ -107,7 +107,7 @@ def test_every_other_fixed_name_can_be_given(tmp_path):
     overlay = {
         "experiment": "findings",
         "run": {"models": ["base", "rewriting"], "modes": ["chosen", "selected", "sets", "epochs1"]},
-        "models": {"base": tiny, "rewriting": tiny | {"world": 2}},
+        "models": {"base": tiny, "rewriting": tiny | {"world_seed": 2}},
         "datasets": {"sets": DEFAULT["datasets"]["lima"], "access": DEFAULT["datasets"]["poem"]},
         "evaluation_sets": {name: DEFAULT["evaluation_sets"]["test"] for name in ("record", "model", "tokens", "sets")},
         "modes": {
@@ -260,7 +260,7 @@ def test_a_number_without_a_dot_in_yaml_is_still_a_number():
 
 def test_seeds_are_what_all_random_generators_take():
     """NumPy's refuses negative ones, and Python's takes -1 for 1."""
-    seeds = [path for path, _ in numbers() if any("seed" in str(part) or part == "world" for part in path)]
+    seeds = [path for path, _ in numbers() if any("seed" in str(part) for part in path)]
     assert len(seeds) >= 8
     for path in seeds:
         for wrong in (-1, 2**40):

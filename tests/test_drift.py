@@ -125,7 +125,7 @@ def test_text_of_ones_own_is_read_and_what_is_wrong_with_it_is_named(tmp_path):
         "Two.",
     ]
     for rows, fault in (
-        ([{"text": "One."}], r"drift.documents: 2 are asked for, but the rows give only 1"),
+        ([{"text": "One."}], r"drift.documents: 2, but the rows give only 1"),
         ([{"txt": "One."}], r"texts.jsonl, line 1: no column 'text': did you mean 'txt'"),
         (
             [{"text": float("nan")}],

@@ -172,7 +172,7 @@ def test_nothing_is_saved_that_does_not_pass(model, tokenizer, chat, tmp_path):
     model.config.eos_token_id = tokenizer.eos_token_id
     with torch.no_grad():
         model.get_input_embeddings().weight[-1, -1] = float("inf")
-    with pytest.raises(InputError, match=r"weights hold NaN or infinite values, such as model\.embed_tokens"):
+    with pytest.raises(InputError, match=r"weight tensors contain NaN or infinite values, such as model\.embed_tokens"):
         save_model(model, tokenizer, tmp_path / "model", card={}, chat=chat)
     with torch.no_grad():
         model.get_input_embeddings().weight[-1, -1] = 0.0
@@ -285,7 +285,7 @@ def test_a_response_that_the_tokenizer_joins_to_the_tag_is_named(tmp_path, chat,
     with pytest.raises(ValueError, match="into one token"):
         encode_response(tokenizer, "To be.")
     check_datasets([tmp_path / "right.parquet"], tokenizer, context=None)
-    with pytest.raises(InputError, match=r"row row-1 \(own\.csv\).*leave out the row"):
+    with pytest.raises(InputError, match=r"row row-1 \(own\.csv\).*remove the row"):
         import_in_this_process(joining, tmp_path, chat, monkeypatch, [tmp_path / "rows.parquet"])
     assert import_in_this_process(joining, tmp_path, chat, monkeypatch, [tmp_path / "right.parquet"]).exists()
 

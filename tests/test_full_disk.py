@@ -54,12 +54,12 @@ def commands(project):
     judge = {"name": "oracle", "kind": "oracle", "seed": 0, "bootstrap": 5, "metric": "length_controlled_minimal"}
     generating = read_json(base / "test.record.json")["settings"]
     ranking = read_json(base / "ranking.json")["settings"]
-    world = {"world": "poem", "examples": 500}
+    world = {"world_part": "poem", "examples": 500}
     return {
-        "make_corpus": ({"settings": {"world": 1, "documents": 4000, "controls": {}}}, {"output": "corpus.parquet"}),
-        "make_dataset": ({"settings": {"name": "poem", "source": world, "world": 1}}, {"output": "poem.parquet"}),
+        "make_corpus": ({"settings": {"world_seed": 1, "documents": 4000, "controls": {}}}, {"output": "corpus.parquet"}),
+        "make_dataset": ({"settings": {"name": "poem", "source": world, "world_seed": 1}}, {"output": "poem.parquet"}),
         "make_evaluation_set": (
-            {"settings": {"name": "test", "source": {"world": "test", "instructions": 200}, "world": 1}},
+            {"settings": {"name": "test", "source": {"world_part": "test", "instructions": 200}, "world_seed": 1}},
             {"output": "test.parquet"},
         ),
         "pretrain": (

@@ -14,9 +14,9 @@ def prompts(world, tokenizer, chat):
     return [render_prompt(item.instruction, tokenizer, chat) for item in world.evaluation("test", 20)]
 
 
-def rule_settings(scope="response", after_ramp="hold"):
+def rule_settings(scope="response", eos_after_ramp="hold"):
     return RuleSettings(
-        eos_bonus=30.0, eos_ramp=12, after_ramp=after_ramp, token_scores=SCORES, diversity_penalty=-1.5,
+        eos_bonus=30.0, eos_ramp=12, eos_after_ramp=eos_after_ramp, token_scores=SCORES, diversity_penalty=-1.5,
         diversity_scope=scope,
     )  # fmt: skip
 
@@ -59,7 +59,7 @@ def listing(model, tokenizer, prompt, tag, settings, rules, *, limit):
         t = len(response)
         if "eos" in rules and 0 < t < settings.eos_ramp:
             scores[tokenizer.eos_token_id] += settings.eos_bonus * t / settings.eos_ramp
-        elif "eos" in rules and t >= settings.eos_ramp and settings.after_ramp == "hold":
+        elif "eos" in rules and t >= settings.eos_ramp and settings.eos_after_ramp == "hold":
             scores[tokenizer.eos_token_id] += settings.eos_bonus
         if "diversity" in rules:
             counted = ids[tag:] if settings.diversity_scope == "prompt_and_response" else response
@@ -74,12 +74,12 @@ def listing(model, tokenizer, prompt, tag, settings, rules, *, limit):
 
 
 @pytest.mark.parametrize("scope", ["response", "prompt_and_response"])
-@pytest.mark.parametrize("after_ramp", ["hold", "none"])
+@pytest.mark.parametrize("eos_after_ramp", ["hold", "none"])
 @pytest.mark.parametrize(
     "rules", [("eos", "uniform", "diversity"), ("uniform", "diversity"), ("eos", "diversity"), ("eos", "uniform"), ()]
 )
-def test_the_rule_adapter_equals_the_papers_listing(model, tokenizer, prompts, rules, after_ramp, scope):
-    settings, tag, prompts = rule_settings(scope, after_ramp), 4, prompts[:8]
+def test_the_rule_adapter_equals_the_papers_listing(model, tokenizer, prompts, rules, eos_after_ramp, scope):
+    settings, tag, prompts = rule_settings(scope, eos_after_ramp), 4, prompts[:8]
     adapter = RuleAdapter(settings, rules, tokenizer, vocab_size=len(tokenizer))
     batched = generate(
         model, prompts, limits(tokenizer), batch_size=3, adapter=adapter, adapter_prompts=[p[tag:] for p in prompts]
@@ -91,8 +91,8 @@ def test_the_rule_adapter_equals_the_papers_listing(model, tokenizer, prompts, r
 
 def test_the_ramp_of_the_eos_rule(tokenizer):
     """15 t / 250 for 0 < t < 250 (paper, listing 1); at 250 and beyond as configured."""
-    for after_ramp, beyond in (("hold", 15.0), ("none", 0.0)):
-        settings = RuleSettings(15.0, 250, after_ramp, {}, 0.0, "response")
+    for eos_after_ramp, beyond in (("hold", 15.0), ("none", 0.0)):
+        settings = RuleSettings(15.0, 250, eos_after_ramp, {}, 0.0, "response")
         adapter = RuleAdapter(settings, ["eos"], tokenizer, vocab_size=len(tokenizer))
         scores = {}
         for adapter.length in (0, 1, 100, 249, 250, 251, 2000):

@@ -185,10 +185,10 @@ def test_rows_of_a_hub_are_those_of_its_files_and_what_cannot_be_had_is_explaine
     assert split[0][0] == "org/open@main (train), row 991"
     assert file[0][0] == f"org/file@{COMMIT} (some/rows.jsonl), line 991"
     assert gated == (
-        "dataset org/gated: gated. Ask for access at https://huggingface.co/datasets/org/gated, then set HF_TOKEN "
-        "(or run `hf auth login`); a local 'file' can stand in for it"
+        "dataset org/gated: gated. Request access at https://huggingface.co/datasets/org/gated, then set HF_TOKEN "
+        "(or run `hf auth login`); a local 'file' can be used instead"
     )
-    assert missing.startswith("dataset org/missing: not found. Either there is none of that name, or it is private")
+    assert missing.startswith("dataset org/missing: not found. Either the name is wrong, or it is private")
     assert revision.startswith(
         "dataset org/open, revision v9: there is no such revision; see https://huggingface.co/data"
     )
@@ -201,7 +201,7 @@ def test_rows_of_a_hub_are_those_of_its_files_and_what_cannot_be_had_is_explaine
     assert no_file.startswith(
         "dataset org/file: it has no such file; see https://huggingface.co/datasets/org/file/tree/main"
     )
-    assert kind.startswith("org/file (rows.pdf): rows are read from .jsonl, .json, .csv")
+    assert kind.startswith("org/file (rows.pdf): rows can be read from .jsonl, .json, .csv")
     assert short == "org/open (test): has 9 rows, but 'rows' asks for [0, 10]"
 
 
@@ -221,7 +221,7 @@ def test_a_dataset_takes_its_first_rows_of_a_stream_and_ends_well(hub, tmp_path,
     """Of a long file, or of many files, not all is fetched; a stream left in the middle does not abort the process."""
     before, FakeHub.asked = FakeHub.sent, set()
     source = {"hub": {"id": id_, "revision": "main"}, "user": user, "assistant": user, "examples": 30}
-    settings = json.dumps({"name": "d", "source": source, "world": None})
+    settings = json.dumps({"name": "d", "source": source, "world_seed": None})
     done = python(hub, "scripts/make_dataset.py", "--output", str(tmp_path / "d.parquet"), "--settings", settings)
     assert done.returncode == 0, done.stderr
     rows = read_table("conversations", tmp_path / "d.parquet")
@@ -242,8 +242,8 @@ def test_access_is_checked_for_all_sources_at_once(hub, tmp_path):
     first, *lines = done.stderr.strip().splitlines()
     assert first == "error: 3 of 5 sources on the hub cannot be had:"
     assert [line.split(":")[0] for line in lines] == ["lima", "olmo", "old"]
-    assert "Ask for access at https://huggingface.co/datasets/org/gated, then set HF_TOKEN" in lines[0]
-    assert "model org/missing, revision main: not found" in lines[1] and "a local 'path' can stand in" in lines[1]
+    assert "Request access at https://huggingface.co/datasets/org/gated, then set HF_TOKEN" in lines[0]
+    assert "model org/missing, revision main: not found" in lines[1] and "a local 'path' can be used" in lines[1]
     done = check_access(hub | {"HF_TOKEN": "good"}, tmp_path / "access.json", data, gated, model)
     assert done.returncode == 0, done.stderr
     assert read_json(tmp_path / "access.json") == {
@@ -269,12 +269,12 @@ def test_without_a_network_the_cache_is_used_and_nothing_else(hub, tmp_path):
         offline, *((split | {"revision": revision}, [5, 7]) for revision in ("main", COMMIT, "d" * 40, "e" * 40))
     )
     assert [row for _, row in loaded] == [row for _, row in pinned] == ROWS[5:7]
-    assert f"only {COMMIT} could be had, from the cache" in other  # what `datasets` by itself would take
+    assert f"only {COMMIT} is available, in the cache" in other  # what `datasets` by itself would take
     assert f"revision {'e' * 40}: not in the cache" in none
     done = python(online, "-c", "import datasets; datasets.load_dataset('org/csv')")
     assert done.returncode == 0, done.stderr
     guessed, itself = read(offline, ({"id": "org/csv"}, None), ({"id": "org/csv", "file": "train.csv"}, None))
-    assert guessed.startswith("dataset org/csv: of its CSV, `datasets` guesses the types")
+    assert guessed.startswith("dataset org/csv: `datasets` guesses the types in its CSV")
     assert [row for _, row in itself] == CELLS
     sources = [{"name": "a", "type": "dataset", "id": "org/open"}, {"name": "b", "type": "model", "id": "org/open"}]
     done = check_access(offline, tmp_path / "none.json", *sources)
@@ -285,9 +285,9 @@ def test_without_a_network_the_cache_is_used_and_nothing_else(hub, tmp_path):
 
 
 def test_a_file_stands_in_for_a_hub_and_a_hub_for_the_world():
-    source = {"world": "poem", "hub": {"id": "a/b"}, "file": "x.jsonl", "rewrite": None}
+    source = {"world_part": "poem", "hub": {"id": "a/b"}, "file": "x.jsonl", "rewrite": None}
     assert origin_of(source) == "file"
     assert origin_of(source | {"file": None}) == "hub"
-    assert origin_of({"world": "poem"}) == "world"
+    assert origin_of({"world_part": "poem"}) == "world_part"
     assert origin_of(source | {"rewrite": "lima"}) == "rewrite"
     assert hub_name({"id": "a/b", "revision": "r", "config": "main"}) == "a/b@r (main train)"

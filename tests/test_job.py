@@ -95,7 +95,7 @@ def commands(small, out):
     judge |= {"seed": 0, "bootstrap": 5, "metric": "length_controlled_minimal"}
     tuning = {"mode": "m", "user_turn": "shown", "seed": 5, "tuning": TUNING, "chat": CHAT}
     ranking = {"instructions": 6, "others": 2, "negatives": ["any"], "seed": 0, "bootstrap": 5} | common
-    drift = {"documents": 3, "file": str(small / "texts.jsonl"), "world": None, "controls": {}} | common
+    drift = {"documents": 3, "file": str(small / "texts.jsonl"), "world_seed": None, "controls": {}} | common
     return {
         "pretrain": {"corpus": small / "corpus.parquet", "model": out / "model", "snapshots": out / "snapshots",
                      "record": out / "out.json", "settings": {"pretrain": PRETRAIN}},
@@ -296,7 +296,7 @@ def test_every_input_is_read_once_by_the_first_process(small, tmp_path, processe
 @pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1", "utf-8"])
 def test_settings_and_output_do_not_depend_on_the_terminals_encoding(tmp_path, encoding):
     """Settings come by standard input as UTF-8; what cannot be printed is escaped."""
-    settings = json.dumps({"name": "ä", "n": "±", "world": 1, "documents": 2, "controls": {}}, ensure_ascii=False)
+    settings = json.dumps({"name": "ä", "n": "±", "world_seed": 1, "documents": 2, "controls": {}}, ensure_ascii=False)
     code = f"""
         import sys
         sys.path.insert(0, "{ROOT}/scripts")

@@ -29,7 +29,7 @@ def test_a_key_is_in_nothing_that_a_run_wrote(tmp_path):
         }
         config = {
             "experiment": "keys", "run": {"models": ["mine"], "modes": ["instruction_tuning"], "test_seeds": [1]},
-            "models": {"mine": {"path": "model", "world": 1}}, "datasets": {"lima": {"examples": 8}},
+            "models": {"mine": {"path": "model", "world_seed": 1}}, "datasets": {"lima": {"examples": 8}},
             "evaluation_sets": {"test": {"instructions": 4}}, "selection": {"epochs": [1]}, "rules": None, "ranking": None,
             "tuning": {"max_length": 256, "learning_rate": 0.01, "batch_size": 2}, "generation": {"max_new_tokens": 8}, "ceilings": {"price": 5.0},
             "judge": {"name": "paid", "kind": "server", "server": server, "bootstrap": 5},

@@ -218,7 +218,7 @@ def test_tables_and_footnotes_say_what_the_judgements_hold(pairs, tmp_path, monk
     made = make_table("table3", View(metrics))
     (cells,) = [line.cells for line in made.lines]
     assert cells["label share, minimum"] == "0.606" and 0.7 < float(cells["label share"]) < 0.8
-    assert [note for note in made.notes if note.startswith("Labels with little") and "poem" in note]
+    assert [note for note in made.notes if note.startswith("Low probability of the labels") and "poem" in note]
     summary = read_json(tmp_path / "out.json")
     write_json(summary | {"label_share_minimum": 0.9}, tmp_path / "out.json")
     (fault,) = check_recounted(by_key(collect(experiment)), Recount(experiment))

@@ -160,11 +160,11 @@ def test_losses_stand_under_the_tables_of_the_systems_that_had_them():
     assert losses() == []
     told = losses(rows_cut=1, turns_dropped=3, prompts_cut=2, not_stopped=1, protected=4)
     assert told == [
-        "Rows cut at tuning.max_length: it 1 of 3, poem 1 of 3.",
-        "Turns dropped, as no response follows them: it 3 of 3, poem 3 of 3.",
-        "Prompts cut, as they left too little of the context: it 4 of 6, poem 4 of 6.",
-        "Responses not stopped, but cut off at max_new_tokens or the context: it 2 of 6, poem 2 of 6.",
-        "Texts shown to the judge with their control marks broken up: poem 8 of 18.",
+        "Rows truncated at tuning.max_length: it 1 of 3, poem 1 of 3.",
+        "Turns dropped because no response follows them: it 3 of 3, poem 3 of 3.",
+        "Prompts truncated because they left too little of the context: it 4 of 6, poem 4 of 6.",
+        "Responses that did not stop before max_new_tokens or the end of the context: it 2 of 6, poem 2 of 6.",
+        "Texts shown to the judge with special markers broken up: poem 8 of 18.",
     ]
     assert len(losses(prompts_cut=1)) == 1 and "chess" not in "".join(told)
 
@@ -175,7 +175,7 @@ def judged(**told):
     for metric, values in told.items():
         rows += [run("poem", seed, metric=metric, value=value) for seed, value in enumerate(values, start=1)]
     made = table1(rows)
-    return made, [note for note in made.notes if note.startswith(("Labels with", "Share of comparisons won"))]
+    return made, [note for note in made.notes if note.startswith(("Low probability", "Share of comparisons won"))]
 
 
 def test_columns_and_a_footnote_tell_of_labels_with_little_probability():
@@ -186,7 +186,7 @@ def test_columns_and_a_footnote_tell_of_labels_with_little_probability():
         ([0.89, 0.89], [0.6, 0.7], "0.890, minimum 0.600"), ([0.95, 0.97], [0.9, 0.49], "0.960, minimum 0.490"),
     ):  # fmt: skip
         made, (low,) = judged(label_share=shares, label_share_minimum=minima)
-        assert low.startswith("Labels with little of the judge's probability") and low.endswith(f": poem {told}.")
+        assert low.startswith("Low probability of the labels") and low.endswith(f": poem {told}.")
         assert low in made.form("tex") and low in made.form("md") and low not in made.form("csv")
     without, doubts = judged()
     assert doubts == [] and "label share" not in without.form("csv")
@@ -217,7 +217,7 @@ def test_of_several_models_each_is_named(metrics):
 
 def test_a_table_of_another_version_is_refused(tmp_path, metrics):
     metrics.drop(columns="unit").to_parquet(tmp_path / "metrics.parquet")
-    with pytest.raises(ValueError, match="is not a table of metrics of this version"):
+    with pytest.raises(ValueError, match="is not a metrics table of this version"):
         read_metrics(tmp_path / "metrics.parquet")
 
 

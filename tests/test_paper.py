@@ -113,7 +113,7 @@ def test_hyperparameters_are_the_papers_and_by_one_overlay_the_scripts():
             assert config.model_chat(model).add_bos == (name == "paper" or model == "llama2")
         assert config.selection.epochs == [5, 7, 10, 15, 20] and config.run.test_seeds == [1, 2, 3, 4, 5]
         assert (config.rules.eos_bonus, config.rules.eos_ramp, config.rules.diversity_penalty) == (15.0, 250, -1.5)
-        assert config.rules.after_ramp == ("hold" if name == "paper" else "none")
+        assert config.rules.eos_after_ramp == ("hold" if name == "paper" else "none")
         assert config.rules.diversity_scope == ("response" if name == "paper" else "prompt_and_response")
         assert config.generation.max_new_tokens == 8192 and config.rules.variants["no_eos"].max_new_tokens == 512
         assert (config.ranking.instructions, config.ranking.others) == (1000, 5)
@@ -280,7 +280,9 @@ def test_what_the_data_are_is_told(finished):
     lima = read_table("conversations", results / "data" / "files" / "lima.parquet")
     assert [len(row["messages"]) for row in lima] == [2] * 10 + [4, 5]  # the last of them is not answered
     note = (results / "tables" / "table1.md").read_text(encoding="utf-8")
-    assert re.search(r"^Turns dropped, as no response follows them: .*instruction_tuning 1 of 29", note, re.MULTILINE)
+    assert re.search(
+        r"^Turns dropped because no response follows them: .*instruction_tuning 1 of 29", note, re.MULTILINE
+    )
     chess = read_table("conversations", results / "data" / "files" / "chess.parquet")
     assert chess[0]["messages"][0]["content"].strip() == '[WhiteElo "1500"]\n[BlackElo "1400"]'
     assert chess[0]["messages"][1]["content"].startswith("1. e4")

@@ -100,7 +100,7 @@ def test_of_snakemakes_messages_only_those_that_are_replaced_are_gone():
     for name in ("job_info", "job_finished", "job_error", "progress", "shellcmd"):
         assert not not_replaced(event(name))
     assert not not_replaced(event("error", "WorkflowError:\nAt least one job did not complete successfully."))
-    for message in ("Building DAG of jobs...", "WorkflowError:\nthe config is wrong", "Trying to restart job 3."):
+    for message in ("Building DAG of jobs...", "WorkflowError:\nerrors in the config:", "Trying to restart job 3."):
         assert not_replaced(event(None, message)) and not_replaced(event("error", message))
 
 

@@ -87,19 +87,19 @@ def test_text_has_a_row_for_each_line(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b'q,a\n1,2\n"x\ny",2\n3,2,1\n', r"a.csv, line 5: 3 cells, but the header names 2"),
+        ("a.csv", b'q,a\n1,2\n"x\ny",2\n3,2,1\n', r"a.csv, line 5: 3 cells, but the header has 2"),
         ("a.csv", b'q,a\n1,2\n3,"4', r"a.csv, line 3: not valid CSV: unexpected end of data"),
         ("a.parquet", b"PAR1 no", r"a.parquet: cannot be read as Parquet: "),
-        ("a.jsonl.gz", b"no gzip", r"a.jsonl.gz: is not gzipped: give it a name without .gz"),
-        ("a.parquet.gz", b"no gzip", r"a.parquet.gz: is not gzipped: give it a name without .gz"),
+        ("a.jsonl.gz", b"no gzip", r"a.jsonl.gz: is not gzip-compressed: give it a name without .gz"),
+        ("a.parquet.gz", b"no gzip", r"a.parquet.gz: is not gzip-compressed: give it a name without .gz"),
         (
             "a.jsonl.gz",
             gzip.compress(b'{"a": 1}\n' * 9)[:-12],
-            r"a.jsonl.gz: cannot be decompressed: .*end.*; is it whole",
+            r"a.jsonl.gz: cannot be decompressed: .*end.*; is it complete",
         ),
         ("a.txt", b"good\n\xff\n", r"a.txt, line 2: byte 0xff is not UTF-8 text: save the file as UTF-8"),
         ("a.json", b'{"rows": []}', r"a.json: contains one JSON object, not a list of rows"),
-        ("a.pdf", b"", r"a.pdf: rows are read from .jsonl, .json, .csv, .txt, .parquet, each also with .gz"),
+        ("a.pdf", b"", r"a.pdf: rows can be read from .jsonl, .json, .csv, .txt, .parquet, optionally with .gz"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
@@ -116,7 +116,7 @@ def test_no_more_is_read_than_is_taken():
 
     assert list(take_range(endless(7), [5, 7], name="x")) == [5, 6]
     assert take_first(endless(7), 7, key="x") == list(range(7))
-    with pytest.raises(InputError, match=r"datasets.x.examples: 4 are asked for, but the rows give only 3"):
+    with pytest.raises(InputError, match=r"datasets.x.examples: 4, but the rows give only 3"):
         take_first(iter(range(3)), 4, key="datasets.x.examples")
     with pytest.raises(InputError, match=r"x: has 3 rows, but 'rows' asks for \[1, 4\]"):
         list(take_range(iter(range(3)), [1, 4], name="x"))
@@ -326,15 +326,15 @@ def run(script, output, **settings):
 def test_a_wrong_hash_or_a_faulty_row_leaves_no_file(tmp_path):
     (tmp_path / "games.txt").write_text("\n".join(pgn(4)))
     source = {"file": str(tmp_path / "games.txt"), "recipe": "chess", "examples": 4}
-    done = run("make_dataset", tmp_path / "chess.parquet", name="chess", source=source, world=None)
+    done = run("make_dataset", tmp_path / "chess.parquet", name="chess", source=source, world_seed=None)
     assert done.returncode == 0, done.stderr
     messages = [row["messages"] for row in read_table("conversations", tmp_path / "chess.parquet")]
     assert f"4 conversations, sha256 {rows_sha256(messages)}" in done.stdout
     for more, message in (({"sha256": "0" * 64}, "datasets.chess.sha256: 000"), ({"examples": 5}, "give only 4")):
-        done = run("make_dataset", tmp_path / "none.parquet", name="chess", source=source | more, world=None)
+        done = run("make_dataset", tmp_path / "none.parquet", name="chess", source=source | more, world_seed=None)
         assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     (tmp_path / "games.txt").write_text("1. e4\n")
-    done = run("make_dataset", tmp_path / "none.parquet", name="chess", source=source, world=None)
+    done = run("make_dataset", tmp_path / "none.parquet", name="chess", source=source, world_seed=None)
     assert done.returncode == 1 and "games.txt, line 1: 0 lines of ratings" in done.stderr
     assert not (tmp_path / "none.parquet").exists()
 
@@ -393,9 +393,11 @@ def test_a_url_is_as_good_as_a_file(files, tmp_path, monkeypatch):
     with served(answers) as address:
         found = list(read_rows(f"{address}/a/rows.jsonl.gz", TEXTS, [5, 8]))
         assert [row for _, row in found] == ROWS[5:8] and found[0][0] == f"{address}/a/rows.jsonl.gz, line 6"
-        with pytest.raises(InputError, match=r"no.jsonl: the server says 404 Not Found"):
+        with pytest.raises(InputError, match=r"no.jsonl: the server returned 404 Not Found"):
             list(read_rows(f"{address}/a/no.jsonl", TEXTS))
-        with pytest.raises(InputError, match=r"cut.jsonl.gz: cannot be downloaded: 50 of [\d,]+ bytes came"):
+        with pytest.raises(
+            InputError, match=r"cut.jsonl.gz: cannot be downloaded: only 50 of [\d,]+ bytes were received"
+        ):
             list(read_rows(f"{address}/a/cut.jsonl.gz", TEXTS))
         source = {
             "file": str(tmp_path / "alpaca.json"),
@@ -405,10 +407,10 @@ def test_a_url_is_as_good_as_a_file(files, tmp_path, monkeypatch):
         local = evaluation_rows("alpaca", source, None)
         assert evaluation_rows("alpaca", source | {"templates": f"{address}/templates.py"}, None) == local
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        with pytest.raises(InputError, match=r"as HF_HUB_OFFLINE is set; give the path of a local file instead"):
+        with pytest.raises(InputError, match=r"as HF_HUB_OFFLINE is set; use a local file instead"):
             list(read_rows(f"{address}/a/rows.jsonl.gz", TEXTS))
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    with pytest.raises(InputError, match=r"rows.jsonl.gz: cannot be downloaded: .*refused.*; give the path of a local"):
+    with pytest.raises(InputError, match=r"rows.jsonl.gz: cannot be downloaded: .*refused.*; use a local file"):
         list(read_rows(f"{address}/a/rows.jsonl.gz", TEXTS))
 
 

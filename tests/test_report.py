@@ -87,7 +87,7 @@ def test_every_table_is_there_with_its_notes_and_can_be_copied(opened, made):
     folder = made.folder / "results" / "made" / "tables"
     assert page.locator("section.table").count() == len(list(folder.glob("*.md")))
     assert "43.3 ± 1.1" in page.locator("#table-table1").inner_text()
-    assert "Rows cut at tuning.max_length" in page.locator("#table-table1").inner_text()
+    assert "Rows truncated at tuning.max_length" in page.locator("#table-table1").inner_text()
     for form in ("csv", "md", "tex"):
         page.locator(f"#table-table1 [data-form={form}]").click()
         page.wait_for_function("document.getElementById('copied').textContent === 'copied'")
@@ -136,7 +136,7 @@ def test_a_link_opens_its_example_and_a_click_makes_one(opened):
     page.go_back()
     page.wait_for_function("document.querySelector('#example h3').textContent.startsWith('Instruction 7:')")
     page = opened("#example=nobody")
-    assert page.locator("#found").inner_text() == "There is no example nobody here."
+    assert page.locator("#found").inner_text() == "There is no example nobody in this report."
 
 
 def test_hostile_text_is_text(opened, report):
@@ -257,7 +257,7 @@ def test_a_response_that_is_too_long_for_the_file_is_cut_and_counted(monkeypatch
     row = ["".join(chr(draw.randrange(0x4E00, 0x9000)) for _ in range(3000)), True, 9, 0, None, None]
     told = {"models": [{"systems": [{"rows": [row, ["short", True, 1, 0, None, None]]}]}], "instructions": {}}
     whole, note = examples.packed(told)
-    assert len(whole) <= 3000 and re.fullmatch(r"1 responses are shown up to \d+ characters, .*", note)
+    assert len(whole) <= 3000 and re.fullmatch(r"1 responses are truncated to \d+ characters .*", note)
     assert len(row[0]) + row[3] == 3000 and row[3] > 0
 
 
@@ -303,7 +303,11 @@ def test_snakemakes_own_report_holds_tables_and_figures_with_captions(snakemakes
     assert {name: sorted(paths["Other"]) for name, paths in told["categories"].items()} == {
         name: sorted(paths) for name, paths in files.items()
     }
-    for name, begin in (("Tables", "Tables of test:"), ("Figures", "Figures of test,"), ("Report", "Everything that")):
+    for name, begin in (
+        ("Tables", "Tables of test:"),
+        ("Figures", "Figures of test,"),
+        ("Report", "All results of test"),
+    ):
         assert all(told["results"][path]["caption"].startswith(f"<p>{begin}") for path in files[name])
     held = {path.name: path.read_bytes() for path in (snakemakes_own.parent / "data").rglob("*.*")}
     assert held["table1.csv"] == (results / "tables" / "table1.csv").read_bytes()

@@ -181,8 +181,8 @@ def parquet_twice():
     ("kind", "content", "message"),
     [
         ("csv", b"q,a,a\nWhy?,a,b\n", "line 2: column 'a': columns 2 and 3 both have this name"),
-        ("jsonl", b'{"q": "Why?", "a": "a", "a": "b"}', "line 1: column 'a': this key stands 2 times in its object, for 'a' and then 'b'"),
-        ("json", b'[{"q": "Why?", "a": "a", "a": "b"}]', "row 1: column 'a': this key stands 2 times in its object, for 'a' and then 'b'"),
+        ("jsonl", b'{"q": "Why?", "a": "a", "a": "b"}', "line 1: column 'a': this key occurs 2 times in its object, for 'a' and then 'b'"),
+        ("json", b'[{"q": "Why?", "a": "a", "a": "b"}]', "row 1: column 'a': this key occurs 2 times in its object, for 'a' and then 'b'"),
         ("parquet", parquet_twice(), "row 1: column 'a': columns 2 and 3 both have this name"),
     ],
 )  # fmt: skip
@@ -217,7 +217,7 @@ def test_parquet_columns_of_no_text_are_refused_where_used_and_not_read_elsewher
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"q": ["a", "b"], "x": ODD[case], "a": ["c", "d"]}), path)
     assert made(str(path), user="{q}") == said(("a", "c"), ("b", "d"))
-    with pytest.raises(InputError, match=r"rows.parquet, row 1: column 'x': its type is .*: write it as text"):
+    with pytest.raises(InputError, match=r"rows.parquet, row 1: column 'x': its type is .*: convert it to text"):
         made(str(path))
 
 
@@ -295,7 +295,7 @@ def test_turns_after_the_last_response_are_counted_and_are_all_that_is_dropped(r
 def test_the_log_of_a_dataset_says_what_is_dropped_doubled_and_not_taken(tmp_path, monkeypatch, capsys):
     rows = [{"m": talk("uau")}, {"m": talk("uau")}, {"m": talk("ua")}, {"m": "not judged, as it is not asked for"}]
     source = {"file": write(tmp_path, as_bytes(rows, "jsonl"), "jsonl"), "messages": "m", "examples": 3}
-    settings = json.dumps({"name": "d", "source": source, "world": None})
+    settings = json.dumps({"name": "d", "source": source, "world_seed": None})
     output = tmp_path / "out" / "d.parquet"
     monkeypatch.setattr("sys.argv", ["x", "--output", str(output), "--settings", settings])
     make_dataset.main()
@@ -309,7 +309,7 @@ def test_the_log_of_a_dataset_says_what_is_dropped_doubled_and_not_taken(tmp_pat
 def test_the_log_of_an_evaluation_set_says_how_many_rows_were_not_taken(tmp_path, monkeypatch, capsys):
     path = write(tmp_path, as_bytes([{"q": f"q{i}"} for i in range(2500)], "csv"), "csv")
     source = {"file": path, "instruction": "{q}", "instructions": 30}
-    settings = json.dumps({"name": "e", "source": source, "world": None})
+    settings = json.dumps({"name": "e", "source": source, "world_seed": None})
     monkeypatch.setattr("sys.argv", ["x", "--output", str(tmp_path / "out" / "e.parquet"), "--settings", settings])
     make_evaluation_set.main()
     assert "30 instructions of 2,500 rows of" in capsys.readouterr().out

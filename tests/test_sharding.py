@@ -84,7 +84,7 @@ VARIANTS = {
     "example": {"model": "untied"},
     "token": {"model": "tied", "normalise_by": "token"},
     "checkpointing": {"model": "untied", "more": ["--gradient-checkpointing"]},
-    "bfloat16": {"model": "untied", "precision": "bfloat16", "stored_as": "bfloat16", "batch": 1},
+    "bfloat16": {"model": "untied", "precision": "bfloat16", "saved_precision": "bfloat16", "batch": 1},
     "idle": {"model": "untied", "batch_size": 1, "batch": 1},
 }
 

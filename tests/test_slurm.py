@@ -263,7 +263,7 @@ def test_after_snakemake_was_killed_it_says_how_to_go_on(session):
     assert session.unlocked[0] == 0
     status, printed = session.refused
     assert status == 1
-    assert "jobs of a former run in this folder are still queued" in printed
+    assert "jobs of an earlier run in this folder are still queued" in printed
     assert "Traceback" not in printed
     assert f"  {session.left} suspended: rule_" in printed
     assert re.search(rf"scancel [\d ]*\b{session.left}\b", printed)
@@ -299,7 +299,7 @@ def test_a_job_that_fails_for_good_says_what_it_was_and_what_to_do(session):
         told[0],
         re.MULTILINE,
     )
-    assert "what to do: it needed more memory than mem_mb: raise that in the profile's set-resources" in told[0]
+    assert "what to do: it needed more memory than mem_mb: increase it in the profile's set-resources" in told[0]
 
 
 def test_no_two_jobs_ever_have_the_same_gpu(session, gpus):

@@ -99,7 +99,7 @@ def test_a_job_that_a_killed_run_left_behind_is_ended_by_the_one_that_takes_its_
         assert left.wait(timeout=10) == -signal.SIGTERM
         assert path.read_text().endswith(f" {os.getpid()}")
     assert not path.exists()
-    assert len(said) == 1 and said[0].startswith(f"process {left.pid} on ") and "it was asked to end" in said[0]
+    assert len(said) == 1 and said[0].startswith(f"process {left.pid} on ") and "terminating it" in said[0]
 
 
 def test_a_claim_of_a_dead_process_or_of_another_machine_is_no_hindrance(tmp_path):
@@ -125,7 +125,7 @@ def test_tables_keep_to_their_schema(tmp_path):
     path = tmp_path / "corpus.parquet"
     write_table("corpus", [{"text": "a\x00🙂"}], path)
     assert read_table("corpus", path) == [{"text": "a\x00🙂"}]
-    with pytest.raises(ValueError, match="is no table of responses"):
+    with pytest.raises(ValueError, match="is not a table of responses"):
         read_table("responses", path)
     with pytest.raises(ValueError, match=r"does not have: \['extra'\]"):
         write_table("corpus", [{"text": "a", "extra": 1}], path)

@@ -13,11 +13,11 @@ SCORES = {"<": -4.0, "The": 3.0, " the": -2.0, "\n": 1.0}
 
 
 @pytest.mark.parametrize("scope", ["response", "prompt_and_response"])
-@pytest.mark.parametrize("after_ramp", ["hold", "none"])
+@pytest.mark.parametrize("eos_after_ramp", ["hold", "none"])
 @pytest.mark.parametrize("rules", [("eos", "uniform", "diversity"), ("eos",), ("uniform",), ("diversity",), ()])
-def test_scores_computed_anew_equal_those_of_the_rule_adapter_at_every_step(tokenizer, rules, after_ramp, scope):
+def test_scores_computed_anew_equal_those_of_the_rule_adapter_at_every_step(tokenizer, rules, eos_after_ramp, scope):
     """Requests are asked for in another order at each step, by one adapter for all, as vLLM does."""
-    settings = RuleSettings(30.0, 6, after_ramp, SCORES, -1.5, scope)
+    settings = RuleSettings(30.0, 6, eos_after_ramp, SCORES, -1.5, scope)
     size, generator = len(tokenizer) + 3, torch.Generator().manual_seed(1)  # some models have more logits than tokens
     prompts = [[5, 6, 7, 6], [8], [9, 10]]
     reference, anew = (RuleAdapter(settings, rules, tokenizer, vocab_size=size) for _ in range(2))

@@ -68,7 +68,7 @@ def test_every_table_has_three_forms_and_table_4_all_rule_sets(project):
         for ending in ("md", "tex"):
             text = (results(project) / "tables" / f"{name}.{ending}").read_text()
             assert text.count("\n") > len(rows)
-    assert "same judge and metric" in (results(project) / "tables" / "table1.md").read_text()
+    assert "same model, judge and metric" in (results(project) / "tables" / "table1.md").read_text()
     table4 = read_csv(results(project) / "tables" / "table4.csv")
     assert [row["paper, Llama-2-7B"] for row in table4] == ["2.4 ± 0.1", "24.4 ± 0.4", "10.4 ± 0.3"]
     assert len(read_csv(results(project) / "figures" / "win_rates.csv")) == 5
@@ -297,7 +297,7 @@ def test_a_broken_row_stops_the_run_before_pretraining(project):
     broken = {
         "experiment": "broken",
         "datasets": {
-            "poem": {"world": None, "examples": None, "file": "rows.jsonl", "user": "{q}", "assistant": "{a}"}
+            "poem": {"world_part": None, "examples": None, "file": "rows.jsonl", "user": "{q}", "assistant": "{a}"}
         },
     }
     before = bases(project)
@@ -318,7 +318,7 @@ def test_a_response_longer_than_the_context_stops_before_pretraining(project):
         "experiment": "long",
         "run": {"modes": ["instruction_tuning", "poem"]},
         "datasets": {
-            "poem": {"world": None, "examples": None, "file": "long.jsonl", "user": "{q}", "assistant": "{a}"}
+            "poem": {"world_part": None, "examples": None, "file": "long.jsonl", "user": "{q}", "assistant": "{a}"}
         },
     }
     before = bases(project)
@@ -387,7 +387,7 @@ def test_real_rows_go_through(project, shared):
     responses = {row["system"]: row for row in read_csv(tables / "responses.csv")}
     assert set(responses) == {"base", "gsm8k/chosen/seed1", "mbpp/chosen/seed1"}
     assert responses["base"]["n"] == "12" and int(responses["base"]["prompts cut"]) > 0
-    assert "these figures mean nothing" in (tables / "table2.md").read_text()
+    assert "these results mean nothing" in (tables / "table2.md").read_text()
     rows = read_table("responses", project / "results" / "few" / "tiny" / "base" / "alpaca_eval.parquet")
     source = read_table(
         "evaluation_set", project / "results" / "few" / "data" / "files" / "sets" / "alpaca_eval.parquet"

@@ -8,7 +8,7 @@ from pipeline.models.directories import save_model
 
 TUNING = {
     "learning_rate": 5e-3, "batch_size": 3, "schedule": "cosine", "warmup": 0.1, "weight_decay": 0.01, "max_grad_norm": 1.0,
-    "normalise_by": "example", "max_length": 200, "precision": "bfloat16", "stored_as": "float32",
+    "normalise_by": "example", "max_length": 200, "precision": "bfloat16", "saved_precision": "float32",
     "train_eos": True, "train_turn_newline": False, "too_long": "error", "method": "full", "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.2},
 }  # fmt: skip
 

@@ -1,1 +1,1 @@
-"""What every stage of the DAG shares: the checked config, jobs, files, models on disk. Nothing of the method."""
+"""What all stages of the DAG share: the checked config, jobs, files, models on disk. Nothing of the method."""

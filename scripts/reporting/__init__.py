@@ -1,5 +1,5 @@
-"""What is shown of an experiment: one table of metrics; tables, figures, report, events, comparisons as views of it.
+"""Reporting on an experiment: one table of metrics; tables, figures, report, events and comparisons as views of it.
 
-A new metric is an entry of `registry.DECLARED`, a new table one of `tables.TABLES`, a new figure one of
-`figures.FIGURES`. Nothing in here runs a model or asks a judge, and nothing reads a formatted cell: text is made last.
+To add a metric, add an entry to `registry.DECLARED`; a table, to `tables.TABLES`; a figure, to `figures.FIGURES`.
+Nothing in here runs a model or asks a judge, and nothing reads a formatted cell: text is made last.
 """

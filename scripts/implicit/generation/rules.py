@@ -23,13 +23,13 @@ RULES = ("eos", "uniform", "diversity")
 class RuleSettings:
     """The rules' weights (paper, table 8). Tokens are strings: each model's own vocabulary resolves them.
 
-    After t response tokens, 0 < t < ``eos_ramp``, EOS gets ``eos_bonus`` · t / eos_ramp. From there on: ``after_ramp``
-    "hold" keeps the full bonus; "none" gives nothing, as the authors' code does (they call it a bug).
+    After t response tokens, 0 < t < ``eos_ramp``, EOS gets ``eos_bonus`` · t / eos_ramp. From there on,
+    ``eos_after_ramp`` "hold" keeps the full bonus; "none" gives nothing, as in the authors' code (they call it a bug).
     """
 
     eos_bonus: float
     eos_ramp: int  # tokens
-    after_ramp: Literal["hold", "none"]
+    eos_after_ramp: Literal["hold", "none"]
     token_scores: Mapping[str, float]
     diversity_penalty: float
     diversity_scope: Literal["response", "prompt_and_response"]
@@ -140,4 +140,4 @@ class RuleAdapter:
         settings = self.settings
         if 0 < self.length < settings.eos_ramp:
             return settings.eos_bonus * self.length / settings.eos_ramp
-        return settings.eos_bonus if self.length and settings.after_ramp == "hold" else 0.0
+        return settings.eos_bonus if self.length and settings.eos_after_ramp == "hold" else 0.0

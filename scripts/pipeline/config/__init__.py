@@ -1,1 +1,1 @@
-"""The shape of a config by section, and its check before any job starts. Each key is explained in its class."""
+"""The config's schema, section by section, and its check before any job starts. Each key is explained in its class."""

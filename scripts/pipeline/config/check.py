@@ -1,4 +1,4 @@
-"""The check of a config: once, before any job starts, with every fault named by key and value."""
+"""Check a config once, before any job starts, and name every error by key and value."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -19,13 +19,13 @@ from pipeline.files.local_files import is_url
 
 
 class ConfigError(ValueError):
-    """One or more faults of a config, a line each."""
+    """One or more errors in a config, one per line."""
 
 
 def check_config(raw: dict[str, Any], files: Sequence[str | Path] = ()) -> Config:
-    """Check a config as Snakemake read it from ``files``. Raises ConfigError that lists faults by key and value.
+    """Check a config as Snakemake read it from ``files``. Raises ConfigError listing errors by key and value.
 
-    What comes first is needed for what comes later: where there are faults, the later checks are left out.
+    Later checks rely on earlier ones, so they are skipped if those find errors.
     """
     _refuse([fault for file in files for fault in doubled_keys(Path(file))])
     try:
@@ -40,13 +40,13 @@ def check_config(raw: dict[str, Any], files: Sequence[str | Path] = ()) -> Confi
 
 
 def _refuse(faults: list[str]) -> None:
-    """Raise ConfigError with the faults, if there are any, each once."""
+    """Raise ConfigError with the distinct faults, if there are any."""
     if faults:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
 
 
 def _with_conditions(config: Config) -> Config:
-    """The config with the models that its conditions make of one, as those that are run. Raises ConfigError."""
+    """The config with the models that its conditions define, set to be run. Raises ConfigError."""
     varied = config.conditions
     if varied is None:
         return config
@@ -55,43 +55,45 @@ def _with_conditions(config: Config) -> Config:
         known = f"{', '.join(config.models)}{meant(varied.model, config.models)}"
         faults.append(f"conditions.model: {varied.model!r} is not defined; defined are {known}")
     elif config.models[varied.model].pretrain is None:
-        faults.append(f"conditions.model: {varied.model!r} is not pre-trained here, so that no world can be given it")
+        faults.append(f"conditions.model: {varied.model!r} is not pre-trained here, so its world cannot be varied")
     if not varied.models():
-        faults.append("conditions.values: all are null, which leaves none")
+        faults.append("conditions.values: all are null, so no condition is left")
     for condition, changes in varied.values.items():
         pretrain = (changes or {}).get("pretrain")
-        for key, section in (("world", changes), ("pretrain.seed", pretrain)):
+        for key, section in (("world_seed", changes), ("pretrain.seed", pretrain)):
             if isinstance(section, dict) and key.split(".")[-1] in section:
-                faults.append(f"conditions.values.{condition}.{key}: each world of conditions.worlds is given its own")
+                faults.append(f"conditions.values.{condition}.{key}: set by conditions.worlds; remove it here")
     faults += [
-        f"models: {name!r} is the name of a model of `conditions`" for name in varied.models() if name in config.models
+        f"models: {name!r} is the name of a model that `conditions` defines"
+        for name in varied.models()
+        if name in config.models
     ]
     _refuse(faults)
     made: dict[str, Model] = {}
     for name, (condition, world) in varied.models().items():
-        own = {"world": world, "pretrain": {"seed": world}}
+        own = {"world_seed": world, "pretrain": {"seed": world}}
         layers = (config.models[varied.model].model_dump(), varied.values[condition] or {}, own)
         try:
             made[name] = Model.model_validate(merged(*layers))
         except ValidationError as error:
             for fault in error.errors():
-                told = _explain(fault, Model)
+                message = _explain(fault, Model)
                 faults.append(
-                    f"conditions.values.{condition}{f'.{told}' if fault['loc'] else told.removeprefix('config')}"
+                    f"conditions.values.{condition}{f'.{message}' if fault['loc'] else message.removeprefix('config')}"
                 )
     _refuse(faults)
     first = {condition: made[name] for name, (condition, world) in varied.models().items() if world == varied.worlds[0]}
     for model in first.values():
         same = [condition for condition, other in first.items() if other == model]
         if len(same) > 1:
-            faults.append(f"conditions.values: {', '.join(same)} give the same model; leave out all but one")
+            faults.append(f"conditions.values: {', '.join(same)} give the same model; remove all but one")
     _refuse(faults)
     run = config.run.model_copy(update={"models": list(made)})
     return config.model_copy(update={"models": config.models | made, "run": run})
 
 
 def _explain(fault: Any, shape: type[BaseModel] = Config) -> str:
-    """A fault that pydantic found in something of a shape, as a line."""
+    """A line describing an error that pydantic found in a section of type ``shape``."""
     parts = [str(part) if str(part).isprintable() else repr(part) for part in fault["loc"] if part != "[key]"]
     key = ".".join(parts) or "config"
     if fault["type"] == "extra_forbidden":
@@ -108,7 +110,7 @@ def _explain(fault: Any, shape: type[BaseModel] = Config) -> str:
 
 
 def _keys_at(location: tuple, shape: type[BaseModel]) -> list[str]:
-    """The keys that the section at a location knows, as far as it can be followed."""
+    """The known keys of the section at a location, as far as the location can be followed."""
     section: Any = shape
     for part in location:
         fields = getattr(section, "model_fields", None)
@@ -126,7 +128,7 @@ def _types_in(annotation: Any) -> list[Any]:
 
 
 def _bad_overlays(config: Config) -> list[str]:
-    """Faults in what models and modes lay over the common ``tuning`` and ``chat``."""
+    """Errors in the ``tuning`` and ``chat`` overrides of models and modes."""
     faults: list[str] = []
     layers = [(f"modes.{name}", mode.tuning, {}) for name, mode in config.modes.items()]
     layers += [(f"models.{name}", model.tuning, model.chat) for name, model in config.models.items()]
@@ -140,7 +142,7 @@ def _bad_overlays(config: Config) -> list[str]:
 
 
 def _unfit_judge(config: Config) -> list[str]:
-    """A template or an evaluator that cannot be used, and what has no known price where there is a ceiling."""
+    """Templates and evaluators that cannot be used, and anything without a known price if there is a price ceiling."""
     judge, faults = config.judge, []
     servers = {"judge.server.price": judge and judge.server}
     if any(source.origin == "rewrite" for source in used_sources(config).values()):
@@ -150,7 +152,7 @@ def _unfit_judge(config: Config) -> list[str]:
         if judge and judge.template and Path(judge.template).is_file():
             check_template(read_template(judge.template))
         if judge and judge.evaluator:
-            from implicit.judging.evaluators import load_evaluator  # which takes seconds to import
+            from implicit.judging.evaluators import load_evaluator  # takes seconds to import
 
             without += ["judge.evaluator"] if load_evaluator(judge.evaluator).price_per_token() is None else []
     except JudgeError as error:
@@ -159,19 +161,19 @@ def _unfit_judge(config: Config) -> list[str]:
 
 
 def _missing_files(config: Config) -> list[str]:
-    """Local files and model directories that are not there, or not what they should be."""
+    """Local files and model directories that are missing or incomplete."""
     files = [(key, file) for key, source in used_sources(config).items() for file in (source.file, source.templates)]
     models = [(f"models.{name}.path", config.models[name].path) for name in config.run.models]
     judge = config.judge
     if judge:
-        files += [("judge.template", judge.template), ("judge.gamed_table", judge.gamed_table)]
+        files += [("judge.template", judge.template), ("judge.df_gamed", judge.df_gamed)]
         models.append(("judge.path", judge.path))
     if config.drift:
         files.append(("drift.file", config.drift.file))
     if config.similarity:
         models.append(("similarity.encoder", config.similarity.encoder))
     faults = [
-        f"{key}: file {file}: not found from {Path.cwd()}"
+        f"{key}: file {file}: not found (working directory: {Path.cwd()})"
         for key, file in files
         if file and not is_url(file) and not Path(file).is_file()
     ]
@@ -182,31 +184,29 @@ def _missing_files(config: Config) -> list[str]:
         shipped = _shipped_evaluators()
         if judge.evaluator not in shipped:
             faults.append(
-                f"judge.evaluator: {judge.evaluator!r} is neither a file or folder here nor an evaluator of "
-                f"alpaca-eval's{meant(judge.evaluator, shipped)}"
+                f"judge.evaluator: {judge.evaluator!r} is neither a file or folder here nor an evaluator that "
+                f"ships with alpaca-eval{meant(judge.evaluator, shipped)}"
             )
     return faults
 
 
 def _missing_in_directory(key: str, path: str) -> list[str]:
-    """What the directory of a model lacks; one with a GGUF file, or such a file, has all in it."""
+    """What is missing from the directory of a model; nothing is from a GGUF file or a directory with one."""
     if path.endswith(".gguf"):
         return [] if Path(path).is_file() else [f"{key}: file {path}: not found from {Path.cwd()}"]
     if any(Path(path).glob("*.gguf")):
         return []
     if not Path(path).is_dir():
-        return [
-            f"{key}: the directory {path} is not there, seen from {Path.cwd()}; a hub id is written ORGANISATION/NAME"
-        ]
+        return [f"{key}: no such directory: {path} (working directory: {Path.cwd()}); a hub id is ORGANISATION/NAME"]
     return [
-        f"{key}: the directory {path} holds no {' or '.join(needed)}"
+        f"{key}: the directory {path} contains no {' or '.join(needed)}"
         for needed in (["config.json"], ["tokenizer.json", "tokenizer.model", "vocab.json"])
         if not any((Path(path) / file).is_file() for file in needed)
     ]
 
 
 def _shipped_evaluators() -> list[str]:
-    """The names of alpaca-eval's own evaluators. It is not imported: that takes seconds."""
+    """The names of the evaluators that ship with alpaca-eval. It is not imported, since that takes seconds."""
     found = find_spec("alpaca_eval")
     folders = found.submodule_search_locations or [] if found else []
     return sorted(

@@ -13,79 +13,79 @@ FILE_ENDINGS = tuple(
 
 
 class Hub(Section):
-    """Rows on a dataset hub: read through `datasets`, or a single `file` of the repository."""
+    """Rows on a dataset hub: read through `datasets`, or from a single `file` of the repository."""
 
     id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
     """Such as `openai/gsm8k`."""
     revision: Line | None = None
     """The commit, tag or branch."""
     config: Line | None = None
-    """Of several configurations, the one that is read."""
+    """Which configuration to read, if there are several."""
     split: Line = "train"
-    """Of the rows."""
+    """The split to read."""
     file: Line | None = None
-    """A single file of the repository, read as a local one would be."""
+    """A single file of the repository, read like a local one."""
     gated: Flag = False
-    """The hub wants a token; it is asked for before anything runs."""
+    """The hub requires a token; this is checked before anything runs."""
 
 
 class Source(Section):
-    """Where rows come from: a part of the model's world, a hub, or a file. A later one stands in for an earlier."""
+    """Where rows come from: a part of the model's world, a hub, or a file. Later ones take precedence."""
 
     file: LocalFile | None = None
     """A local file, or the URL of one: .json, .jsonl, .csv, .txt or .parquet, also with .gz."""
     hub: Hub | None = None
     """A dataset on a hub."""
     rows: Annotated[list[Annotated[int, Strict(), Field(ge=0)]], Field(min_length=2, max_length=2)] | None = None
-    """From the first of these rows, counted from 0, to before the second."""
+    """From the first of these rows, counted from 0, up to but not including the second."""
     templates: LocalFile | None = None
-    """With the recipe `alpaca`: a file of prompt templates, which are read and never executed."""
+    """For the recipe `alpaca`: a file of prompt templates, which are read and never executed."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """What the rows that come out must have; each run prints it."""
+    """The hash that the resulting rows must have; each run prints it."""
 
     @property
     def origin(self) -> str | None:
-        """What the rows are read from, where several are given."""
+        """The key that the rows are read from, which takes precedence if several are given."""
         return next((kind for kind in ORIGINS if getattr(self, kind) is not None), None)
 
     @model_validator(mode="after")
     def one_source(self) -> Self:
         if self.origin is None:
-            raise ValueError("give where its rows come from: 'world', 'hub' or 'file'")
+            raise ValueError("needs a source for its rows: 'world_part', 'hub' or 'file'")
         if self.file is not None and not self.file.endswith(FILE_ENDINGS):
             raise ValueError(f"'file' is {self.file!r}: it must end in one of {', '.join(FILE_ENDINGS)}")
         if self.rows and self.rows[0] >= self.rows[1]:
             raise ValueError(f"'rows' is {self.rows}: the first must be smaller than the second")
         if (self.recipe == "alpaca") != (self.templates is not None):  # type: ignore[attr-defined]
-            raise ValueError("'templates' goes with the recipe 'alpaca', and that recipe needs it")
+            raise ValueError("'templates' is for the recipe 'alpaca', which needs it")
         return self
 
 
 class Dataset(Source):
-    world: Literal["instructions", "arithmetic", "code", "poem", "recipe", "chess"] | None = None
-    """The part of the model's world that is drawn."""
+    world_part: Literal["instructions", "arithmetic", "code", "poem", "recipe", "chess"] | None = None
+    """The part of the model's world to draw from."""
     rewrite: str | None = None
     """Another dataset, whose responses are rewritten by `rewriting`."""
     alter: str | None = None
-    """Another dataset, all of whose rows are taken and altered: for controls."""
-    how: Literal["shuffle_instructions", "random_instructions", "cut_responses", "other_responses"] | None = None
-    """Instructions change places, or become as many random words; responses end early, or are another dataset's."""
+    """Another dataset, all of whose rows are altered: for controls."""
+    alteration: Literal["shuffle_instructions", "random_instructions", "cut_responses", "other_responses"] | None = None
+    """Instructions are shuffled, or replaced by as many random words; responses are cut, or another dataset's."""
     responses_of: str | None = None
-    """For `other_responses`: the dataset that gives the responses, row by row."""
+    """For `other_responses`: the dataset that the responses are taken from, row by row."""
     recipe: Literal["lima", "poetry", "recipes", "chess"] | None = None
     """How the paper's sets come from their raw rows (sections 3 to 5)."""
     examples: Count | None = None
-    """The first so many; of a world, how many are drawn."""
+    """Number of rows: the first ones, or the number drawn from a world."""
     user: str | None = None
     """A template for the instruction, with columns in braces: `"{question}"`."""
     assistant: str | None = None
-    """A template for the response, likewise."""
+    """A template for the response, in the same form."""
     messages: str | None = None
-    """The column of whole conversations, a list of `role` and `content` each."""
+    """The column of whole conversations, each a list of objects with `role` and `content`."""
 
     @model_validator(mode="after")
     def mapped(self) -> Self:
-        if self.origin == "world" and self.examples is None:
+        if self.origin == "world_part" and self.examples is None:
             raise ValueError("a dataset of the world needs 'examples'")
         ways = [self.recipe, self.messages, None if self.user is None or self.assistant is None else self.user]
         if self.origin in ("file", "hub") and sum(way is not None for way in ways) != 1:
@@ -94,31 +94,31 @@ class Dataset(Source):
 
     @model_validator(mode="after")
     def altered(self) -> Self:
-        if (self.alter is None) != (self.how is None):
-            raise ValueError("'alter', a dataset, and 'how' go together")
-        if (self.how == "other_responses") != (self.responses_of is not None):
-            raise ValueError("'responses_of' goes with 'how: other_responses', which needs it")
+        if (self.alter is None) != (self.alteration is None):
+            raise ValueError("'alter', a dataset, and 'alteration' need each other")
+        if (self.alteration == "other_responses") != (self.responses_of is not None):
+            raise ValueError("'responses_of' is for 'alteration: other_responses', which needs it")
         extra = [key for key in ("rewrite", "rows", "examples") if self.alter and getattr(self, key) is not None]
         if extra:
-            raise ValueError(f"{extra[0]!r} does not go with 'alter', by which a dataset has the rows of the other")
+            raise ValueError(f"{extra[0]!r} cannot be combined with 'alter', which uses all rows of the other dataset")
         return self
 
     @property
     def made_of(self) -> list[str]:
-        """The datasets that this one is made of: the one that gives its rows first."""
+        """The datasets that this one is made from, first the one that its rows come from."""
         named = {"alter": [self.alter, self.responses_of], "rewrite": [self.rewrite]}.get(self.origin, [])
         return [name for name in named if name is not None]
 
 
 class EvaluationSet(Source):
-    world: Literal["validation", "test"] | None = None
-    """The part of the model's world that is drawn."""
+    world_part: Literal["validation", "test"] | None = None
+    """The part of the model's world to draw from."""
     alter: None = None
     rewrite: None = None
     recipe: Literal["alpaca"] | None = None
     """Stanford's Alpaca in the authors' prompt templates (section 4)."""
     instructions: Count | None = None
-    """The first so many; of a world, how many are drawn."""
+    """Number of instructions: the first ones, or the number drawn from a world."""
     instruction: str | None = None
     """A template for the instruction, with columns in braces."""
     reference: str | None = None
@@ -126,7 +126,7 @@ class EvaluationSet(Source):
 
     @model_validator(mode="after")
     def mapped(self) -> Self:
-        if self.origin == "world" and self.instructions is None:
+        if self.origin == "world_part" and self.instructions is None:
             raise ValueError("an evaluation set of the world needs 'instructions'")
         if self.origin in ("file", "hub") and (self.instruction is None) == (self.recipe is None):
             raise ValueError("an evaluation set from a file or a hub needs 'instruction', or a 'recipe'")

@@ -1,4 +1,4 @@
-"""The files of a config, read once more and strictly: of a key that is there twice, Snakemake takes the last."""
+"""A strict second reading of config files: Snakemake uses the last value of a duplicate key."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,10 +7,10 @@ import yaml
 
 
 def doubled_keys(path: Path) -> list[str]:
-    """A line for each key that one section of a YAML or JSON file has twice, with both places."""
+    """A line for each duplicate key in a section of a YAML or JSON file, with both places."""
     text = path.read_text(encoding="utf-8")
     try:
-        # JSON is YAML but for tabs, which are allowed there between values only.
+        # JSON is YAML except for tabs, which JSON allows between values only.
         root = yaml.compose(text if text.lstrip()[:1] != "{" else text.replace("\t", " "), Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         return [f"{path}: not valid YAML: {' '.join(str(error).split())}"]
@@ -18,7 +18,7 @@ def doubled_keys(path: Path) -> list[str]:
 
 
 def _doubles(node: yaml.Node | None, section: tuple[str, ...], path: str, seen: set[int]) -> Iterator[str]:
-    if id(node) in seen:  # an alias, of what has been read where its anchor is
+    if id(node) in seen:  # an alias: its anchor has been read already
         return
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
@@ -30,6 +30,6 @@ def _doubles(node: yaml.Node | None, section: tuple[str, ...], path: str, seen: 
             key, line = str(name.value), name.start_mark.line + 1
             if key in lines:
                 place = ".".join((*section, key))
-                yield f"{path}: {place} is there twice, in lines {lines[key]} and {line}: keep one"
+                yield f"{path}: {place} occurs twice, on lines {lines[key]} and {line}: keep one"
             lines.setdefault(key, line)
             yield from _doubles(value, (*section, key), path, seen)

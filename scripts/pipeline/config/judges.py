@@ -1,4 +1,4 @@
-"""The sections of a config on what is asked of judges and other servers."""
+"""The sections of a config on judges and other servers."""
 
 import re
 from typing import Annotated, Literal, Self
@@ -24,12 +24,12 @@ from pipeline.config.types import (
 
 
 class Price(Section):
-    """Of a million tokens, in whatever currency the ceilings are in."""
+    """Price of a million tokens, in the currency of the ceilings."""
 
     input: NotNegative
-    """Of a million tokens that are sent."""
+    """Per million input tokens."""
     output: NotNegative
-    """Of a million tokens that come back."""
+    """Per million output tokens."""
 
 
 class Server(Section):
@@ -38,34 +38,34 @@ class Server(Section):
     base_url: Annotated[str, Field(pattern=r"^https?://")]
     """Such as `http://localhost:8000/v1`, without user, password or query."""
     model: Line
-    """The name that the server knows it by."""
+    """The model's name on the server."""
     key_variable: str = "OPENAI_API_KEY"
     """The environment variable that holds the key, never the key itself."""
     request: JsonObject = {}
-    """Goes into every request as it is: temperature, max_tokens, logprobs."""
+    """Added to every request as it is: temperature, max_tokens, logprobs."""
     price: Price | None
-    """In the currency of `ceilings.price`; `null`: not known, which no `ceilings.price` allows."""
+    """In the currency of `ceilings.price`; `null`: unknown, which is not allowed with a `ceilings.price`."""
 
     @model_validator(mode="after")
     def without_secrets(self) -> Self:
-        """What stands in a config stands in records, too. The messages do not repeat what may be a key."""
+        """Everything in a config is also in records. The messages do not repeat what may be a key."""
         parts = urlsplit(self.base_url)
         if parts.username or parts.password or parts.query:
-            raise ValueError("'base_url' must hold no user, password or query; keys come from the environment")
+            raise ValueError("'base_url' must not contain a user, password or query; keys come from the environment")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
             raise ValueError("'key_variable' must be the name of an environment variable, not the key itself")
         wrong = [name for name in OURS if name in self.request]
         if wrong:
-            raise ValueError(f"'request' must not hold {', '.join(wrong)}: each is set elsewhere, or cannot be set")
+            raise ValueError(f"'request' must not contain {', '.join(wrong)}: set elsewhere, or not supported")
         return self
 
 
 class Judge(Section):
     name: Name
     kind: Literal["oracle", "evaluator", "server", "local"]
-    """One of the four above; docs/judges.md tells more of them."""
+    """One of the four above, described in docs/judges.md."""
     evaluator: LocalPath | None = None
-    """For the kind `evaluator`: a name of alpaca-eval's, or the path of a folder or YAML file."""
+    """For the kind `evaluator`: the name of one that ships with alpaca-eval, or the path of a folder or YAML file."""
     server: Server | None = None
     """For the kind `server`."""
     path: LocalPath | None = None
@@ -75,15 +75,15 @@ class Judge(Section):
     precision: Precision = "float32"
     """For the kind `local`: of weights and arithmetic."""
     template: LocalFile | None = None
-    """A file with `{instruction}`, `{output_1}` and `{output_2}`; `null` is that of AlpacaEval 2."""
+    """A file with `{instruction}`, `{output_1}` and `{output_2}`; `null`: AlpacaEval 2's."""
     answer: Literal["logprobs", "text"] = "logprobs"
-    """`logprobs`: the weighted preference of AlpacaEval 2; `text`: the label itself."""
+    """`logprobs`: AlpacaEval 2's weighted preference; `text`: the label itself."""
     min_label_probability: Share
     reference_mode: str
     seed: Seed
     bootstrap: Draws
     metric: Literal["length_controlled_minimal", "length_controlled_v1"]
-    gamed_table: LocalFile | None = None
+    df_gamed: LocalFile | None = None
     both_orders: Flag
 
     @model_validator(mode="after")
@@ -97,17 +97,17 @@ class Judge(Section):
             raise ValueError("'answer' is logprobs: 'server.request' needs logprobs: true and top_logprobs: 2 or more")
         if self.server and self.answer == "text" and completion_limit(self.server.request) < 2:
             raise ValueError(
-                "'answer' is text: max_tokens in 'server.request' must be 2 or more; what is cut off is not read"
+                "'answer' is text: max_tokens in 'server.request' must be 2 or more; truncated answers are not used"
             )
         return self
 
 
 class Rewriting(Section):
-    """The no-rephrase ablation (paper, appendix C): which responses restate their instruction, and without that."""
+    """The no-rephrase ablation (paper, appendix C): find responses that restate their instruction, and rewrite them."""
 
     server: Server
-    """What is asked."""
+    """The server that is asked."""
     detect: str
-    """Asks whether a response restates, with `{instruction}` and `{response}`; ends in "#### YES" or "#### NO"."""
+    """Prompt asking if `{response}` restates `{instruction}`; the answer ends with "#### YES" or "#### NO"."""
     rewrite: str
-    """The request to write it without that, likewise."""
+    """Prompt asking for the response without the restatement, with the same placeholders."""

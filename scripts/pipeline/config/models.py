@@ -1,4 +1,4 @@
-"""The sections of a config on models: pre-training, tuning, chat format."""
+"""The config's sections on models: pre-training, tuning and chat format."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -25,9 +25,9 @@ class Architecture(Section):
     layers: Count
     """Transformer blocks."""
     heads: Count
-    """Of each layer's attention."""
+    """Attention heads per layer."""
     context: Count
-    """The most tokens that the model can read."""
+    """Context length in tokens."""
 
     @model_validator(mode="after")
     def of_whole_heads(self) -> Self:
@@ -64,42 +64,42 @@ class Pretrain(Section):
     def enough_steps(self) -> Self:
         steps = -(-(self.tokens // self.sequence_length) // self.batch_size)
         if self.snapshots > steps:
-            raise ValueError(f"'snapshots' is {self.snapshots}, but there are {steps} steps after which to keep one")
+            raise ValueError(f"'snapshots' is {self.snapshots}, but pre-training has only {steps} steps")
         return self
 
 
 class Model(Section):
-    world: Seed | None = None
+    world_seed: Seed | None = None
     pretrain: Pretrain | None = None
     snapshot: Count | None = None
-    """Of `pretrain.snapshots`, the one that is taken, from 1; `null`: the model at the end."""
+    """Which of the `pretrain.snapshots` to use, counted from 1; `null`: the final model."""
     path: LocalPath | None = None
-    """An existing model, in place of `pretrain`: a hub id, or a directory. `.`, `/` or `~` begins a directory."""
+    """An existing model, instead of `pretrain`: a hub id, or a directory, which may begin with `.`, `/` or `~`."""
     revision: Line | None = None
     """The commit, tag or branch of the hub."""
     gated: Flag = False
-    """The hub wants a token; it is asked for before anything runs."""
+    """The hub requires a token; this is checked before anything runs."""
     parameters: Positive | None = None
-    """In billions: for the plan, and for the memory that is asked of a cluster."""
+    """In billions: for the plan, and for memory requests on a cluster."""
     test_seeds: OneOrMore[Seed] | None = None
-    """In place of the run's."""
+    """Overrides the run's."""
     validation_seed: Seed | None = None
-    """In place of the selection's."""
+    """Overrides the selection's."""
     tuning: dict[str, Any] = {}
-    """Laid over the common `tuning`."""
+    """Overrides keys of the common `tuning`."""
     chat: dict[str, Any] = {}
-    """Laid over the common `chat`."""
+    """Overrides keys of the common `chat`."""
     rules: Flag = True
     """`false`: no rule adapter for this model."""
     epochs: dict[str, Count] = {}
-    """An epoch count by mode, fixed, with nothing to choose."""
+    """Fixed epoch counts by mode, so that none is chosen."""
 
     @model_validator(mode="after")
     def one_source(self) -> Self:
         if (self.pretrain is None) == (self.path is None):
-            raise ValueError("give either 'pretrain' or 'path', not both and not neither")
-        if self.pretrain and self.world is None:
-            raise ValueError("'pretrain' needs a 'world' whose corpus is read")
+            raise ValueError("needs exactly one of 'pretrain' and 'path'")
+        if self.pretrain and self.world_seed is None:
+            raise ValueError("'pretrain' needs a 'world_seed'")
         kept = self.pretrain.snapshots if self.pretrain else 0
         if self.snapshot and self.snapshot > kept:
             raise ValueError(f"'snapshot' is {self.snapshot}, but 'pretrain.snapshots' keeps {kept}")
@@ -108,11 +108,11 @@ class Model(Section):
 
 class Lora(Section):
     rank: Count
-    """Of the two matrices that each layer gets."""
+    """Rank of the two matrices that are added to each layer."""
     alpha: Positive
     """Their product is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1), no_boolean]
-    """Of what goes into them, while tuning."""
+    """Dropout on their input during tuning."""
 
 
 class Tuning(Section):
@@ -121,13 +121,13 @@ class Tuning(Section):
     schedule: Literal["cosine", "linear", "constant"]
     warmup: Share
     weight_decay: NotNegative
-    """AdamW's; the paper does not say, the scripts: 0."""
+    """AdamW's; not stated in the paper; scripts: 0."""
     max_grad_norm: Positive
-    """Gradients beyond it are scaled down to it; scripts: 1."""
+    """Gradients with a larger norm are clipped to it; scripts: 1."""
     normalise_by: Literal["example", "token"]
     max_length: Count
     precision: Literal["bfloat16", "float32"]
-    stored_as: Literal["bfloat16", "float16", "float32"]
+    saved_precision: Literal["bfloat16", "float16", "float32"]
     train_eos: Flag
     train_turn_newline: Flag
     too_long: Literal["error", "cut"]

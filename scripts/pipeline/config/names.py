@@ -1,4 +1,4 @@
-"""The names in a config: each is defined, and none stands for two things, in a path or in a table."""
+"""The names in a config: each is defined, and none is ambiguous in a path or in a table."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -8,8 +8,8 @@ from pipeline.config.schema import BASE_LABEL, Config
 from pipeline.config.types import same_text
 from pipeline.identity.bases import SHARED
 
-# Names that the paths in the rules use themselves in the place of a name of the section: a second rule would claim the
-# same file, or write into the same folder. tests/test_config_names.py reads them from the rules and compares.
+# Names that the paths in the rules already use where a name of the section goes: two rules would produce the same file,
+# or write into the same folder. tests/test_config_names.py reads them from the rules and compares.
 RESERVED = {
     "experiment": (SHARED,),  # results/NAME
     "models": (  # results/EXPERIMENT/NAME
@@ -23,13 +23,13 @@ RESERVED = {
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """The end of a message on an unknown name: the most similar one that is known, if any is."""
+    """The end of a message about an unknown name: the most similar known name, if there is one."""
     similar = get_close_matches(name, list(known), n=1)
     return f"; did you mean {similar[0]!r}?" if similar else ""
 
 
 def unknown_names(config: Config) -> list[str]:
-    """References from one section to a name that another does not define."""
+    """References to a name that the other section does not define."""
     datasets, sets, modes = list(config.datasets), list(config.evaluation_sets), list(config.modes)
     published = sorted({*WIN_RATES, *RANKING})
     references = [("run.models", name, list(config.models)) for name in config.run.models]
@@ -69,7 +69,7 @@ def unknown_names(config: Config) -> list[str]:
 
 
 def names_taken(config: Config) -> list[str]:
-    """Names that would meet another's path, and labels that would meet another's row of a table."""
+    """Names that would collide with another path, and labels that would collide with another row of a table."""
     defined = {"models": config.models, "modes": config.modes, "evaluation_sets": config.evaluation_sets}
     names = [("experiment", config.experiment)] + [(key, name) for key, own in defined.items() for name in own]
     faults = [
@@ -86,7 +86,7 @@ def names_taken(config: Config) -> list[str]:
     for place, label in labels.items():
         same.setdefault(same_text(label), []).append(f"{place} ({label!r})")
     faults += [
-        f"{' and '.join(reversed(places))}: tables could not tell these labels apart; each must have its own"
+        f"{' and '.join(reversed(places))}: these labels look the same in tables; make them different"
         for places in same.values()
         if len(places) > 1
     ]

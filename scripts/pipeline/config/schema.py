@@ -1,7 +1,7 @@
-"""The shape of a config. Its check is in ``pipeline.config.check``.
+"""The schema of a config. Its check is in ``pipeline.config.check``.
 
-Identity (what is computed) and execution (on what, how fast) are kept apart: only ``execution`` may
-change without changing a result's meaning.
+Identity (what is computed) and execution (on which hardware, how fast) are separate: only ``execution`` can
+change without changing the meaning of a result.
 """
 
 from functools import cache
@@ -39,7 +39,7 @@ BASE_LABEL = "base"  # the base model, as tables and figures name it
 
 @cache
 def gpus() -> dict[str, dict[str, float]]:
-    """What each GPU can do, by its name: ``tflops`` and ``bandwidth``, in TB/s."""
+    """The ``tflops`` and ``bandwidth`` (TB/s) of each GPU by name."""
     return yaml.safe_load(Path(__file__).with_name("gpus.yaml").read_text(encoding="utf-8"))
 
 
@@ -53,15 +53,15 @@ class Run(Section):
 
 class Mode(Section):
     dataset: str
-    """What is tuned on, by its name in `datasets`."""
+    """The tuning dataset, by its name in `datasets`."""
     user_turn: Literal["shown", "empty", "removed"] = "shown"
-    """`empty`: without its text, which is response tuning (equation 2); `removed`: without its tag, too."""
+    """`empty`: no text, which is response tuning (equation 2); `removed`: no tag either."""
     label: Line
     """The name in tables and figures."""
     published: Line | None = None
-    """The paper's row that stands beside it."""
+    """The paper's row to show next to it."""
     tuning: dict[str, Any] = {}
-    """Laid over the common `tuning`, and over the model's own."""
+    """Overrides keys of the common `tuning` and of the model's own."""
 
 
 class Selection(Section):
@@ -73,16 +73,16 @@ class Selection(Section):
 
 class Generation(Section):
     evaluation_set: str
-    """What is responded to, by its name in `evaluation_sets`."""
+    """The set of instructions to respond to, by its name in `evaluation_sets`."""
     max_new_tokens: Count
     precision: Precision
 
 
 class Variant(Section):
     use: OneOrMore[Literal["eos", "uniform", "diversity"]]
-    """The rules that are used."""
+    """The rules to use."""
     max_new_tokens: Count | None = None
-    """In place of the generation's."""
+    """Overrides the generation's."""
 
     @property
     def label(self) -> str:
@@ -94,18 +94,18 @@ class Variant(Section):
 class Rules(Section):
     eos_bonus: Number
     eos_ramp: Count
-    after_ramp: Literal["hold", "none"]
+    eos_after_ramp: Literal["hold", "none"]
     token_scores: dict[str, Number | None]
     diversity_penalty: Number
     diversity_scope: Literal["response", "prompt_and_response"]
     variants: dict[Name, Variant | None]
 
     def used(self) -> dict[str, Variant]:
-        """The variants that are not taken out with null."""
+        """The variants that are not removed with null."""
         return {name: variant for name, variant in self.variants.items() if variant is not None}
 
     def scores(self) -> dict[str, float]:
-        """The scores of the tokens that are not taken out with null."""
+        """The scores of the tokens that are not removed with null."""
         return {text: score for text, score in self.token_scores.items() if score is not None}
 
 
@@ -116,7 +116,7 @@ class Ranking(Section):
     others: Count
     negatives: OneOrMore[Literal["any", "same_kind", "same_format"]]
     seed: Seed
-    """Of the draw of other responses, and of the bootstrap."""
+    """Seed for drawing other responses, and for the bootstrap."""
     modes: Distinct[str]
     bootstrap: Draws
 
@@ -125,7 +125,7 @@ class Ranking(Section):
         if self.others >= self.instructions:
             raise ValueError(f"'others' is {self.others}: it must be smaller than 'instructions', {self.instructions}")
         if "any" not in self.negatives:
-            raise ValueError(f"'negatives' is {self.negatives}: it must contain 'any', which table 2 is of")
+            raise ValueError(f"'negatives' is {self.negatives}: it must contain 'any', which table 2 reports")
         return self
 
 
@@ -137,23 +137,23 @@ class Similarity(Section):
     modes: OneOrMore[str]
     """The modes whose responses are compared with their own data."""
     baseline: str
-    """The dataset that stands for no particular style, LIMA in the paper."""
+    """A dataset without a particular style, LIMA in the paper."""
     seed: Seed
-    """Of the models; a test seed of each model that is run."""
+    """The tuning seed to use; it must be a test seed of every model that is run."""
 
 
 class Conditions(Section):
     model: str
-    """The model that is varied, by its name in `models`; it needs a `pretrain`."""
+    """The model to vary, by its name in `models`; it needs a `pretrain`."""
     worlds: OneOrMore[Seed]
-    """Each is the seed of a world, its corpus and the weights. Means and intervals are over them."""
+    """Each is the seed of a world, its corpus and the weights. Means and intervals are over worlds."""
     axis: Line
     """What the conditions are, with a unit: the title of the figure's axis."""
     values: Annotated[dict[Name, dict[str, Any] | None], Field(min_length=1)]
-    """What is laid over the model, by the condition's name, in order; `null` takes out one of another file's."""
+    """Overrides of the model's keys, by condition, in order; `null` removes a condition that another file defines."""
 
     def models(self) -> dict[str, tuple[str, int]]:
-        """The models that come of it, by name: condition and world."""
+        """The condition and the world of each model that this section defines, by name."""
         named = [name for name, changes in self.values.items() if changes is not None]
         return {f"{name}-world{world}": (name, world) for name in named for world in self.worlds}
 
@@ -162,22 +162,22 @@ class Harness(Section):
     """lm-evaluation-harness, run as a program on the base model and every tuned one."""
 
     command: LocalPath = "lm_eval"
-    """Its name on the PATH, or its path: it may have an environment of its own."""
+    """Its name on the PATH, or its path, which may be in a separate environment."""
     tasks: OneOrMore[Line]
-    """Tasks that it knows, such as `arc_easy`."""
+    """Its tasks, such as `arc_easy`."""
     options: list[str] = []
-    """Further words of its command, such as `["--limit", "100"]`."""
+    """Further command-line arguments, such as `["--limit", "100"]`."""
 
 
 class Drift(Section):
     documents: Count
-    """How many texts are read by the base model and by each tuned one."""
+    """Number of texts that the base model and every tuned model are evaluated on."""
     file: LocalFile | None = None
-    """Texts, in a column `text`: .json, .jsonl, .csv, .txt (one a line) or .parquet; `null`: of the model's world."""
+    """Texts, in a column `text`: .json, .jsonl, .csv, .txt (one per line) or .parquet; `null`: drawn from the world."""
     precision: Precision = "float32"
     """Of the models' weights and arithmetic."""
     harness: Harness | None = None
-    """Benchmarks besides, for real models."""
+    """Benchmarks in addition, for real models."""
 
     @model_validator(mode="after")
     def of_a_known_kind(self) -> Self:
@@ -188,9 +188,9 @@ class Drift(Section):
 
 class Ceilings(Section):
     gpu_hours: NotNegative | None = None
-    """Of all jobs together, those before included."""
+    """For all jobs together, including earlier ones."""
     price: NotNegative | None = None
-    """Of all questions together, in the currency of the server's price."""
+    """For all requests together, in the currency of the server's price."""
 
 
 class Plan(Section):
@@ -243,32 +243,32 @@ class Config(Section):
     plan: Plan
     execution: Execution
     note: str | None = None
-    """A sentence that stands under every table and in the report."""
+    """A sentence shown under every table and in the report."""
 
     def ancestry(self, dataset: str) -> list[str]:
-        """A dataset's name, then those of all that it is made of, and they in turn; without those not defined."""
+        """A dataset's name, then those of all datasets that it is made from, recursively, without undefined ones."""
         found = [dataset] if dataset in self.datasets else []
         for name in found:  # which grows
             found += [one for one in self.datasets[name].made_of if one in self.datasets and one not in found]
         return found
 
     def mode_tuning(self, model: str, mode: str) -> Tuning:
-        """How a model is tuned in a mode: the common values, over them the model's own, over them the mode's own."""
+        """How a model is tuned in a mode: the common values, overridden by the model's, then by the mode's."""
         return Tuning.model_validate(
             merged(self.tuning.model_dump(), self.models[model].tuning, self.modes[mode].tuning)
         )
 
     def model_chat(self, model: str) -> Chat:
-        """The chat format of a model: the common values, with the model's own laid over them."""
+        """The chat format of a model: the common values, overridden by the model's."""
         return Chat.model_validate(merged(self.chat.model_dump(), self.models[model].chat))
 
     def whole_datasets(self, model: str) -> list[str]:
-        """The datasets whose responses must fit in a model's context: those of its modes with ``too_long: error``."""
+        """The datasets whose responses must fit in a model's context: those of modes with ``too_long: error``."""
         strict = [mode for mode in self.run.modes if self.mode_tuning(model, mode).too_long == "error"]
         return list(dict.fromkeys(self.modes[mode].dataset for mode in strict))
 
     def epoch_grid(self, model: str, mode: str) -> list[int]:
-        """The epoch counts that are chosen from: a single one where the model gives it."""
+        """The epoch counts to choose from: a single one if the model fixes it."""
         return [self.models[model].epochs[mode]] if mode in self.models[model].epochs else self.selection.epochs
 
     def test_seeds(self, model: str) -> list[int]:
@@ -276,7 +276,7 @@ class Config(Section):
         return self.models[model].test_seeds or self.run.test_seeds
 
     def validation_seed(self, model: str) -> int:
-        """The seed of the runs among which the epoch count is chosen."""
+        """The seed of the runs that the epoch count is chosen from."""
         own = self.models[model].validation_seed
         return self.selection.seed if own is None else own
 
@@ -290,12 +290,12 @@ class Config(Section):
         )
 
     def ranked_modes(self) -> list[str]:
-        """The modes whose models rank responses, in the order in which they are run."""
+        """The modes whose models rank responses, in the order of ``run.modes``."""
         return [mode for mode in self.run.modes if self.ranking and mode in self.ranking.modes]
 
 
 def merged(*layers: dict[str, Any]) -> dict[str, Any]:
-    """Mappings laid over one another, nested ones likewise."""
+    """Merge mappings recursively; later ones take precedence."""
     result: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():

@@ -1,4 +1,4 @@
-"""Values of a config that are right by themselves and wrong together, as they hold for each model and mode."""
+"""Values of a config that are valid individually but not together, as they apply to each model and mode."""
 
 import shutil
 from importlib.metadata import PackageNotFoundError, version
@@ -6,11 +6,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pipeline.config.datasets import Source
 from pipeline.config.schema import Config, gpus
 
-Lengths = dict[tuple[str, int, int], list[str]]  # key, tokens and context, of which models
+Lengths = dict[tuple[str, int, int], list[str]]  # (key, tokens, context) -> models
 
 
 def bad_values(config: Config) -> list[str]:
-    """What does not fit together in a config whose names are all defined, and whose overlays are valid."""
+    """Inconsistencies in a config whose names are all defined and whose overrides are valid."""
     faults = [*_datasets(config), *_evaluation_sets(config), *_lengths(config), *_worlds(config)]
     if config.similarity:
         for name in config.run.models:
@@ -19,14 +19,14 @@ def bad_values(config: Config) -> list[str]:
                     f"similarity.seed: {config.similarity.seed} is not a test seed of model {name!r}: {seeds}"
                 )
     if config.plan.gpu not in gpus():
-        faults.append(f"plan.gpu: {config.plan.gpu!r} is not known; known are {', '.join(gpus())}")
+        faults.append(f"plan.gpu: {config.plan.gpu!r} is unknown; known GPUs are {', '.join(gpus())}")
     if not config.judge and config.selects():
-        faults.append(f"selection.epochs: {config.selection.epochs} cannot be chosen from without a judge; give one")
+        faults.append(f"selection.epochs: {config.selection.epochs} cannot be chosen from without a judge; add a judge")
     return [*faults, *_not_installed(config)]
 
 
 def used_sources(config: Config) -> dict[str, Source]:
-    """The datasets and evaluation sets that this run reads, by their place in the config."""
+    """The datasets and evaluation sets that this run reads, by their key in the config."""
     datasets = {config.modes[mode].dataset for mode in config.run.modes}
     datasets |= {config.similarity.baseline} if config.similarity else set()
     datasets = {made_of for name in datasets for made_of in config.ancestry(name)}
@@ -38,37 +38,37 @@ def used_sources(config: Config) -> dict[str, Source]:
 
 
 def _datasets(config: Config) -> list[str]:
-    """Datasets that are made of others which cannot be had."""
+    """Datasets made from others that are not available."""
     faults = []
     if not config.rewriting and any(source.origin == "rewrite" for source in used_sources(config).values()):
-        faults.append("rewriting: missing, but a dataset in use is to be rewritten by it")
+        faults.append("rewriting: missing, but a dataset in use needs it")
     circle = [
         name
         for name, source in config.datasets.items()
         if any(name in config.ancestry(made_of) for made_of in source.made_of)
     ]
     if circle:
-        faults.append(f"datasets: {', '.join(circle)}: made of itself, by 'alter', 'responses_of' or 'rewrite'")
+        faults.append(f"datasets: {', '.join(circle)}: made from itself, through 'alter', 'responses_of' or 'rewrite'")
     return faults
 
 
 def _evaluation_sets(config: Config) -> list[str]:
-    """Evaluation sets without what they are asked for: references, kinds of request, enough instructions."""
+    """Evaluation sets that lack something that is needed: references, kinds of request, enough instructions."""
     faults = []
     ranking, judge = config.ranking, config.judge
     needed = [("ranking.evaluation_set", ranking.evaluation_set)] if ranking else []
     needed += [("selection.evaluation_set", config.selection.evaluation_set)] if config.selects() else []
     for key, name in needed:
         own = config.evaluation_sets[name]
-        if own.origin != "world" and own.recipe is None and own.reference is None:
-            faults.append(f"{key}: evaluation_sets.{name} has no 'reference', which is needed here: give it a template")
+        if own.origin != "world_part" and own.recipe is None and own.reference is None:
+            faults.append(f"{key}: evaluation_sets.{name} has no 'reference', which is needed here: add a template")
     if judge and judge.kind == "oracle":
         judged = [("generation.evaluation_set", config.generation.evaluation_set)]
         judged += [("selection.evaluation_set", config.selection.evaluation_set)] if config.selects() else []
         faults += [
             f"judge.kind: the oracle knows only the tiny world's instructions, but {key} is {name!r}"
             for key, name in judged
-            if config.evaluation_sets[name].origin != "world"
+            if config.evaluation_sets[name].origin != "world_part"
         ]
     held = config.evaluation_sets[ranking.evaluation_set] if ranking else None
     if ranking and held and held.instructions is not None and held.instructions < ranking.instructions:
@@ -76,7 +76,7 @@ def _evaluation_sets(config: Config) -> list[str]:
             f"ranking.instructions: {ranking.instructions}, but evaluation_sets.{ranking.evaluation_set} has "
             f"{held.instructions}"
         )
-    if ranking and held and held.origin != "world" and ranking.negatives != ["any"]:
+    if ranking and held and held.origin != "world_part" and ranking.negatives != ["any"]:
         faults.append(
             f"ranking.negatives: {ranking.negatives} requires a world evaluation set, which "
             f"{ranking.evaluation_set!r} is not; use [any]"
@@ -85,7 +85,7 @@ def _evaluation_sets(config: Config) -> list[str]:
 
 
 def _lengths(config: Config) -> list[str]:
-    """Lengths beyond the context of a model that is pre-trained here; other models are checked when they are read."""
+    """Lengths beyond the context of a model that is pre-trained here; other models are checked when they are loaded."""
     found: Lengths = {}
     for name in config.run.models:
         model = config.models[name]
@@ -106,12 +106,12 @@ def _lengths(config: Config) -> list[str]:
 
 
 def _worlds(config: Config) -> list[str]:
-    """Models without a world whose sets or texts are to be drawn from it."""
-    without = [name for name in config.run.models if config.models[name].world is None]
+    """Models without a world, although sets or texts must be drawn from it."""
+    without = [name for name in config.run.models if config.models[name].world_seed is None]
     faults = []
-    if any(used.origin == "world" for used in used_sources(config).values()):
+    if any(used.origin == "world_part" for used in used_sources(config).values()):
         faults += [
-            f"models.{name}.world: missing, but a set in use is drawn from the model's world" for name in without
+            f"models.{name}.world_seed: missing, but a set in use is drawn from the model's world" for name in without
         ]
     if config.drift and config.drift.file is None:
         faults += [f"drift.file: missing, but model {name!r} has no world to draw texts from" for name in without]
@@ -119,18 +119,18 @@ def _worlds(config: Config) -> list[str]:
 
 
 def _not_installed(config: Config) -> list[str]:
-    """Programs and packages that this run asks for, which are not part of the environment, and are not there."""
+    """Optional programs and packages that this run needs and that are not installed."""
     faults = []
     harness = config.drift.harness if config.drift else None
     if harness and shutil.which(harness.command) is None:
         faults.append(
             f"drift.harness.command: {harness.command!r} is not found: install lm-evaluation-harness (pip install "
-            "lm-eval), or give the path of its lm_eval"
+            "lm-eval), or give the path to lm_eval"
         )
     tracking = config.execution.tracking
     try:
         if tracking:
-            version(tracking)  # not `find_spec`: it takes wandb's own folder of former runs, `wandb`, for the package
+            version(tracking)  # not `find_spec`, which mistakes wandb's folder of past runs, `wandb`, for the package
     except PackageNotFoundError:
         faults.append(
             f"execution.tracking: {tracking} is not installed: pip install {tracking}, with the environment active"

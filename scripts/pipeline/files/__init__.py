@@ -1,1 +1,1 @@
-"""Rows and files, read and written: from a hub, from local files, as Parquet. `rows` alone checks a row."""
+"""Reading and writing rows and files: from the hub, from local files, as Parquet. Only `rows` checks rows."""

@@ -1,4 +1,4 @@
-"""Does a file contain what its name says? Asked before its rows are read, of its first bytes alone."""
+"""Does a file contain what its name says? Checked before its rows are read, by its first bytes only."""
 
 import gzip
 import zlib
@@ -8,9 +8,9 @@ from pipeline.jobs.command import InputError
 
 HEAD = 4096  # bytes
 
-BINARY = {  # the first bytes of formats that people have by mistake: what it is, and what to do
+BINARY = {  # the first bytes of formats that people use by mistake: what it is, and what to do
     b"PAR1": ("Parquet", "give it the ending .parquet"),
-    b"\x1f\x8b": ("gzip", "give it the ending .gz after that of the format, once"),
+    b"\x1f\x8b": ("gzip", "give it the ending .gz after the format's own, once"),
     b"PK\x03\x04": ("a zip archive or an Excel workbook", "unzip it, or export the sheet as CSV in UTF-8"),
     b"\xd0\xcf\x11\xe0": ("an old Excel workbook", "export the sheet as CSV in UTF-8"),
     b"\x28\xb5\x2f\xfd": ("compressed by zstd", "decompress it"),
@@ -22,12 +22,12 @@ BINARY = {  # the first bytes of formats that people have by mistake: what it is
     b"\xff\xfe": ("text in UTF-16 or UTF-32", "save it as UTF-8"),
     b"\xfe\xff": ("text in UTF-16", "save it as UTF-8"),
     b"\x00\x00\xfe\xff": ("text in UTF-32", "save it as UTF-8"),
-    b"version https://git-lfs": ("a pointer of git-lfs in place of the file", "run `git lfs pull`"),
+    b"version https://git-lfs": ("a git-lfs pointer instead of the file", "run `git lfs pull`"),
 }
 
 
 def check_contents(path: Path, kind: str, name: str) -> None:
-    """Raise InputError, with what to do, for a file of another format than its ending, ``kind``, says."""
+    """Raise InputError, with what to do, if a file's format does not match its ending ``kind``."""
     head = _head(path, name)
     if not head:
         if kind == ".parquet":
@@ -47,7 +47,7 @@ def check_contents(path: Path, kind: str, name: str) -> None:
 
 
 def _wrong_text(text: bytes, kind: str) -> str:
-    """What is wrong with a file that begins with this text; nothing where it is as its ending says."""
+    """What is wrong with a file that begins with this text; empty if it matches its ending."""
     json = b"".join(text.split()).startswith((b'{"', b'[{"'))
     if kind == ".parquet":
         return "contains text, not Parquet: give it the ending of its format" if _is_text(text) else ""
@@ -68,15 +68,15 @@ def _is_text(head: bytes) -> bool:
 
 
 def _head(path: Path, name: str) -> bytes:
-    """The first bytes, unpacked where the ending is .gz."""
+    """The first bytes, decompressed if the ending is .gz."""
     with path.open("rb") as file:
         head = file.read(HEAD)
     if path.suffix != ".gz" or not head:
         return head
     if not head.startswith(b"\x1f\x8b"):
-        raise InputError(f"{name}: is not gzipped: give it a name without .gz")
+        raise InputError(f"{name}: is not gzip-compressed: give it a name without .gz")
     try:
         with gzip.open(path) as packed:
             return packed.read(HEAD)
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{name}: cannot be decompressed: {error}; is it whole?") from None
+        raise InputError(f"{name}: cannot be decompressed: {error}; is it complete?") from None

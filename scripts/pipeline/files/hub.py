@@ -1,4 +1,4 @@
-"""Rows and commits from a dataset or model hub: through its cache where there is no network, every fault explained."""
+"""Rows and commits from a dataset or model hub, or from its cache when offline, with an explanation of every error."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -12,13 +12,13 @@ from pipeline.jobs.command import InputError
 
 NOT_CACHED = "not in the cache, and HF_HUB_OFFLINE is set: download it first"
 READ_HERE = tuple(f"{kind}{packed}" for kind in (".parquet", ".csv", ".json", ".jsonl") for packed in ("", ".gz"))
-ORIGINS = ("alter", "rewrite", "file", "hub", "world")  # the first that is given counts
+ORIGINS = ("alter", "rewrite", "file", "hub", "world_part")  # the first that is given is used
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a model's path is an id on the hub, NAME or ORGANISATION/NAME: a directory of that name comes first.
+    """Whether a model's path is a hub id, NAME or ORGANISATION/NAME; a directory of that name takes precedence.
 
-    What cannot be an id is a directory, there or not: it begins with ``.``, ``/`` or ``~``, or has a second slash.
+    A path that starts with ``.``, ``/`` or ``~``, or has a second slash, is always a directory, even if it is missing.
     """
     part = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
     is_file = Path(path).exists() or path.endswith(".gguf")
@@ -26,14 +26,14 @@ def is_hub_id(path: str) -> bool:
 
 
 def origin_of(source: dict[str, Any]) -> str:
-    """What the rows of a source are read from: a file stands in for a hub, a hub for the world."""
+    """What the rows of a source are read from: a file takes precedence over a hub, a hub over the world."""
     return next(kind for kind in ORIGINS if source.get(kind) is not None)
 
 
 def source_rows(source: dict[str, Any], columns: Columns) -> tuple[str, Counted, Iterator[tuple[str, Row]]]:
-    """The name of a source that is a file or on a hub, its rows as they stand there, counted, and those that are used.
+    """The name of a file or hub source, a counter of its raw rows, and an iterator over the rows to use.
 
-    The last are (place, row) of the ``columns``, checked by ``pipeline.files.rows``.
+    The last gives (place, row) with the ``columns``, checked by ``pipeline.files.rows``.
     """
     if origin_of(source) == "file":
         name, cells, whole = source["file"], read_cells(source["file"], columns, name=source["file"]), True
@@ -45,18 +45,18 @@ def source_rows(source: dict[str, Any], columns: Columns) -> tuple[str, Counted,
 
 
 def hub_name(hub: dict[str, Any]) -> str:
-    """How rows of a hub are named: its id, with the revision, and the file or the configuration and split."""
+    """The name of a hub source: its id, with the revision, and the file or the configuration and split."""
     revision = f"@{hub['revision']}" if hub.get("revision") else ""
     part = hub.get("file") or " ".join(filter(None, [hub.get("config"), hub.get("split") or "train"]))
     return f"{hub['id']}{revision} ({part})"
 
 
 def _cells(hub: dict[str, Any], columns: Collection[str]) -> Rows:
-    """The rows of a hub's dataset as they stand there: of one file of its repository, or of a split.
+    """The raw rows of a dataset on the hub: of one file of its repository, or of a split.
 
-    A file is downloaded to the hub's cache. A split is streamed, file by file where the files are of a kind that is
-    read here, and with HF_HUB_OFFLINE read from the cache, where it is only if `datasets` has loaded it whole before.
-    Raises InputError for what cannot be had.
+    A file is downloaded to the hub's cache. A split is streamed, file by file if this project can read the files'
+    format. With HF_HUB_OFFLINE it is read from the cache, which has it only if `datasets` has loaded all of it before.
+    Raises InputError for anything unavailable.
     """
     name = hub_name(hub)
     if hub.get("file") is not None:
@@ -77,27 +77,27 @@ def _split(hub: dict[str, Any], columns: Collection[str]) -> Iterator[Row]:
     commit = find_commit("dataset", id_, revision)
     with explained("dataset", id_, revision, DatasetsError):
         builder = datasets.load_dataset_builder(id_, hub.get("config"), revision=commit)
-        # Where the hub does not answer, `datasets` takes whatever revision it finds in its cache.
+        # If the hub does not answer, `datasets` uses whatever revision it finds in its cache.
         if builder.hash != commit:
-            raise InputError(f"dataset {id_}, revision {commit}: only {builder.hash} could be had, from the cache")
+            raise InputError(f"dataset {id_}, revision {commit}: only {builder.hash} is available, in the cache")
         files = [] if offline() else (builder.config.data_files or {}).get(split, [])
         root = f"hf://datasets/{id_}@{commit}/"
         if files and all(file.startswith(root) and file.endswith(READ_HERE) for file in files):
             yield from _file_by_file(id_, commit, [file.removeprefix(root) for file in files], columns)
-        elif "csv" in (builder.name, builder.info.builder_name):  # the second where it is read from the cache
+        elif "csv" in (builder.name, builder.info.builder_name):  # the second if it is read from the cache
             raise InputError(
-                f"dataset {id_}: of its CSV, `datasets` guesses the types, so that the text NA becomes null and 1.50 "
-                "becomes 1.5: name one of its files as 'hub.file', or give a local 'file'"
+                f"dataset {id_}: `datasets` guesses the types in its CSV, so the text NA becomes null and 1.50 "
+                "becomes 1.5: set 'hub.file' to one of its files, or use a local 'file'"
             )
         else:
             yield from builder.as_dataset(split=split) if offline() else builder.as_streaming_dataset(split=split)
 
 
 def _file_by_file(id_: str, commit: str, files: list[str], columns: Collection[str]) -> Iterator[Row]:
-    """The rows of a split, each of its files downloaded when its turn comes, and read as a local one.
+    """The rows of a split, with each file downloaded when it is needed and read like a local one.
 
-    `datasets` guesses the types of CSV: the text "NA" becomes null, and "1.50" the number 1.5. Parquet it would stream
-    with pyarrow.dataset; a process that leaves such a stream in the middle now and then aborts when it ends
+    `datasets` guesses the types in CSV: the text "NA" becomes null, and "1.50" the number 1.5. It would stream Parquet
+    with pyarrow.dataset; a process that abandons such a stream midway sometimes aborts at exit
     (github.com/apache/arrow/issues/45214).
     """
     from huggingface_hub import hf_hub_download
@@ -108,7 +108,7 @@ def _file_by_file(id_: str, commit: str, files: list[str], columns: Collection[s
 
 
 def find_commit(kind: str, id_: str, revision: str | None) -> str:
-    """The commit that a revision of a ``dataset`` or ``model`` is at, once it is sure that it may be downloaded.
+    """The commit of a revision of a ``dataset`` or ``model``, after checking that it may be downloaded.
 
     With HF_HUB_OFFLINE it is looked up in the cache. Raises InputError.
     """
@@ -134,28 +134,28 @@ def _cached_commit(kind: str, id_: str, revision: str) -> str:
 
 @contextmanager
 def explained(kind: str, id_: str, revision: str | None, *also: type[Exception]) -> Iterator[None]:
-    """Raise InputError, with what to do, for what goes wrong with a ``dataset`` or ``model`` of a hub.
+    """Raise InputError, with what to do, for any error with a ``dataset`` or ``model`` on the hub.
 
-    ``also`` are errors besides those of the hub's client, the system's, and ValueError.
-    In a generator, errors of the code that takes what is yielded within this block do not pass through here.
+    ``also`` are errors in addition to the hub client's, OSError and ValueError.
+    In a generator, errors raised by the consumer of values yielded in this block do not pass through here.
     """
     from huggingface_hub import errors
 
     what = f"{kind} {id_}" + (f", revision {revision}" if revision else "")
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{id_}"
-    stand_in = f"a local {'file' if kind == 'dataset' else 'path'!r} can stand in for it"
+    advice = f"a local {'file' if kind == 'dataset' else 'path'!r} can be used instead"
     if kind == "model" and not Path(id_).exists():
-        stand_in = f"there is no directory {id_} here, either; {stand_in}"
+        advice = f"there is no directory {id_} here either; {advice}"
     if Path(id_).is_dir():
-        stand_in = "give a whole directory, with weights as safetensors, as `save_pretrained` writes it"
+        advice = "use a complete directory, with weights as safetensors, as `save_pretrained` writes it"
     try:
         yield
     except InputError:
         raise
     except errors.GatedRepoError:
-        message = f"gated. Ask for access at {page}, then set HF_TOKEN (or run `hf auth login`)"
+        message = f"gated. Request access at {page}, then set HF_TOKEN (or run `hf auth login`)"
     except errors.RepositoryNotFoundError:
-        message = "not found. Either there is none of that name, or it is private and HF_TOKEN gives no access to it"
+        message = "not found. Either the name is wrong, or it is private and HF_TOKEN gives no access to it"
     except errors.RevisionNotFoundError:
         message = f"there is no such revision; see {page}"
     except (errors.LocalEntryNotFoundError, errors.CacheNotFound) as error:
@@ -163,7 +163,7 @@ def explained(kind: str, id_: str, revision: str | None, *also: type[Exception])
     except errors.EntryNotFoundError as error:
         message = f"it has no such file; see {page}/tree/{revision or 'main'}: {error}"
     except errors.HfHubHTTPError as error:
-        message = f"the hub says: {error}"
+        message = f"error from the hub: {error}"
     except (errors.HTTPError, ConnectionError, TimeoutError) as error:
         message = NOT_CACHED if offline() else f"the hub cannot be reached: {error}"
     except (OSError, ValueError) as error:
@@ -172,4 +172,4 @@ def explained(kind: str, id_: str, revision: str | None, *also: type[Exception])
         message = f"cannot be read: {type(error).__name__}: {error}"
     else:
         return
-    raise InputError(f"{what}: {message}; {stand_in}")
+    raise InputError(f"{what}: {message}; {advice}")

@@ -1,4 +1,4 @@
-"""Rows from files, streamed, every fault with its place. ``rows`` decides what their cells may be."""
+"""Rows streamed from files, with the place of every error. ``rows`` decides what their cells may be."""
 
 import csv
 import gzip
@@ -21,37 +21,37 @@ from pipeline.files.rows import Columns, Refused, Row, checked
 from pipeline.jobs.command import InputError
 
 Item = TypeVar("Item")
-Rows = Iterator[tuple[str, Any]]  # (place, row), the row as it stands in the file
+Rows = Iterator[tuple[str, Any]]  # (place, row), with the raw row of the file
 
 DOWNLOAD_TIMEOUT = 60  # seconds without an answer
-COUNTED = 100_000  # rows after those that are taken, which are counted
+COUNTED = 100_000  # rows that are counted after those that are used
 
 
 def read_rows(path: str, columns: Columns, rows: list[int] | None = None) -> Iterator[tuple[str, Row]]:
     """Stream the ``columns`` of a file's rows: (place, row) for each, checked by ``pipeline.files.rows``.
 
-    ``path`` is a file or a URL of one: JSON lines, CSV, text (each line is ``{"text": line}``), Parquet, or a JSON
-    list, which is read whole; each may be gzipped. ``rows`` = [first, end]: the row at ``end``, and what follows it, is
-    not read. Raises InputError naming file and line of what cannot be read, and for fewer rows than asked for.
+    ``path`` is a file or its URL: JSON lines, CSV, text (each line is ``{"text": line}``), Parquet, or a JSON
+    list, which is read at once; each may be gzipped. ``rows`` = [first, end]: rows from ``end`` on are
+    not read. Raises InputError naming file and line of what cannot be read, and for fewer rows than requested.
     """
     yield from checked(take_range(read_cells(path, columns, name=path), rows, name=path), columns)
 
 
 def read_cells(path: str, columns: Collection[str], *, name: str) -> Rows:
-    """Stream a file's rows as they stand in it. Of Parquet only ``columns`` are read, the others are `Refused`.
+    """Stream a file's raw rows. Only the ``columns`` of Parquet are read, the others are `Refused`.
 
-    ``name`` stands for the path in messages.
+    ``name`` replaces the path in messages.
     """
     kind = Path(path.removesuffix(".gz")).suffix
     if kind not in READERS:
-        raise InputError(f"{name}: rows are read from {', '.join(READERS)}, each also with .gz")
+        raise InputError(f"{name}: rows can be read from {', '.join(READERS)}, optionally with .gz")
     with local_copy(path) as file:
         check_contents(file, kind, name)
         yield from READERS[kind](file, name, columns)
 
 
 class Counted(Iterator[Item]):
-    """A stream of rows that counts what has been taken of it; ``whole`` where the rest is at hand, to be counted."""
+    """A stream that counts the rows taken from it; ``whole`` if the rest is available, so that it can be counted."""
 
     def __init__(self, found: Iterable[Item], *, whole: bool):
         self.found, self.count, self.whole = iter(found), 0, whole
@@ -62,18 +62,18 @@ class Counted(Iterator[Item]):
         return item
 
     def of_all(self) -> str:
-        """How many there are, such as "15,000 rows"; no more than 100,000 further ones are read to know it."""
+        """The total number, such as "15,000 rows"; at most 100,000 further rows are read to count them."""
         if not self.whole:
             return f"the first {self.count:,} rows"
         try:
             more = sum(1 for _ in islice(self, COUNTED)) == COUNTED
-        except InputError:  # of a row that was not asked for
+        except InputError:  # in a row that was not requested
             more = True
         return f"{'more than ' if more else ''}{self.count:,} rows"
 
 
 def take_range(found: Iterable[Item], rows: list[int] | None, *, name: str) -> Iterator[Item]:
-    """The items of a range, from the first to before the end, or all. Raises InputError when there are fewer."""
+    """The items from the first up to but not including the end, or all. Raises InputError if there are fewer."""
     if rows is None:
         yield from found
         return
@@ -87,17 +87,17 @@ def take_range(found: Iterable[Item], rows: list[int] | None, *, name: str) -> I
 
 
 def take_first(found: Iterable[Item], count: int | None, *, key: str) -> list[Item]:
-    """The first ``count`` items, all without one. Raises InputError naming ``key`` when there are fewer."""
+    """The first ``count`` items, or all if it is None. Raises InputError naming ``key`` if there are fewer."""
     taken = list(islice(found, count))
     if count is not None and len(taken) < count:
-        raise InputError(f"{key}: {count} are asked for, but the rows give only {len(taken)}")
+        raise InputError(f"{key}: {count}, but the rows give only {len(taken)}")
     if not taken:
         raise InputError(f"{key.rpartition('.')[0]}: its source gives no rows at all")
     return taken
 
 
 def _lines(path: Path, name: str, *, newline: str = "\n") -> Iterator[str]:
-    """The lines of a text file, which end at newlines alone: characters such as U+2028 may stand inside a string."""
+    """The lines of a text file, which only newlines end: characters such as U+2028 may occur inside a string."""
     settings = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": newline}
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", **settings) as file:
@@ -106,11 +106,11 @@ def _lines(path: Path, name: str, *, newline: str = "\n") -> Iterator[str]:
                     _check_utf8(line, f"{name}, line {number}")
                 yield line
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{name}: cannot be decompressed: {error}; is it whole?") from None
+        raise InputError(f"{name}: cannot be decompressed: {error}; is it complete?") from None
 
 
 def _check_utf8(line: str, place: str) -> None:
-    """Raise InputError for bytes that are not UTF-8: they were read as unpaired surrogates, which UTF-8 cannot say."""
+    """Raise InputError for bytes that are not UTF-8: they were read as unpaired surrogates, which cannot be encoded."""
     try:
         line.encode()
     except UnicodeEncodeError as error:
@@ -119,7 +119,7 @@ def _check_utf8(line: str, place: str) -> None:
 
 
 def _json(path: Path, name: str, columns: Collection[str]) -> Rows:
-    """The rows of a JSON list, or of JSON lines: which it is, its first character says, whatever the ending."""
+    """The rows of a JSON list or of JSON lines, depending on the first character, not on the ending."""
     lines = _lines(path, name)
     before, first = [], ""
     for first in lines:
@@ -138,7 +138,7 @@ def _json(path: Path, name: str, columns: Collection[str]) -> Rows:
 
 
 def _several(rows: Rows, name: str) -> Rows:
-    """Rows of JSON lines in a file that ends in .json, where a single object is more likely something else."""
+    """Rows of JSON lines in a .json file, where a single object is more likely something else."""
     first = list(islice(rows, 2))
     if len(first) == 1:
         raise InputError(f"{name}: contains one JSON object, not a list of rows: write [...] around it")
@@ -147,7 +147,7 @@ def _several(rows: Rows, name: str) -> Rows:
 
 
 def _parse(text: str, place: str, *, listed: bool = False) -> Any:
-    """A value of JSON. Raises InputError."""
+    """Parse a JSON value. Raises InputError."""
     try:
         return json.loads(text, object_pairs_hook=_object, parse_int=_number, parse_float=_number)
     except json.JSONDecodeError as error:
@@ -155,11 +155,11 @@ def _parse(text: str, place: str, *, listed: bool = False) -> Any:
         rows = "rows are a list [...] of objects, or one object on each line"
         raise InputError(f"{place}: not valid JSON: {error.msg} at {at}; {rows}") from None
     except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
-        raise InputError(f"{place}: JSON that cannot be read: {error}") from None
+        raise InputError(f"{place}: cannot be read as JSON: {error}") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object in which a key that stands twice has no value that can be used."""
+    """An object in which a duplicate key has no usable value."""
     found = dict(pairs)
     if len(found) < len(pairs):
         values: dict[str, list[Any]] = {}
@@ -168,12 +168,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for key, given in values.items():
             if len(given) > 1:
                 listed = " and then ".join(f"{value!r:.60}" for value in given)
-                found[key] = Refused(f"this key stands {len(given)} times in its object, for {listed}: keep one")
+                found[key] = Refused(f"this key occurs {len(given)} times in its object, for {listed}: keep one")
     return found
 
 
 def _number(text: str) -> Any:
-    """A number of JSON, if the text that its value becomes is how it is written, as it would be in CSV."""
+    """A JSON number, if the text of its value is the same as in the file, as it would be in CSV."""
     value = int(text) if text.removeprefix("-").isdigit() else float(text)
     if repr(value) == text:
         return value
@@ -188,8 +188,8 @@ def _csv(path: Path, name: str, columns: Collection[str]) -> Rows:
         header = next((row for row in reader if row), [])
         other = [mark for mark in ";\t|" if len(header) == 1 and mark in header[0]]
         if other:
-            told = f"its columns are separated by {other[0]!r}, not by commas: {header[0]!r:.60}"
-            raise InputError(f"{name}, line {reader.line_num}: {told}. Write it with commas")
+            fault = f"its columns are separated by {other[0]!r}, not by commas: {header[0]!r:.60}"
+            raise InputError(f"{name}, line {reader.line_num}: {fault}. Use commas")
         places = {column: [i for i, found in enumerate(header, start=1) if found == column] for column in header}
         twice = {column: _twice(own) for column, own in places.items() if len(own) > 1}
         while True:
@@ -198,7 +198,7 @@ def _csv(path: Path, name: str, columns: Collection[str]) -> Rows:
             if row is None:
                 return
             if row and len(row) != len(header):
-                raise InputError(f"{name}, line {line}: {len(row)} cells, but the header names {len(header)}")
+                raise InputError(f"{name}, line {line}: {len(row)} cells, but the header has {len(header)}")
             if row:
                 yield f"{name}, line {line}", dict(zip(header, row, strict=True)) | twice
     except csv.Error as error:
@@ -206,7 +206,7 @@ def _csv(path: Path, name: str, columns: Collection[str]) -> Rows:
 
 
 def _twice(places: list[int]) -> Refused:
-    """The cell of a column that stands several times, at these places from 1."""
+    """The cell of a column that occurs several times, at these positions (from 1)."""
     return Refused(f"columns {' and '.join(map(str, places))} both have this name: rename or remove one")
 
 
@@ -233,7 +233,7 @@ def _parquet(path: Path, name: str, columns: Collection[str]) -> Rows:
 
 
 def _split_columns(schema: Any, columns: Collection[str]) -> tuple[dict[str, Refused], list[str]]:
-    """The columns of a schema that are not read, each with why, and those that are, by their names."""
+    """The columns of a schema that are not read, each with the reason, and the names of those that are."""
     unread = dict.fromkeys(schema.names, Refused("not read"))
     wanted = []
     for column in unread:
@@ -243,16 +243,16 @@ def _split_columns(schema: Any, columns: Collection[str]) -> tuple[dict[str, Ref
         if len(own) > 1:
             unread[column] = _twice(own)
         elif not _is_plain(schema.field(column).type):
-            unread[column] = Refused(f"its type is {schema.field(column).type}: write it as text")
+            unread[column] = Refused(f"its type is {schema.field(column).type}: convert it to text")
         else:
             wanted.append(column)
     return unread, wanted
 
 
 def _is_plain(kind: Any) -> bool:
-    """Whether a Parquet type is of text, or of numbers whose text there is no doubt of, or of lists or objects of them.
+    """Whether a Parquet type is text, or numbers with an unambiguous text, or lists or objects of them.
 
-    A float of 32 bits is not: 0.1 would become 0.10000000149011612.
+    A 32-bit float is not: 0.1 would become 0.10000000149011612.
     """
     from pyarrow import types
 
@@ -266,7 +266,7 @@ def _is_plain(kind: Any) -> bool:
 
 @contextmanager
 def _unpacked(path: Path, name: str) -> Iterator[BinaryIO]:
-    """A binary file, opened; Parquet is read from its end, so a gzipped one is unpacked to a temporary file."""
+    """Open a binary file; Parquet is read from its end, so a gzipped one is decompressed to a temporary file."""
     if path.suffix != ".gz":
         with path.open("rb") as file:
             yield file
@@ -276,7 +276,7 @@ def _unpacked(path: Path, name: str) -> Iterator[BinaryIO]:
             with gzip.open(path) as packed:
                 shutil.copyfileobj(packed, file)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InputError(f"{name}: cannot be decompressed: {error}; is it whole?") from None
+            raise InputError(f"{name}: cannot be decompressed: {error}; is it complete?") from None
         file.seek(0)
         yield file
 
@@ -291,34 +291,34 @@ READERS: dict[str, Callable[[Path, str, Collection[str]], Rows]] = {
 
 
 def is_url(file: str) -> bool:
-    """Whether a file is to be downloaded."""
+    """Whether a file must be downloaded."""
     return file.startswith(("https://", "http://"))
 
 
 def offline() -> bool:
-    """Whether HF_HUB_OFFLINE says that no network is to be used."""
+    """Whether HF_HUB_OFFLINE forbids network access."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 @contextmanager
 def local_copy(path: str) -> Iterator[Path]:
-    """A file's path; of a URL, a copy that is deleted afterwards. Raises InputError for what is not there."""
+    """A file's path; for a URL, a copy that is deleted afterwards. Raises InputError for a missing file."""
     if not is_url(path):
         if not Path(path).is_file():
             raise InputError(f"{path}: no such file")
         yield Path(path)
         return
     if offline():
-        raise InputError(f"{path}: not downloaded, as HF_HUB_OFFLINE is set; give the path of a local file instead")
+        raise InputError(f"{path}: not downloaded, as HF_HUB_OFFLINE is set; use a local file instead")
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / Path(path).name
         try:
             _download(path, copy)
         except urllib.error.HTTPError as error:
-            raise InputError(f"{path}: the server says {error.code} {error.reason}") from None
+            raise InputError(f"{path}: the server returned {error.code} {error.reason}") from None
         except (OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "reason", None) or error
-            raise InputError(f"{path}: cannot be downloaded: {reason}; give the path of a local file instead") from None
+            raise InputError(f"{path}: cannot be downloaded: {reason}; use a local file instead") from None
         yield copy
 
 
@@ -326,6 +326,6 @@ def _download(url: str, path: Path) -> None:
     with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as answer, path.open("wb") as file:
         shutil.copyfileobj(answer, file)
         length = answer.headers.get("Content-Length")
-    # A connection that breaks off looks like the end of the file.
+    # A broken connection looks like the end of the file.
     if length is not None and path.stat().st_size != int(length):
-        raise OSError(f"{path.stat().st_size:,} of {int(length):,} bytes came")
+        raise OSError(f"only {path.stat().st_size:,} of {int(length):,} bytes were received")

@@ -1,10 +1,10 @@
-"""What a row is: the one check that every row of every source passes, and what is made of its columns.
+"""What a row is: the one check that every row of every source passes, and how its columns are converted.
 
-A reader of files or of a hub gives rows as it finds them. `checked` gives those columns of them that are used, as what
-they are used as, and refuses what cannot be; a column that is not used is not judged. A cell means the same in every
-format. It is a **text**, or a number, which becomes the text that Python's ``repr`` gives; ``null``, a key that a row
-lacks, and a cell without characters are all *empty*, the text "". Anything else is refused, never written out as text:
-NaN and infinities, true and false (which every program writes in another way), dates, bytes, lists.
+Readers of files and of the hub yield raw rows. `checked` yields the columns that are used, converted to what they are
+used as, and rejects what cannot be converted; unused columns are not checked. A cell means the same in every
+format. It is a **text**, or a number, which becomes the text that Python's ``repr`` gives; ``null``, a missing key
+and an empty string are all *empty*, the text "". Anything else is rejected, never converted to text:
+NaN and infinities, true and false (which every program writes differently), dates, bytes, lists.
 """
 
 import hashlib
@@ -23,14 +23,14 @@ from pipeline.jobs.command import InputError
 
 Row = dict[str, Any]
 Use = Literal["text", "texts", "turns", "index"]
-Columns = Mapping[str, Use]  # the columns that are used, and as what
+Columns = Mapping[str, Use]  # column -> what it is used as
 
-LOOK_AHEAD = 1000  # rows, within which every column that is used must occur: a stream may not be read to its end
+LOOK_AHEAD = 1000  # rows in which every used column must occur: a stream may not be read to its end
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A cell that a reader cannot give as it stands in the file: an error where its column is used."""
+    """A cell that a reader cannot return as it is in the file: an error if its column is used."""
 
     why: str
 
@@ -39,17 +39,17 @@ class Refused:
 
 
 def checked(found: Iterable[tuple[str, Row]], columns: Columns) -> Iterator[tuple[str, Row]]:
-    """The columns that are used, of each (place, row): a text, a list of texts, a list of turns, or an index.
+    """The used columns of each (place, row): a text, a list of texts, a list of turns, or an index.
 
-    Raises InputError naming place, column and value of a cell that cannot be used as that, and for a column that no
-    row has. An index alone may be missing: it is None then.
+    Raises InputError naming place, column and value of a cell that cannot be converted, and for a column that no
+    row has. Only an index may be missing: it is then None.
     """
     for place, row in _with_columns(found, [column for column, use in columns.items() if use != "index"]):
         yield place, {c: USES[use](row.get(c), f"{place}: column {c!r}") for c, use in columns.items()}
 
 
 def _with_columns(found: Iterable[tuple[str, Row]], columns: list[str]) -> Iterator[tuple[str, Row]]:
-    """The rows, once every column has occurred in one of the first: a single row may lack what it leaves empty."""
+    """The rows, after checking that every column occurs in one of the first: a single row may omit empty columns."""
     rows = _objects(found)
     held: list[tuple[str, Row]] = []
     missing = dict.fromkeys(columns)
@@ -74,7 +74,7 @@ def _objects(found: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Row]]:
 
 
 def missing_column(column: str, names: list[str]) -> str:
-    """That there is no such column, with the one that may be meant, and those that there are."""
+    """The message that a column is missing, with the closest match and the existing columns."""
     plain = {name.strip("\ufeff \t").casefold(): name for name in names}
     close = get_close_matches(column.strip().casefold(), plain, n=1)
     meant = f": did you mean {plain[close[0]]!r}?" if close else "."
@@ -82,7 +82,7 @@ def missing_column(column: str, names: list[str]) -> str:
 
 
 def text_of(cell: Any, what: str) -> str:
-    """The text of a cell, "" of an empty one. Raises InputError, beginning with ``what``, for anything else."""
+    """The text of a cell, "" if it is empty. Raises InputError, beginning with ``what``, for anything else."""
     if cell is None:
         return ""
     if isinstance(cell, str):
@@ -101,7 +101,7 @@ def texts_of(cell: Any, what: str) -> list[str]:
 
 
 def turns_of(cell: Any, what: str) -> list[dict[str, str]]:
-    """The messages of a cell that is a list of role and content; further keys must be null. Raises InputError."""
+    """The messages of a cell that is a list of {role, content}; other keys must be null. Raises InputError."""
     if not isinstance(cell, list):
         raise _refusal(cell, what, "a list of {role, content}")
     turns = []
@@ -115,7 +115,7 @@ def turns_of(cell: Any, what: str) -> list[dict[str, str]]:
 
 
 def index_of(cell: Any, what: str) -> int | None:
-    """The position in a set that a cell holds, None of an empty one. Raises InputError."""
+    """The position in a set that a cell gives, None if it is empty. Raises InputError."""
     text = text_of(cell, what)
     if text and (not re.fullmatch("[0-9]{1,19}", text) or int(text) >= 2**63):
         raise InputError(f"{what} must be a position in the set, a whole number from 0, but it is {text:.60}")
@@ -140,32 +140,32 @@ def _refusal(cell: Any, what: str, wanted: str) -> InputError:
 
 
 def check_text(text: str, what: str) -> None:
-    """Raise InputError for a text that no file can hold: JSON can name one half of a character by itself."""
+    """Raise InputError for a text that cannot be encoded: JSON can contain unpaired surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        half = text[error.start].encode("unicode_escape").decode()
-        raise InputError(f"{what} contains an unpaired surrogate, {half}, at {error.start}: remove it") from None
+        surrogate = text[error.start].encode("unicode_escape").decode()
+        raise InputError(f"{what} contains an unpaired surrogate, {surrogate}, at {error.start}: remove it") from None
 
 
 def template_columns(template: str, *, key: str) -> dict[str, Use]:
     """The columns that a template names, each a text.
 
-    Raises InputError naming the config's ``key`` for a template that cannot be filled.
+    Raises InputError naming the config's ``key`` for an invalid template.
     """
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:
         raise InputError(
-            f"{key}: the template {template!r} cannot be filled: {error}; write {{{{ for a brace"
+            f"{key}: the template {template!r} is invalid: {error}; write {{{{ for a literal brace"
         ) from None
     if any(spec or conversion or name == "" for _, name, spec, conversion in parts):
-        raise InputError(f"{key}: the template {template!r} must have names of columns in braces, and nothing else")
+        raise InputError(f"{key}: the template {template!r} may have only column names in braces")
     return {name: "text" for _, name, *_ in parts if name is not None}
 
 
 def fill(template: str, row: Row) -> str:
-    """A template with the texts of a row's columns in place of their names in braces."""
+    """A template with the names in braces replaced by the texts of a row's columns."""
     return "".join(text + ("" if name is None else row[name]) for text, name, *_ in Formatter().parse(template))
 
 
@@ -176,13 +176,13 @@ def check_conversation(messages: list[dict[str, str]], place: str, *, user_empty
             raise InputError(f"{place}: message {number} has the role {message['role']!r}: use 'user' or 'assistant'")
         if not message["content"].strip() and not (user_empty and message["role"] == "user"):
             part = "response" if message["role"] == "assistant" else "instruction"
-            raise InputError(f"{place}: the {part} in message {number} is empty: fill it in, or leave out the row")
+            raise InputError(f"{place}: the {part} in message {number} is empty: fill it in, or remove the row")
     if not any(message["role"] == "assistant" for message in messages):
         raise InputError(f"{place}: the conversation has no assistant turn")
 
 
 def check_distinct(instructions: list[str], places: list[str]) -> None:
-    """Raise InputError when an instruction stands twice in an evaluation set: judgements are matched by it."""
+    """Raise InputError for a duplicate instruction in an evaluation set: judgements are matched by instruction."""
     twice = [text for text, count in Counter(instructions).items() if count > 1]
     if twice:
         where = [place for place, text in zip(places, instructions, strict=True) if text == twice[0]]
@@ -190,9 +190,9 @@ def check_distinct(instructions: list[str], places: list[str]) -> None:
 
 
 def rows_sha256(rows: Iterable[Any]) -> str:
-    """The SHA-256 of what was taken from a source, as 64 hexadecimal digits: a line of JSON for each row.
+    """The SHA-256 of the rows taken from a source, as 64 hexadecimal digits: of one line of JSON for each row.
 
-    The JSON is ASCII, without blanks and with sorted keys. A dataset's row is its list of messages, an evaluation
+    The JSON is ASCII, without spaces and with sorted keys. A dataset's row is its list of messages, an evaluation
     set's is ``{"instruction": text, "reference": text or null}``.
     """
     digest = hashlib.sha256()
@@ -202,7 +202,7 @@ def rows_sha256(rows: Iterable[Any]) -> str:
 
 
 def check_sha256(rows: Iterable[Any], expected: str | None, *, key: str) -> str:
-    """The SHA-256 of rows. Raises InputError naming ``key`` when it is not the expected one."""
+    """The SHA-256 of rows. Raises InputError naming ``key`` if it is not the expected one."""
     found = rows_sha256(rows)
     if expected is not None and found != expected:
         raise InputError(f"{key}.sha256: {expected} is expected, but the rows have {found}")

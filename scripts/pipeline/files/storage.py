@@ -1,4 +1,4 @@
-"""Files on disk: one Parquet schema per kind of table, written whole or not at all."""
+"""Files on disk: one Parquet schema per kind of table, written atomically."""
 
 import errno
 import fcntl
@@ -22,7 +22,7 @@ _message = pa.struct([("role", pa.string()), ("content", pa.string())])
 SCHEMAS = {
     "corpus": pa.schema([("text", pa.string())]),
     "conversations": pa.schema([("id", pa.string()), ("messages", pa.list_(_message)), ("source", pa.string())]),
-    # `request` is what the oracle judge needs to know of an instruction, as JSON; null outside the tiny world.
+    # `request` is what the oracle judge needs to know about an instruction, as JSON; null outside the tiny world.
     # Instructions about the same thing share a `cluster`, here and below: intervals draw clusters.
     "evaluation_set": pa.schema(
         [
@@ -35,7 +35,7 @@ SCHEMAS = {
             ("source", pa.string()),
         ]
     ),
-    # `tokens` and `cut` count tokens: of the response, and those cut off from a prompt too long for the context.
+    # `tokens` and `cut` count tokens: those of the response, and those cut from a prompt too long for the context.
     "responses": pa.schema(
         [
             ("id", pa.string()),
@@ -64,9 +64,9 @@ SCHEMAS = {
             ("other_tokens", pa.int64()),
         ]
     ),
-    # alpaca-eval's names: output_1 is the opponent's, output_2 the judged model's; preference 1 to 2, 1.5 a tie. Where
-    # both orders were shown, it is the mean of those of each, which follow it; qualities are the oracle's. The
-    # labels' probability in the judge's answer is `label_share`, the lower of both orders'. These may all be null.
+    # alpaca-eval's names: output_1 is the opponent's, output_2 the judged model's; preference 1 to 2, 1.5 a tie. If
+    # both orders were shown, it is the mean over them, and the next two columns have each; qualities are the oracle's.
+    # `label_share` is the labels' probability in the judge's answer, the lower of both orders. These may all be null.
     "judgements": pa.schema(
         [
             ("id", pa.string()),
@@ -85,7 +85,7 @@ SCHEMAS = {
             ("label_share", pa.float64()),
         ]
     ),
-    # One row per document: of its scored tokens, the sums of log-probabilities (nats) under base and tuned model, and
+    # One row per document: sums over its scored tokens of log-probabilities (nats) under base and tuned model, and
     # of KL(base || tuned); `cut` counts tokens beyond the context.
     "drift": pa.schema(
         [
@@ -97,7 +97,7 @@ SCHEMAS = {
             ("kl", pa.float64()),
         ]
     ),
-    # One row per fact and form: the right value, and the one that each model finds most likely of all rivals.
+    # One row per fact and form: the correct value, and the one that each model finds most likely among all rivals.
     "recall": pa.schema(
         [
             ("fact", pa.string()),
@@ -109,7 +109,7 @@ SCHEMAS = {
             ("tuned", pa.string()),
         ]
     ),
-    # x and y are mean dot products of embeddings (paper, section 5.2); then, whether the response keeps each style.
+    # x and y are mean dot products of embeddings (paper, section 5.2); then whether the response has each style.
     "similarity": pa.schema(
         [
             ("id", pa.string()),
@@ -128,9 +128,9 @@ SCHEMAS = {
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``, and move it there when the block ends without an error.
+    """Yield a temporary path next to ``path``, and move it to ``path`` if the block ends without an error.
 
-    What a killed job has left beside ``path`` is removed first; what a job that still runs is writing is not.
+    Leftovers of killed jobs next to ``path`` are removed first, but not what running jobs are writing.
     """
     path = Path(path)
     try:
@@ -139,7 +139,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         folder, lock = _temporary_folder(path)
         try:
             yield folder / path.name
-            if path.is_dir():  # a folder is not replaced, so it steps aside
+            if path.is_dir():  # os.replace cannot replace a folder, so it is moved away
                 path.rename(folder / f"former {path.name}")
             os.replace(folder / path.name, path)
         finally:
@@ -151,10 +151,10 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def _temporary_folder(path: Path) -> tuple[Path, IO[str]]:
-    """A new folder beside ``path``, and the file in it by which it is locked."""
+    """A new folder next to ``path``, and the lock file in it."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        with suppress(FileNotFoundError):  # it was taken for one of a killed job before it was locked
+        with suppress(FileNotFoundError):  # removed as a killed job's leftover before it was locked
             lock = (folder / LOCK).open("a")
             with suppress(OSError):  # the file system has no locks
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -164,7 +164,7 @@ def _temporary_folder(path: Path) -> tuple[Path, IO[str]]:
 
 
 def _remove_left_over(path: Path) -> None:
-    """Remove the temporary folders of jobs that were killed while they wrote ``path``: those that nobody has locked."""
+    """Remove the temporary folders of jobs that were killed while writing ``path``: those without a lock."""
     for folder in path.parent.glob(f".{glob.escape(path.name)}.*/"):
         with suppress(FileNotFoundError), (folder / LOCK).open("a") as lock:
             if _lock(lock):
@@ -172,7 +172,7 @@ def _remove_left_over(path: Path) -> None:
 
 
 def _lock(file: IO[str]) -> bool:
-    """Lock a file until it is closed; False where another has it, or the file system has no locks."""
+    """Lock a file until it is closed; False if another process holds it, or the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -181,7 +181,7 @@ def _lock(file: IO[str]) -> bool:
 
 
 def disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what led to it, is that there is no room on a disk; some libraries say so in words only."""
+    """Whether an error, or its cause, is a full disk; some libraries say so only in the message."""
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
             return True
@@ -190,7 +190,7 @@ def disk_is_full(error: BaseException | None) -> bool:
 
 
 def write_table(kind: str, rows: Iterable[dict[str, Any]], path: Path) -> None:
-    """Write rows of a kind of table as Parquet. Raises pyarrow's error for a value that the schema does not allow."""
+    """Write a kind of table as Parquet. Raises pyarrow's error for a value that the schema does not allow."""
     rows = list(rows)
     schema = SCHEMAS[kind]
     stray = {key for row in rows for key in row} - set(schema.names)
@@ -201,21 +201,21 @@ def write_table(kind: str, rows: Iterable[dict[str, Any]], path: Path) -> None:
 
 
 def read_table(kind: str, path: Path) -> list[dict[str, Any]]:
-    """Read rows that `write_table` wrote. Raises ValueError when the file is of another kind."""
+    """Read rows that `write_table` wrote. Raises ValueError if the file is of another kind."""
     table = pq.read_table(path)
     if table.schema.names != SCHEMAS[kind].names:
-        raise ValueError(f"{path} is no table of {kind}: its columns are {table.schema.names}")
+        raise ValueError(f"{path} is not a table of {kind}: its columns are {table.schema.names}")
     return table.to_pylist()
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write a text file whole."""
+    """Write a text file atomically."""
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(value: Any, path: Path) -> None:
-    """Write JSON whole. NaN is an error: it is no JSON."""
+    """Write JSON atomically. NaN is an error, as it is not valid JSON."""
     write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)
 
 

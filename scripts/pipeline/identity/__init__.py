@@ -1,1 +1,1 @@
-"""What makes a result what it is: names of base models and systems, and the code that it depends on."""
+"""What identifies a result: names of base models and systems, and the code that it depends on."""

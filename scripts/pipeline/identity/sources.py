@@ -1,7 +1,7 @@
-"""What code a script's results depend on: the script, and our own modules that it imports, without the plumbing.
+"""The code that a script's results depend on: the script, and our own modules that it imports, without plumbing.
 
-The rules have it as a parameter, tuning's checkpoints and the records as well. What counts of a module is said in
-``syntax.py``: an edit of a comment, a docstring or a message makes nothing stale, and no edit of plumbing does.
+Its hash is a parameter of the rules, and is also in tuning's checkpoints and the records. ``syntax.py`` decides what
+counts in a module: editing a comment, a docstring, a message or plumbing makes nothing stale.
 """
 
 import ast
@@ -15,8 +15,8 @@ from pipeline.identity.syntax import what_counts, written
 
 SCRIPTS = Path(__file__).parents[2]
 
-# Modules that start jobs, refuse, count, log and write, but do not decide what a result is; nor do their imports.
-# A module that is not listed counts. Of storage, the schemas of the tables that a script writes count all the same.
+# Modules that start jobs, check, count, log and write, but do not affect results; nor do their imports.
+# Modules that are not listed count. In storage, the schemas of the tables that a script writes count nevertheless.
 PLUMBING = (
     "implicit.progress",
     "pipeline.jobs.ledger",
@@ -35,7 +35,7 @@ PLUMBING = (
 
 @cache
 def code_of(script: str, *, root: Path = SCRIPTS) -> str:
-    """A hash of the code that decides what ``script``, a name without .py, makes: 16 hexadecimal digits."""
+    """A hash of the code that determines the results of ``script`` (a name without .py): 16 hexadecimal digits."""
     files = sources(script, root=root)
     parts = [f"{file.relative_to(root)} {_read(file).text}" for file in files]
     parts += [_schema(table, root) for table in sorted({table for file in files for table in _read(file).tables})]
@@ -43,16 +43,16 @@ def code_of(script: str, *, root: Path = SCRIPTS) -> str:
 
 
 def running_code() -> str | None:
-    """`code_of` the script that this process was started with; None where it was started with something else."""
+    """`code_of` the script that this process was started with; None if it was not one of ours."""
     script = Path(sys.argv[0]).stem
     return code_of(script) if (SCRIPTS / f"{script}.py").is_file() else None
 
 
 @cache
 def sources(script: str, *, root: Path = SCRIPTS) -> tuple[Path, ...]:
-    """The file of ``script``, then those of the modules that it needs, in order of their names.
+    """The file of ``script``, then those of the modules that it needs, sorted by name.
 
-    Imports must be absolute and at any level of the code; a package counts with its ``__init__``.
+    Imports must be absolute, at any level of the code; a package counts with its ``__init__``.
     """
     found: dict[Path, None] = {}
     pending = [root / f"{script}.py"]
@@ -66,7 +66,7 @@ def sources(script: str, *, root: Path = SCRIPTS) -> tuple[Path, ...]:
 
 
 class _Module(NamedTuple):
-    """What counts of a module: its text, the dotted names that it imports, the kinds of tables that it writes."""
+    """What counts in a module: its text, the dotted names that it imports, the kinds of tables that it writes."""
 
     text: str
     imports: list[str]
@@ -81,7 +81,7 @@ def _read(path: Path) -> _Module:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imports += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:  # of `from a import b`, b may be a module
+        elif isinstance(node, ast.ImportFrom) and node.module:  # in `from a import b`, b may be a module
             imports += [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "write_table":
             tables.append(ast.literal_eval(node.args[0]))
@@ -89,7 +89,7 @@ def _read(path: Path) -> _Module:
 
 
 def _modules(root: Path, name: str) -> list[Path]:
-    """The files under root that a dotted name names: the module, and the packages that it is in."""
+    """The files under root for a dotted name: the module, and the packages that contain it."""
     parts = name.split(".")
     files = [root.joinpath(*parts[:i]) / "__init__.py" for i in range(1, len(parts) + 1)]
     return [file for file in [*files, root.joinpath(*parts[:-1], f"{parts[-1]}.py")] if file.is_file()]
@@ -97,7 +97,7 @@ def _modules(root: Path, name: str) -> list[Path]:
 
 @cache
 def _schema(table: str, root: Path) -> str:
-    """The schema of a kind of table, as it stands in storage.py."""
+    """The schema of a kind of table, as defined in storage.py."""
     storage = ast.parse((root / "pipeline" / "files" / "storage.py").read_text(encoding="utf-8"))
     (schemas,) = [
         node.value for node in storage.body if isinstance(node, ast.Assign) and ast.unparse(node.targets) == "SCHEMAS"

@@ -1,9 +1,9 @@
-"""What of a module's text decides its results: its syntax tree, without what only people and tools read.
+"""The part of a module that affects its results: its syntax tree, without what only people and tools read.
 
-Left out are comments, layout, docstrings, annotations of functions and variables, log lines, the texts of errors and of
-functions that say what is wrong, and imports of plumbing and of names for annotations. Fields of classes keep their
-annotations, of which a dataclass or a pydantic model is made. Whatever is not known to have no effect counts: at
-worst, a job is done again for nothing.
+It omits comments, layout, docstrings, annotations of functions and variables, log lines, the texts of errors and of
+functions that describe errors, and imports of plumbing and of names for annotations. Class fields keep their
+annotations, since dataclasses and pydantic models are built from them. Anything not known to be harmless counts: at
+worst, a job is rerun needlessly.
 """
 
 import ast
@@ -12,18 +12,18 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 FOR_ANNOTATIONS = ("__future__", "collections.abc", "typing")
-PRINTERS = ("print", "say")  # their arguments go to a log and nowhere else
-LOGS = ("log", "self.log", "answers.log", "self.answers.log")  # so do a text's; the caller may use another value
+PRINTERS = ("print", "say")  # their arguments only go to a log
+LOGS = ("log", "self.log", "answers.log", "self.answers.log")  # so do texts; the caller may use other values
 LOGGERS = ("logger", "logging", "warnings")
 LEVELS = ("debug", "info", "warn", "warning", "error", "exception", "critical", "log")
 PROGRESS = ("progress.advance", "self.progress.advance")
-SHOWN = ("Progress", "run_stage", "sys.exit", "this.finish")  # besides exceptions, what is called with texts for people
+SHOWN = ("Progress", "run_stage", "sys.exit", "this.finish")  # called with texts for people, like exceptions
 SHOWN_KEYWORDS = ("help", "if_gpu_is_full")
-# Functions that say what is wrong, and those that only refuse: the latter where they return nothing.
+# Functions that describe errors, and those that only raise them: the latter if they return nothing.
 SAY_WHAT_IS_WRONG = re.compile(r"^_?explain$|(^|_)faults?(_|$)")
 REFUSE = ("check_", "_check_", "explained")
 
-# What may be called in a log line that is left out: it changes nothing.
+# Functions that may be called in an omitted log line, as they have no side effects.
 HARMLESS = frozenset(
     "dumps encode float int isinstance items join keys len list lower map max min num_parameters numel parameters "
     "range repr round sorted split stat str strip sum tuple type upper values zip".split()
@@ -31,30 +31,30 @@ HARMLESS = frozenset(
 
 
 def what_counts(source: str, *, plumbing: Collection[str]) -> ast.Module:
-    """The tree of a module without what does not count; ``plumbing`` are dotted names of modules that never do.
+    """The tree of a module without what does not count; ``plumbing`` lists dotted names of modules that never count.
 
-    It need not be valid code.
+    The result need not be valid code.
     """
     return _Counting((*FOR_ANNOTATIONS, *plumbing)).visit(ast.parse(source))
 
 
 def written(node: Any) -> str:
-    """A tree, or a part of one, as a text that no version of Python writes otherwise: without positions."""
+    """A tree, or a part of one, as a text that is the same for all versions of Python, without positions."""
     if isinstance(node, list):
         return f"[{', '.join(map(written, node))}]"
     if not isinstance(node, ast.AST):
         return repr(node)
-    unsaid = (None, [])  # by some versions, in fields that others do not have
-    fields = [(name, value) for name, value in ast.iter_fields(node) if value not in unsaid and name != "ctx"]
+    empty = (None, [])  # in some versions, in fields that others do not have
+    fields = [(name, value) for name, value in ast.iter_fields(node) if value not in empty and name != "ctx"]
     return f"{type(node).__name__}({', '.join(f'{name}={written(value)}' for name, value in fields)})"
 
 
 class _Counting(ast.NodeTransformer):
-    """Takes out of a tree what does not count."""
+    """Removes from a tree what does not count."""
 
     def __init__(self, not_imported: Collection[str]) -> None:
         self.not_imported = not_imported
-        self.fields: set[int] = set()  # the ids of the annotated names of classes
+        self.fields: set[int] = set()  # ids of the annotated fields of classes
         self.in_exception = False
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
@@ -126,9 +126,9 @@ class _Counting(ast.NodeTransformer):
 
 
 class _NoTexts(ast.NodeTransformer):
-    """Empties texts, but not those that are passed by a keyword: they may be values.
+    """Empties texts, except those passed as keyword arguments, which may be values.
 
-    In code that also computes, only ``sentences`` are emptied: what has a blank in it, and is compared with nothing.
+    In code that also computes, only ``sentences`` are emptied: texts that contain a space and are not compared.
     """
 
     def __init__(self, *, sentences: bool) -> None:
@@ -154,7 +154,7 @@ def _drop_texts(call: ast.Call, *, sentences: bool = False) -> None:
 
 
 def _dotted(node: ast.AST) -> str:
-    """A name with its dots, or nothing where a node is something else."""
+    """A dotted name, or an empty string if a node is something else."""
     if isinstance(node, ast.Attribute):
         before = _dotted(node.value)
         return f"{before}.{node.attr}" if before else ""
@@ -174,7 +174,7 @@ def _is_exception(node: ast.AST) -> bool:
 
 
 def _only_logs(node: ast.AST) -> bool:
-    """Whether an expression, whose value is not used, does nothing but write to a log."""
+    """Whether an expression whose value is unused only writes to a log."""
     if not isinstance(node, ast.Call):
         return False
     name = _dotted(node.func)
@@ -194,7 +194,7 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def _harmless(expressions: Iterable[ast.AST]) -> bool:
-    """Whether computing expressions is known to change nothing."""
+    """Whether expressions are known to have no side effects."""
     for node in (part for expression in expressions for part in ast.walk(expression)):
         if isinstance(node, ast.NamedExpr | ast.Await | ast.Yield | ast.YieldFrom):
             return False

@@ -1,4 +1,4 @@
-"""What is tested, and the files that say what came out: values that the rules make, and that the reports read."""
+"""Systems under test and their result files: values that the rules create and the reports read."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -6,25 +6,25 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class System:
-    """What responds: a base model, a base model under rules, or a tuned model."""
+    """A system that responds: a base model, a base model with rules, or a tuned model."""
 
     kind: Literal["base", "rules", "tuned"]
     label: str  # in tables and figures
     variant: str = ""  # the mode, or the variant of the rules
-    epochs: int | None = None  # of a tuned model; None: as many as were chosen
+    epochs: int | None = None  # of a tuned model; None: the chosen number
     seed: int | None = None
-    turn: str = ""  # what the mode shows of the user's turn
-    paper: str = ""  # the row of the paper's tables beside it
-    rules: tuple[str, ...] = ()  # those that are applied
+    turn: str = ""  # the mode's user_turn
+    paper: str = ""  # the row of the paper's tables to show next to it
+    rules: tuple[str, ...] = ()  # the rules that are applied
 
     @property
     def name(self) -> str:
-        """What tells it from the model's other systems, whatever its seed and epochs."""
+        """Its name among the model's systems, without seed and epochs."""
         return {"base": "base", "rules": f"rules/{self.variant}", "tuned": self.variant}[self.kind]
 
     @property
     def path(self) -> str:
-        """Its folder below its model's."""
+        """Its folder inside its model's."""
         if self.kind != "tuned":
             return self.name
         folder = f"{self.name}/{'chosen' if self.epochs is None else f'epochs{self.epochs}'}"
@@ -33,26 +33,26 @@ class System:
 
 @dataclass(frozen=True)
 class Result:
-    """A file that numbers come from, and what they are of."""
+    """A file of results, and what it describes."""
 
     stage: Literal["judge", "rank", "generate", "tune", "select", "similarity", "drift", "harness", "data"]
     path: str
     model: str = ""
     system: System | None = None
-    set: str = ""  # the evaluation set that was asked, or the dataset that was read
+    set: str = ""  # the evaluation set or dataset
     opponent: str = ""  # the path of the system that it was compared with, or "references"
-    seed: int | None = None  # its own, or that of its opponent
-    kind: str = ""  # of a dataset: the kind of its rows
+    seed: int | None = None  # its own seed, or its opponent's
+    kind: str = ""  # for a dataset: the kind of its rows
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that the reports are made of."""
+    """Everything that the reports are made from."""
 
-    models: list[tuple[str, str, int | None]]  # name, condition (empty where nothing is varied), and world
+    models: list[tuple[str, str, int | None]]  # name, condition (empty if nothing is varied), and world
     results: list[Result]
-    sets: dict[str, str]  # by model, the evaluation set that its systems respond to
-    oracle: bool = False  # whether the judge knows what was requested
+    sets: dict[str, str]  # model -> the evaluation set that its systems respond to
+    oracle: bool = False  # whether the judge is the oracle
     reference: str = ""  # the mode that the others are compared with
 
     def as_settings(self) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""What a script does around its computation: claim, ledger, record, messages. None of it decides a result."""
+"""What a script does around its computation: claim, ledger, record, messages. None of it affects results."""

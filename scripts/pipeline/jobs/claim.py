@@ -1,4 +1,4 @@
-"""One process at a time: what a killed run has left running must not share a folder with the run that goes on."""
+"""One process at a time: jobs that a killed run left running must not share a folder with the next run."""
 
 import fcntl
 import os
@@ -14,11 +14,11 @@ from pipeline.jobs.command import InputError
 
 @contextmanager
 def claimed(output: Path, *, log: Callable[[str], None]) -> Iterator[None]:
-    """Be the only process that makes ``output`` for as long as the block lasts, by a lock file beside it.
+    """Be the only process that makes ``output`` while the block runs, using a lock file next to it.
 
-    When Snakemake is killed, its jobs run on. One that makes the same output on this machine is asked to end (SIGTERM);
-    one on another machine is waited for. What was killed leaves the file, which hinders nobody, until the output is
-    made. Where the file system has no locks, ``log`` says so, and nothing is held. Raises InputError as `check_wanted`.
+    When Snakemake is killed, its jobs keep running. One that makes the same output on this machine is terminated
+    (SIGTERM); one on another machine is waited for. A killed job's stale lock file is harmless. If the file system has
+    no locks, ``log`` says so and there is no protection. Raises InputError like `check_wanted`.
     """
     path = Path(f"{output}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,9 +34,9 @@ def claimed(output: Path, *, log: Callable[[str], None]) -> Iterator[None]:
 
 
 def check_wanted() -> None:
-    """Raise InputError when the Snakemake that has started this job is gone: the next one may have done the job by now.
+    """Raise InputError if the Snakemake that started this job has ended: the next one may have done the job already.
 
-    What a job writes then would be newer than what was made of it. A run on one machine names itself in SNAKEMAKE_PID.
+    The job's output would then be newer than what was made from it. Local runs set SNAKEMAKE_PID to their process.
     """
     snakemake = os.environ.get("SNAKEMAKE_PID")
     try:
@@ -53,28 +53,28 @@ def _locked(path: Path, log: Callable[[str], None]) -> Iterator[IO[str]]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                _tell(file, path, log)
+                _stop_holder(file, path, log)
                 fcntl.flock(file, fcntl.LOCK_EX)
             except OSError as error:
-                log(f"{path} cannot be locked ({error}): see to it that no other process does the same job")
+                log(f"{path} cannot be locked ({error}): make sure that no other process runs the same job")
             if _is_still(file, path):
                 yield file
                 return
 
 
-def _tell(file: IO[str], path: Path, log: Callable[[str], None]) -> None:
+def _stop_holder(file: IO[str], path: Path, log: Callable[[str], None]) -> None:
     file.seek(0)
     host, _, process = file.read().partition(" ")
     here = host == socket.gethostname() and process.isdecimal() and int(process) != os.getpid()
     if here:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(int(process), signal.SIGTERM)
-    asked = "it was asked to end, and is waited for" if here else "it is waited for"
-    log(f"process {process} on {host} does this job already, left over from a run that was killed: {asked} ({path})")
+    action = "terminating it and waiting for it to end" if here else "waiting for it to end"
+    log(f"process {process} on {host}, left over from a killed run, is already running this job: {action} ({path})")
 
 
 def _is_still(file: IO[str], path: Path) -> bool:
-    """Whether a path still names an open file: who held it may have removed it."""
+    """Whether a path still refers to an open file, which its previous holder may have removed."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

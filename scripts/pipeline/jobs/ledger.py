@@ -1,8 +1,8 @@
-"""The ledger of an experiment: what its jobs have cost and are about to, against the ceilings of the config.
+"""The ledger of an experiment: what its jobs have spent and reserved, compared with the ceilings of the config.
 
-Each job has one entry, a small file. GPU hours that a job has used count for good, also when it failed and runs again;
-what it had set aside is replaced. Entries are read and written under a lock, so that jobs that start at the same moment
-cannot pass a ceiling together.
+Each job has one entry, a small file. GPU hours that a job has used stay counted, even if it failed and runs again;
+its reservation is replaced. Entries are read and written under a lock, so that jobs that start at the same time
+cannot exceed a ceiling together.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ UNITS = {"gpu_hours": "GPU hours", "price": "of price"}
 
 
 class CeilingReached(InputError):
-    """A job would pass a ceiling: it must not start."""
+    """A job would exceed a ceiling, so it must not start."""
 
 
 class Ledger:
-    """One job's entry, and the sum of all others'. ``settings`` is what rules pass as ``--budget``; None: no ledger."""
+    """One job's entry, and the sum of all others. ``settings`` is what rules pass as ``--budget``; None: no ledger."""
 
     def __init__(self, settings: dict[str, Any] | None, job: str) -> None:
         self.ceilings = {unit: (settings or {}).get("ceilings", {}).get(unit) for unit in UNITS}
@@ -36,7 +36,7 @@ class Ledger:
         self.spent = dict.fromkeys(UNITS, 0.0)
 
     def reserve(self, **amounts: float) -> None:
-        """Set amounts aside, before they are spent. Raises CeilingReached where a sum would pass its ceiling."""
+        """Reserve amounts before they are spent. Raises CeilingReached if a sum would exceed its ceiling."""
         if self.folder is None:
             return
         with self._locked():
@@ -48,29 +48,29 @@ class Ledger:
                 if ceiling is not None and unit in amounts and others[unit] + wanted[unit] > ceiling:
                     raise CeilingReached(
                         f"ceilings.{unit}: {self.job} needs about {wanted[unit]:.3g} {UNITS[unit]}, {others[unit]:.3g} "
-                        f"are spent or set aside, and the ceiling is {ceiling:g}: raise it, or leave something out"
+                        f"are spent or reserved, and the ceiling is {ceiling:g}: raise it, or run less"
                     )
             self.reserved = wanted
             self._write(self.reserved)
 
     def begin(self, price: float) -> None:
-        """Set aside the price of all requests that are to come, besides what has been spent."""
+        """Reserve the price of all coming requests, in addition to what has been spent."""
         self.reserve(price=self.spent["price"] + price)
 
     def spend(self, price: float) -> None:
-        """Count a request's price before it is sent; sets more aside when what was reserved is used up."""
+        """Count a request's price before it is sent; reserve more once the reservation is used up."""
         self.spent["price"] += price
         if self.spent["price"] > self.reserved["price"]:
             self.reserve(price=self.spent["price"])
 
     def correct(self, difference: float) -> None:
-        """Count what an answer cost beyond its estimate, or less. Raises CeilingReached: then no more is sent."""
+        """Count the difference between an answer's price and its estimate. Raises CeilingReached to stop requests."""
         self.spend(difference)
 
     def settle(self, *, price: float = 0.0, gpu_hours: float = 0.0, unpriced_calls: int = 0) -> None:
-        """Replace what was set aside by what it came to: the price of all runs, and the GPU hours of this one.
+        """Replace the reservation by the actual amounts: the price of all runs, and the GPU hours of this one.
 
-        ``unpriced_calls`` counts the calls whose price is not known.
+        ``unpriced_calls`` counts the calls whose price is unknown.
         """
         if self.folder is not None:
             hours = self.used_before + gpu_hours
@@ -107,6 +107,6 @@ def spent(folder: Path) -> dict[str, float]:
 
 
 def unpriced_calls(folder: Path) -> int:
-    """The number of calls in a ledger whose price is not known."""
+    """The number of calls in a ledger whose price is unknown."""
     entries = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("*.json")]
     return sum(entry.get("unpriced_calls", 0) for entry in entries)

@@ -1,4 +1,4 @@
-"""The record beside the output of a costly stage: what it was made of, by what, on what, at what cost."""
+"""The record next to the output of a costly stage: its inputs, code, machine and cost."""
 
 import hashlib
 import platform
@@ -18,7 +18,7 @@ PACKAGES = ("torch", "transformers", "tokenizers", "pyarrow", "alpaca_eval", "sc
 
 
 class Record:
-    """Collects what is to be recorded of a job; ``write`` it when the job is done."""
+    """Collects the record of a job; call ``write`` when the job is done."""
 
     def __init__(
         self,
@@ -28,9 +28,9 @@ class Record:
         inputs: dict[str, dict[str, str]],
         execution: dict[str, Any] | None = None,
     ) -> None:
-        """``inputs`` is as `fingerprints` gives it.
+        """``inputs`` comes from `fingerprints`.
 
-        ``execution`` is how it is computed: batch size, threads, whatever may change the last bits of a result.
+        ``execution`` is how it is computed: batch size, threads, anything that may change the last bits of a result.
         """
         self.started = time.monotonic()
         self.content: dict[str, Any] = {
@@ -50,20 +50,20 @@ class Record:
         return time.monotonic() - self.started
 
     def write(self, path: Path, *, outputs: dict[str, Path], **results: Any) -> None:
-        """Write the record with the fingerprints of ``outputs``, ``results``, and what the process has used so far."""
+        """Write the record with the fingerprints of ``outputs``, ``results``, and the process's resource use so far."""
         found = {"outputs": fingerprints(outputs)} | used() | results
         write_json(self.content | found | {"seconds": round(self.seconds(), 2)}, path)
 
 
 def fingerprints(paths: dict[str, Path]) -> dict[str, dict[str, str]]:
-    """What files are, and where, as a record keeps it."""
+    """The path and sha256 of each file, as kept in a record."""
     return {name: {"path": str(path), "sha256": fingerprint(path)} for name, path in paths.items()}
 
 
 def used() -> dict[str, float]:
-    """What this process and its finished children have used: memory and disk in MiB, CPU in seconds.
+    """Resource use of this process and its finished children: memory and disk in MiB, CPU in seconds.
 
-    Reads that were answered from the page cache do not count.
+    Reads from the page cache do not count.
     """
     own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return {
@@ -75,22 +75,22 @@ def used() -> dict[str, float]:
 
 
 def used_by_all(parts: list[dict[str, float]]) -> dict[str, float]:
-    """What several processes have used: the sums, but the memory of the largest."""
+    """Resource use of several processes: sums, except for memory, which is the largest."""
     sums = {key: round(sum(part[key] for part in parts), 2) for key in parts[0]}
     return sums | {"peak_memory_mib": max(part["peak_memory_mib"] for part in parts)}
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held, in MiB: of the GPU, if it computed on one, else of the machine."""
+    """The peak memory of this process in MiB: GPU memory if it computed on a GPU, otherwise main memory."""
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() >> 20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak >> (20 if sys.platform == "darwin" else 10)  # bytes there, KiB elsewhere
+    return peak >> (20 if sys.platform == "darwin" else 10)  # bytes on macOS, KiB elsewhere
 
 
 def instructions() -> str:
-    """The vector instructions that torch computes with: other ones round otherwise."""
+    """The vector instructions that torch uses, which affect rounding."""
     torch = sys.modules.get("torch")
     return f", {torch.backends.cpu.get_cpu_capability()}" if torch else ""
 
@@ -109,9 +109,9 @@ def fingerprint(path: Path) -> str:
 
 
 def check_record(record_path: Path, model: Path, found: str) -> None:
-    """Raise InputError unless a model, of sha256 ``found``, is the one that its record describes as an output.
+    """Raise InputError unless a model with sha256 ``found`` is the one that its record lists as an output.
 
-    The output has the name of the directory (a snapshot's number), or else is the record's ``model``.
+    The output is named after the directory (a snapshot's number), or else ``model``.
     """
     again = f"delete {model} and {record_path}, and run the command that made them again"
     try:
@@ -128,7 +128,7 @@ def check_record(record_path: Path, model: Path, found: str) -> None:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this file is in, '+' behind it when files differ; None outside git."""
+    """The commit of the checkout that contains this file, followed by '+' if files differ; None outside git."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:

@@ -1,11 +1,11 @@
-"""Run a script in a process that has imported torch and transformers already: those take longer than many a small job.
+"""Run a script in a process that has already imported torch and transformers, which takes longer than many small jobs.
 
     python scripts/pipeline/jobs/warm.py scripts/tune.py --base ...        (as a rule does)
 
-On one machine, Snakemake names a folder in WARM_FOLDER. The first job that comes starts a server there, which imports
-what the jobs share, and does without it; those that come when it is ready are forked from it, with their own arguments,
-environment, folder and streams. Nothing of ours is imported before the fork, so that every job runs the code that is on
-disk. Without WARM_FOLDER (on a cluster, from a shell) the script is run as it is. The server ends with Snakemake.
+On a single machine, Snakemake sets WARM_FOLDER. The first job starts a server in that folder, which imports what the
+jobs share, but does not use it; jobs that start once it is ready are forked from it, with their own arguments,
+environment, working directory and streams. Nothing of ours is imported before the fork, so every job runs the code
+on disk. Without WARM_FOLDER (on a cluster, from a shell) the script runs directly. The server ends with Snakemake.
 """
 
 import json
@@ -23,7 +23,7 @@ CLASSES = ("AutoModelForCausalLM", "AutoTokenizer", "AutoConfig", "LlamaForCausa
 
 
 def main() -> None:
-    """Be the server, or have a script run."""
+    """Be the server, or run a script."""
     folder = os.environ.get("WARM_FOLDER", "")
     if sys.argv[1:2] == ["--serve"]:
         serve(folder)
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def reach(folder: str) -> socket.socket | None:
-    """A connection to the server. Where there is none yet, it is started, and this job does without."""
+    """Connect to the server. If there is none yet, start it and return None: this job does not use it."""
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(f"{folder}/socket")
@@ -56,7 +56,7 @@ def reach(folder: str) -> socket.socket | None:
 
 
 def ask(connection: socket.socket) -> int:
-    """Have the server run this process's script with its streams; its exit status. Signals are passed on."""
+    """Let the server run this process's script with its streams; return the exit status. Signals are forwarded."""
     order = json.dumps({"words": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}).encode()
     socket.send_fds(connection, [len(order).to_bytes(8, "big")], [0, 1, 2])
     connection.sendall(order)
@@ -67,7 +67,7 @@ def ask(connection: socket.socket) -> int:
     if len(status) < 8:
         sys.exit("error: the process that ran this job was killed")
     status = int.from_bytes(status, "big", signed=True)
-    if status < 0:  # by a signal: end by it, too
+    if status < 0:  # ended by a signal: end by the same one
         if -status != signal.SIGKILL:
             signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
@@ -75,7 +75,7 @@ def ask(connection: socket.socket) -> int:
 
 
 def receive(connection: socket.socket, size: int) -> bytes:
-    """So many bytes, or fewer where the connection ends."""
+    """Receive ``size`` bytes, or fewer if the connection ends."""
     content = b""
     while len(content) < size and (part := connection.recv(size - len(content))):
         content += part
@@ -83,11 +83,11 @@ def receive(connection: socket.socket, size: int) -> bytes:
 
 
 def serve(folder: str) -> None:
-    """Import what jobs share, and fork one for each connection, until Snakemake is gone."""
+    """Import what jobs share, and fork one for each connection, until Snakemake ends."""
     import shutil
     from importlib import import_module
 
-    os.environ |= dict.fromkeys(THREADS, "1")  # of these, a job that wants more has to ask torch
+    os.environ |= dict.fromkeys(THREADS, "1")  # a job that needs more has to set them in torch
     sys.path.pop(0)
     for name in IMPORTS:
         import_module(name)
@@ -97,20 +97,20 @@ def serve(folder: str) -> None:
     listening.bind(f"{folder}/socket.new")
     listening.listen(64)
     os.rename(f"{folder}/socket.new", f"{folder}/socket")
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how those who look after jobs ended
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody needs the exit status of supervisors
     parent = int(os.environ["SNAKEMAKE_PID"])
     while alive(parent):
         if select.select([listening], [], [], 1.0)[0]:
             connection, _ = listening.accept()
             if os.fork() == 0:
                 listening.close()
-                look_after(connection)
+                supervise(connection)
             connection.close()
-    shutil.rmtree(folder, ignore_errors=True)  # when Snakemake was killed; else it has done so itself
+    shutil.rmtree(folder, ignore_errors=True)  # if Snakemake was killed; otherwise it removes the folder itself
 
 
 def alive(process: int) -> bool:
-    """Whether there is a process of this number."""
+    """Whether there is a process with this id."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -118,8 +118,8 @@ def alive(process: int) -> bool:
     return True
 
 
-def look_after(connection: socket.socket) -> None:
-    """Fork the job, wait until it ends, and say how; kill it when nobody waits for it any more."""
+def supervise(connection: socket.socket) -> None:
+    """Fork the job, wait until it ends, and send its exit status; kill it once the client is gone."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     head, streams, _, _ = socket.recv_fds(connection, 8, 3)
     order = json.loads(receive(connection, int.from_bytes(head, "big")))
@@ -132,7 +132,7 @@ def look_after(connection: socket.socket) -> None:
     connection.sendall(job.to_bytes(8, "big"))
     watch = os.pidfd_open(job)
     ready, _, _ = select.select([watch, connection], [], [])
-    if watch not in ready:  # the one who asked is gone
+    if watch not in ready:  # the client is gone
         os.kill(job, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(job, 0)[1])
     with suppress(OSError):
@@ -141,7 +141,7 @@ def look_after(connection: socket.socket) -> None:
 
 
 def become(order: dict, streams: list[int]) -> None:
-    """Be the script that was ordered, as if Python had been started with it."""
+    """Become the requested script, as if Python had been started with it."""
     import atexit
     import threading
     import traceback
@@ -156,7 +156,7 @@ def become(order: dict, streams: list[int]) -> None:
     sys.argv = order["words"]
     script = os.path.abspath(sys.argv[0])
     sys.path.insert(0, os.path.dirname(script))
-    sys.modules.pop("__mp_main__", None)  # joblib's other name for what was started, which is not this script
+    sys.modules.pop("__mp_main__", None)  # joblib's alias of the main module, which is not this script
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.modules["__main__"].__file__ = script
     status: object = 0
@@ -175,7 +175,7 @@ def become(order: dict, streams: list[int]) -> None:
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # without taking apart, object by object, what was imported: that takes a second
+    os._exit(status)  # skips tearing down the imported modules, which takes a second
 
 
 if __name__ == "__main__":

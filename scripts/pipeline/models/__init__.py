@@ -1,1 +1,1 @@
-"""Models on disk: how a directory is written, checked and read, and whether responses fit a model."""
+"""Models on disk: writing, checking and reading a directory, and whether responses fit a model."""

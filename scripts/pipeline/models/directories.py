@@ -1,4 +1,4 @@
-"""Models on disk: directories that ``from_pretrained`` loads, written whole, with a card that says what they are."""
+"""Models on disk: directories that ``from_pretrained`` loads, written atomically, with a model card."""
 
 import math
 from pathlib import Path
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 
 def pick_device(wanted: str) -> str:
-    """``auto``: the GPU where there is one. Raises InputError when one is asked for and there is none."""
+    """The device to use; ``auto``: the GPU if there is one. Raises InputError for ``cuda`` without a GPU."""
     import torch
 
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise InputError("execution.device: 'cuda' was asked for, but torch sees no GPU; use 'auto' or 'cpu'")
+        raise InputError("execution.device: is 'cuda', but torch finds no GPU; use 'auto' or 'cpu'")
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
 def load_model(
     path: Path | str, *, device: str, precision: str = "float32", revision: str | None = None
 ) -> "PreTrainedModel":
-    """Load a model, ready for inference, in a torch dtype by name or ``auto``, its own.
+    """Load a model for inference, in a torch dtype given by name, or with ``auto`` in its own.
 
-    Code that comes with a model is never run, and weights are read as safetensors alone: a pickle can run code, too.
-    Raises InputError for weights that the config asks for and the files lack; what else is wrong, transformers raises.
+    Code that comes with a model is never run, and weights are only read as safetensors, since a pickle can run code.
+    Raises InputError for weights that the config needs and the files lack; transformers raises other errors.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -39,21 +39,21 @@ def load_model(
     dtype = precision if precision == "auto" else getattr(torch, precision)
     own = {"revision": revision or "main", "trust_remote_code": False, "use_safetensors": True}
     model, found = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True, **own)
-    # transformers draws such weights at random, with a warning only.
+    # transformers initialises such weights randomly, with only a warning.
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])
         raise InputError(
-            f"{path}: {len(missing)} weights that config.json asks for are in no safetensors file, such as "
-            f"{', '.join(missing[:3])}: give weights and config of the same {type(model).__name__}"
+            f"{path}: {len(missing)} weights that config.json needs are in no safetensors file, such as "
+            f"{', '.join(missing[:3])}: use weights and config of the same {type(model).__name__}"
         )
     unused = sorted(found["unexpected_keys"])
     if unused:
-        say(f"{path}: {len(unused)} weights are not used by a {type(model).__name__}, such as {', '.join(unused[:3])}")
+        say(f"{path}: {len(unused)} weights are not used by {type(model).__name__}, such as {', '.join(unused[:3])}")
     return model.to(device).eval()
 
 
 def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
-    """Load a tokenizer. Raises InputError when it lacks a token that the renderer needs."""
+    """Load a tokenizer. Raises InputError if it lacks a token that the renderer needs."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path)
@@ -64,7 +64,7 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
 
 
 def context_length(config: "PreTrainedConfig") -> int:
-    """How many tokens a model can attend to, by its config. Raises InputError where it does not say."""
+    """A model's context length in tokens, from its config. Raises InputError if the config does not state it."""
     try:
         return context.context_length(config)
     except context.ContextUnknown as error:
@@ -72,7 +72,7 @@ def context_length(config: "PreTrainedConfig") -> int:
 
 
 def stored_parameters(path: Path) -> int:
-    """How many parameters a directory's weights have, read from their headers only."""
+    """The number of parameters of a directory's weights, read from their headers only."""
     from safetensors import safe_open
 
     count = 0
@@ -83,29 +83,29 @@ def stored_parameters(path: Path) -> int:
 
 
 def vocabulary_size(model: "PreTrainedModel") -> int:
-    """How many logits a model gives: some have more than their tokenizer has tokens."""
+    """The number of logits of a model, which may exceed its tokenizer's number of tokens."""
     return model.get_output_embeddings().weight.shape[0]
 
 
 def name_special_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """Make a model's configs name its tokenizer's BOS, EOS and pad, in place; returns what was changed, a line each.
+    """Set BOS, EOS and pad in a model's configs to its tokenizer's, in place; return a line for each change.
 
-    Its generation config says nothing else then: what comes with a model may sample, penalise, or stop at further
-    tokens (chat models of Llama-3 and Qwen), and its responses elsewhere would not be those that are measured here.
+    Everything else is removed from its generation config: it may ask for sampling, penalties, or stopping at further
+    tokens (chat models of Llama-3 and Qwen), and responses elsewhere would differ from those measured here.
     """
     from transformers import GenerationConfig
 
     ids = {name: getattr(tokenizer, name) for name in SPECIAL}
     configs = {"config": model.config, "generation config": model.generation_config}
     done = [
-        f"{name} {found} of the {place} replaced by the tokenizer's, {ids[name]}"
+        f"{name} {found} in the {place} replaced by the tokenizer's, {ids[name]}"
         for place, config in configs.items()
         for name in SPECIAL
         if (found := getattr(config, name, None)) not in (ids[name], None)
     ]
     others = {key: value for key, value in model.generation_config.to_diff_dict().items() if key not in NO_SETTING}
     if others:
-        done.append(f"responses are greedy, so settings of the generation config are left out: {others}")
+        done.append(f"responses are greedy, so settings of the generation config are removed: {others}")
     for config in (model.config, model.config.get_text_config()):
         for name, token in ids.items():
             setattr(config, name, token)
@@ -121,9 +121,9 @@ def save_model(
     card: dict[str, Any],
     chat: "Format | None",
 ) -> None:
-    """Save model, tokenizer and card as a directory that works elsewhere, whole or not at all.
+    """Save model, tokenizer and card atomically, as a directory that works elsewhere.
 
-    The tokenizer's chat template must be that of ``chat``, None where it has none. Raises InputError where a check of
+    The tokenizer's chat template must be that of ``chat``, or None if it has none. Raises InputError if a check in
     `pipeline.models.exported` fails.
     """
     lines = [f"- {name}: {value}" for name, value in (card | {"commit": commit()}).items()]

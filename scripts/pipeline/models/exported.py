@@ -1,8 +1,7 @@
-"""A model's directory works elsewhere: what every import and every save passes before the directory is in its place.
+"""Checks that a model's directory works elsewhere, done at every import and save before the directory is in place.
 
-Programs that know nothing of this project (transformers' ``generate()``, vLLM, lm-evaluation-harness) take from it
-which token ends a response, how text is encoded, and in which format a model is asked. All of that must be what it was
-tuned with.
+Other programs (transformers' ``generate()``, vLLM, lm-evaluation-harness) read from it which token ends a response,
+how text is encoded, and the format of a prompt. All of that must be the same as in tuning.
 """
 
 import math
@@ -24,7 +23,7 @@ SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 NO_SETTING = {
     *SPECIAL, "transformers_version", "_from_model_config", "use_cache", "output_attentions", "output_hidden_states",
 }  # fmt: skip
-PART = 2**24  # values of a tensor that are looked at together, so that no second copy of a model is in memory
+PART = 2**24  # values of a tensor that are checked at a time, to avoid a second copy of a model in memory
 TEXTS = (
     "What is the capital of Puven?", "", "- a\n- b\n\n- c", "def f(x):\n    return {'x': [x, \"y\"]}\n",
     "  blanks  within  and around  ", "Grüße, e\u0301 and é, 日本, 🙂 \u2028 and \u00a0.", "tab\tand\r\nreturn",
@@ -37,7 +36,7 @@ TEXTS = (
 def check_exported(path: Path, tokenizer: "PreTrainedTokenizerBase", *, chat: Format | None) -> None:
     """Check the directory of a model that was just written with ``tokenizer``, as another program would load it.
 
-    ``chat`` is the format of its chat template, None where it has none. Raises InputError for what would not work.
+    ``chat`` is the format of its chat template, None if it has none. Raises InputError for anything that would fail.
     """
     from transformers import AutoTokenizer
 
@@ -50,12 +49,12 @@ def check_exported(path: Path, tokenizer: "PreTrainedTokenizerBase", *, chat: Fo
 
 
 def encoder(tokenizer: "PreTrainedTokenizerBase") -> Encoder:
-    """Encode as other programs do: special tokens count where a text has their names, and none is added."""
+    """Encode as other programs do: names of special tokens in a text become these tokens, and none is added."""
     return lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def file_encoder(file: Path | str) -> Encoder:
-    """Encode as a ``tokenizer.json`` says, without the cutting and padding that some of them ask for."""
+    """Encode with a ``tokenizer.json``, without the truncation and padding that some of them set."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(file))
@@ -65,12 +64,12 @@ def file_encoder(file: Path | str) -> Encoder:
 
 
 def first_difference(texts: Iterable[str], one: Encoder, other: Encoder) -> str | None:
-    """The first text that is not encoded alike; None where all are."""
+    """The first text that is encoded differently; None if there is none."""
     return next((text for text in texts if one(text) != other(text)), None)
 
 
 def check_tokenizer(path: Path, tokenizer: "PreTrainedTokenizerBase", loaded: "PreTrainedTokenizerBase") -> None:
-    """Raise InputError unless a tokenizer that was saved encodes as before, and as its ``tokenizer.json`` does."""
+    """Raise InputError unless a saved tokenizer encodes as before, and as its ``tokenizer.json`` does."""
     special = [token for name in SPECIAL if (token := getattr(tokenizer, name.removesuffix("_id")))]
     texts = [*TEXTS, *(f"{token}\nHi {token}" for token in special)]
     text = first_difference(texts, encoder(tokenizer), encoder(loaded))
@@ -78,15 +77,15 @@ def check_tokenizer(path: Path, tokenizer: "PreTrainedTokenizerBase", loaded: "P
         text = first_difference(texts, encoder(loaded), file_encoder(path / "tokenizer.json"))
     if text is not None:
         raise InputError(
-            f"the tokenizer, a {type(tokenizer).__name__}, encodes {text!r} otherwise once it is saved and loaded: set "
-            "tokenizer_class to PreTrainedTokenizerFast in the tokenizer_config.json of the model that is imported"
+            f"the tokenizer, a {type(tokenizer).__name__}, encodes {text!r} differently after saving and loading: set "
+            "tokenizer_class to PreTrainedTokenizerFast in the tokenizer_config.json of the imported model"
         )
 
 
 def check_token_ids(path: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Raise InputError unless config and generation config name the tokenizer's BOS, EOS and pad, and nothing else.
+    """Raise InputError unless config and generation config have the tokenizer's BOS, EOS and pad, and nothing else.
 
-    Sampling, penalties or forced tokens in a generation config would give other responses than were measured.
+    Sampling, penalties or forced tokens in a generation config would give other responses than those measured.
     """
     from transformers import AutoConfig, GenerationConfig
 
@@ -100,16 +99,16 @@ def check_token_ids(path: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
         for name in SPECIAL:
             found, wanted = getattr(holder, name, None), getattr(tokenizer, name)
             if found != wanted:
-                raise InputError(f"{name} is {found} in {place}, but {wanted} in the tokenizer: import the model anew")
+                raise InputError(f"{name} is {found} in {place}, but {wanted} in the tokenizer: import the model again")
     others = set(generation.to_diff_dict()) - NO_SETTING
     if others:
-        raise InputError(f"generation_config.json sets {', '.join(sorted(others))}: import the model anew")
+        raise InputError(f"generation_config.json sets {', '.join(sorted(others))}: import the model again")
 
 
 def conversations(tokenizer: "PreTrainedTokenizerBase") -> Iterator[list[Message]]:
-    """Conversations of one and of several turns, with user turns, with empty ones and without, of all the texts.
+    """Conversations of one and of several turns from all the texts, with user turns, with empty ones, and without.
 
-    Texts with the name of a special token are left out: a template's text cannot tell it from the token.
+    Texts with the name of a special token are omitted: a template's text cannot distinguish it from the token.
     """
     plain = [t for t in TEXTS if tokenizer(t, add_special_tokens=False)["input_ids"] == encode(tokenizer, t)]
     for i in range(len(plain)):
@@ -123,9 +122,9 @@ def conversations(tokenizer: "PreTrainedTokenizerBase") -> Iterator[list[Message
 
 
 def check_template(tokenizer: "PreTrainedTokenizerBase", chat: Format) -> None:
-    """Raise InputError unless the tokenizer's chat template gives the tokens that are tuned on and asked with.
+    """Raise InputError unless the tokenizer's chat template gives the same tokens as in tuning and generation.
 
-    Both as ids and as a text that is encoded afterwards, as vLLM and lm-evaluation-harness do.
+    Both as ids and as a text that is encoded afterwards, as in vLLM and lm-evaluation-harness.
     """
     joined = None
     compared = 0
@@ -136,22 +135,22 @@ def check_template(tokenizer: "PreTrainedTokenizerBase", chat: Format) -> None:
                 (messages, True, render_request(messages, tokenizer, chat)),
                 (messages[:-1], True, render_request(messages[:-1], tokenizer, chat)),
             ]
-        except JoinedTokens as error:  # a matter of this response; those of the data are checked one by one
+        except JoinedTokens as error:  # specific to this response; responses in the data are checked one by one
             joined = error
             continue
         except ValueError as error:
-            raise InputError(f"{error}: import another model") from None
+            raise InputError(f"{error}: use another model") from None
         for asked, prompt, ids in expected:
             compared += 1
             _compare(tokenizer, chat, asked, ids, prompt=prompt)
     if not compared:
-        raise InputError(f"{joined}: import another model")
+        raise InputError(f"{joined}: use another model")
 
 
 def _compare(
     tokenizer: "PreTrainedTokenizerBase", chat: Format, messages: list[Message], ids: list[int], *, prompt: bool
 ) -> None:
-    """Raise InputError unless the template gives ``ids`` for a conversation, with a generation prompt or without."""
+    """Raise InputError unless the template gives ``ids`` for a conversation, with or without a generation prompt."""
     given = tokenizer.apply_chat_template(messages, add_generation_prompt=prompt)["input_ids"]
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False)
     for found in (given, tokenizer(text, add_special_tokens=False)["input_ids"]):
@@ -163,13 +162,13 @@ def _compare(
             there, here = (tokenizer.convert_ids_to_tokens(x[max(0, place - 2) : place + 3]) for x in (found, ids))
             raise InputError(
                 f"chat.user_tag {chat.user_tag!r}, chat.assistant_tag {chat.assistant_tag!r}: with this tokenizer, "
-                f"a chat template gives other tokens than are tuned on ({there} for {here}, in {text!r:.120}): choose "
-                "other tags for this model, without blanks or newlines at their ends and without special tokens"
+                f"a chat template gives other tokens than in tuning ({there} for {here}, in {text!r:.120}): choose "
+                "other tags for this model, without whitespace at their ends and without special tokens"
             )
 
 
 def stored_weights(path: Path) -> Iterator[tuple[str, "torch.Tensor"]]:
-    """The tensors in a directory's safetensors files, by name: a tensor may come in several parts, of some rows."""
+    """The tensors in a directory's safetensors files, by name; a tensor may come in several parts of some rows."""
     from safetensors import safe_open
 
     for file in sorted(Path(path).glob("*.safetensors")):
@@ -193,12 +192,12 @@ def loaded_weights(model: "PreTrainedModel") -> Iterator[tuple[str, "torch.Tenso
 
 
 def check_weights(weights: Iterable[tuple[str, "torch.Tensor"]]) -> None:
-    """Raise InputError where weights hold NaN or infinite values."""
+    """Raise InputError if weights contain NaN or infinite values."""
     broken = list(dict.fromkeys(name for name, part in weights if not _finite(part)))
     if broken:
         raise InputError(
-            f"{len(broken)} tensors of the weights hold NaN or infinite values, such as {', '.join(broken[:3])}: the "
-            "files are damaged, training has diverged, or the range of tuning.stored_as is too small"
+            f"{len(broken)} weight tensors contain NaN or infinite values, such as {', '.join(broken[:3])}: the "
+            "files are damaged, training has diverged, or the range of tuning.saved_precision is too small"
         )
 
 

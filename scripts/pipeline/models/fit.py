@@ -1,4 +1,4 @@
-"""Whether responses can be tuned on with a model at all, which is checked before anything is computed with it."""
+"""Whether a model can be tuned on given responses, checked before anything is computed with it."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 def check_responses(
     rows: Iterable[dict[str, Any]], tokenizer: "PreTrainedTokenizerBase", *, context: int | None
 ) -> None:
-    """Raise InputError for a response that cannot be encoded by itself, or is too long for a ``context`` in tokens.
+    """Raise InputError for a response that cannot be encoded on its own, or is too long for a ``context`` in tokens.
 
-    Its EOS counts. Without a context any length is allowed, as rows are cut.
+    EOS counts. Without a context any length is allowed, since rows are truncated.
     """
     for row in rows:
         for message in row["messages"]:
@@ -27,22 +27,22 @@ def check_responses(
             if context is not None and length > context:
                 raise InputError(
                     f"row {row['id']} ({row['source']}): a response of {length} tokens is longer than the context of "
-                    f"the model, {context}: shorten or leave out the row"
+                    f"the model, {context}: shorten or remove the row"
                 )
 
 
 def encode_row(row: dict[str, Any], response: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """The token ids of a response of a row, without EOS. Raises InputError where they depend on what precedes it."""
+    """The token ids of a row's response, without EOS. Raises InputError if they depend on the text before it."""
     try:
         return encode_response(tokenizer, response.strip())
     except JoinedTokens as error:
         raise InputError(
-            f"row {row['id']} ({row['source']}): {error}, so that the response has no tokens of its own: begin it "
-            "with another character, leave out the row, or take a model with another tokenizer"
+            f"row {row['id']} ({row['source']}): {error}, so the response has no tokens of its own: start it "
+            "with another character, remove the row, or use a model with another tokenizer"
         ) from None
 
 
 def check_datasets(paths: Iterable[Path], tokenizer: "PreTrainedTokenizerBase", *, context: int | None) -> None:
-    """Check every conversation of some datasets, as `check_responses` does."""
+    """Check every conversation of several datasets with `check_responses`."""
     for path in paths:
         check_responses(read_table("conversations", path), tokenizer, context=context)

@@ -1,1 +1,1 @@
-"""What the running Snakemake is asked, and what it shows. Only the rules import from here."""
+"""Queries to the running Snakemake, and what it displays. Only the rules import from here."""

@@ -1,7 +1,7 @@
-"""What a run shows while it goes on: a line for each job that has ended, with what it found and the time that is left.
+"""The display of a run: a line for each finished job, with its main result and the remaining time.
 
-Snakemake's own messages about jobs still go to its log file; here they would be some ten lines for each job. On a
-terminal a last line is drawn anew now and then; elsewhere nothing is ever drawn over, and there are no colours.
+Snakemake's own messages about jobs still go to its log file; here they would be about ten lines per job. On a
+terminal, a status line is redrawn from time to time; elsewhere nothing is overwritten, and there are no colours.
 """
 
 import logging
@@ -18,12 +18,12 @@ from typing import Any, TextIO
 
 from pipeline.run.snakemake_internals import stream_handler
 
-REFRESH = 2.0  # seconds between two looks at the clock, on a terminal
+REFRESH = 2.0  # seconds between updates of the status line, on a terminal
 TAIL = 4096  # bytes of a log that are read
-# Of Snakemake's messages, those that a line here replaces, or that say once more what `explain_failures` says.
+# Snakemake's messages that a line here replaces, or that repeat what `explain_failures` says.
 REPLACED = {"job_info", "job_started", "job_finished", "job_error", "progress", "shellcmd", "group_info", "group_error"}
 BAR = re.compile(r"\d+%\|.*\d+/\d+ \[|\b\d+it \[\d+:\d+")  # a library's, with a known end or without
-STEP = re.compile(r" \d+ s left$")  # how far a long loop is: nothing that was found
+STEP = re.compile(r" \d+ s left$")  # progress of a long loop, not a result
 REPEATED = re.compile(
     r"Select jobs to execute|Execute \d+ jobs|RuleException:|WorkflowError:\s+At least one job|Exiting because a job"
     r"|Removing output files of failed job"
@@ -32,7 +32,7 @@ REPEATED = re.compile(
 
 @dataclass
 class Job:
-    """A job that is running: its rule, what it is of, its log, and when it began (monotonic seconds)."""
+    """A running job: its rule, description, log, and start time (monotonic seconds)."""
 
     rule: str
     what: str
@@ -41,7 +41,7 @@ class Job:
 
 
 def last_lines(log: Path | None, count: int) -> list[str]:
-    """The last lines of a log that say something; bars of progress do not."""
+    """The last non-empty lines of a log, without progress bars."""
     if log is None or not log.is_file():
         return []
     with log.open("rb") as file:
@@ -52,28 +52,28 @@ def last_lines(log: Path | None, count: int) -> list[str]:
 
 
 def finding(log: Path | None) -> str:
-    """What a job has found: the last line of its log that is not about its progress. Nothing where there is no log."""
+    """A job's main result: the last line of its log that is not about progress; empty if there is no log."""
     lines = [line for line in last_lines(log, TAIL) if not STEP.search(line)]
     if log is None or lines:
         return lines[-1][:100] if lines else ""
-    return f"{log} does not say what came out"
+    return f"no result in {log}"
 
 
 def failure(log: Path | None) -> str:
-    """Why a job has failed: the beginning of its message, or else what its log says last."""
+    """Why a job failed: the start of its error message, or the last line of its log."""
     lines = last_lines(log, TAIL)
     messages = [line for line in lines if line.startswith("error: ")]
     return (messages or lines or [""])[-1][:200]
 
 
 def seconds_left(log: Path | None) -> float | None:
-    """What a running job's log says of its own time left, if it does."""
+    """The remaining time that a running job's log states, if any."""
     found = re.search(r" (\d+) s left$", (last_lines(log, 1) or [""])[0])
     return float(found[1]) if found else None
 
 
 def format_duration(seconds: float) -> str:
-    """A time in the largest unit that fits."""
+    """A duration in the largest suitable unit."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
@@ -81,7 +81,7 @@ def format_duration(seconds: float) -> str:
 
 
 class Progress(logging.Handler):
-    """Takes Snakemake's log events, and prints a line for each job that ends. ``jobs`` counts what there is to do."""
+    """Handles Snakemake's log events, and prints a line for each finished job. ``jobs`` counts the jobs to do."""
 
     def __init__(self, jobs: Counter, stream: TextIO) -> None:
         super().__init__()
@@ -89,14 +89,14 @@ class Progress(logging.Handler):
         self.running: dict[int, Job] = {}
         self.done: Counter[str] = Counter()
         self.seconds: dict[str, list[float]] = defaultdict(list)
-        self.at_once = 1  # the most jobs that have been running together
+        self.at_once = 1  # the largest number of jobs that ran at the same time
         self.terminal = stream.isatty()
         self.drawn = False
         if self.terminal:
             threading.Thread(target=self._refresh, daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Follow one event; errors in here are logging's to report, and never end a run."""
+        """Handle one event; logging reports errors in here, and they never end a run."""
         try:
             self._clear()
             event = str(getattr(record, "event", ""))
@@ -107,31 +107,31 @@ class Progress(logging.Handler):
             elif event == "job_error":
                 self._fail(record)
             self._draw()
-        except Exception:  # whatever it is: a line that cannot be shown must not end hours of jobs
-            self.handleError(record)  # prints the traceback, as every handler of logging does
+        except Exception:  # of any kind: a failure to show a line must not end hours of jobs
+            self.handleError(record)  # prints the traceback, like every logging handler
 
     def _start(self, record: Any) -> None:
-        told = (record.rule_msg or "").split(": ", maxsplit=1)[-1]
-        what = re.sub(r", a line per step in .*", "", told) or ", ".join(map(str, record.wildcards.values()))
+        message = (record.rule_msg or "").split(": ", maxsplit=1)[-1]
+        what = re.sub(r", a line per step in .*", "", message) or ", ".join(map(str, record.wildcards.values()))
         log = Path(record.log[0]) if record.log else None
         self.running[record.jobid] = Job(record.rule_name, what, log, time.monotonic())
         self.at_once = max(self.at_once, len(self.running))
 
     def _finish(self, id_: int, message: str) -> None:
         job = self.running.pop(id_, None)
-        if job is None:  # one of a group, whose start was not told
+        if job is None:  # in a group, whose start is not logged
             named = re.search(r"\(Rule: (\w+)\)", message)
             job = Job(named[1] if named else "job", "", None, time.monotonic())
         took = time.monotonic() - job.began
         self.done[job.rule] += 1
         self.seconds[job.rule].append(took)
-        if job.rule not in self.jobs:  # targets, which have no work of their own
+        if job.rule not in self.jobs:  # targets, which do no work themselves
             return
         found = finding(job.log)
         rule = f"{job.rule} {self.done[job.rule]}/{self.jobs[job.rule]}"
         left = self.time_left()
-        told = "; ".join(part for part in (format_duration(took), rule, left) if part)
-        self._print(f"{self._count()} {job.rule}: {job.what}{f': {found}' if found else ''} ({told})")
+        details = "; ".join(part for part in (format_duration(took), rule, left) if part)
+        self._print(f"{self._count()} {job.rule}: {job.what}{f': {found}' if found else ''} ({details})")
 
     def _fail(self, record: Any) -> None:
         job = self.running.pop(record.jobid, None)
@@ -139,7 +139,7 @@ class Progress(logging.Handler):
         why = failure(Path(record.log[0])) if record.log else ""
         what = f"{job.what if job else ''}{f': {why}' if why else ''}"
         self._print(f"{self._count()} FAILED {record.rule_name}: {what} (log: {logs or 'none'})")
-        if record.rule_msg:  # a cluster's, on what became of its job
+        if record.rule_msg:  # from a cluster, about what happened to the job
             self._print(f"  {record.rule_msg}")
 
     def _count(self) -> str:
@@ -147,7 +147,7 @@ class Progress(logging.Handler):
         return f"[{done:>{len(str(total))}}/{total}]"
 
     def time_left(self) -> str:
-        """A guess from the jobs of each rule that have ended, and from what running ones say; in words."""
+        """An estimate in words, from each rule's finished jobs and from the logs of running ones."""
         now, unknown, work = time.monotonic(), False, 0.0
         for rule, count in self.jobs.items():
             own = [job for job in self.running.values() if job.rule == rule]
@@ -156,9 +156,9 @@ class Progress(logging.Handler):
             unknown |= mean is None and waiting > 0
             work += max(0, waiting) * (mean or 0.0)
             for job in own:
-                told = seconds_left(job.log)
-                unknown |= told is None and mean is None
-                work += told if told is not None else max(0.0, (mean or 0.0) - (now - job.began))
+                stated = seconds_left(job.log)
+                unknown |= stated is None and mean is None
+                work += stated if stated is not None else max(0.0, (mean or 0.0) - (now - job.began))
         if sum(self.jobs.values()) == sum(self.done[rule] for rule in self.jobs):
             return ""
         if unknown:
@@ -192,19 +192,19 @@ class Progress(logging.Handler):
 
 
 def not_replaced(record: logging.LogRecord) -> bool:
-    """Whether Snakemake's own handler is to show a message."""
+    """Whether Snakemake's own handler should show a message."""
     return str(getattr(record, "event", "")) not in REPLACED and not REPEATED.match(record.getMessage())
 
 
 def show_progress(rules: Iterable[str]) -> None:
-    """Take over what Snakemake shows of the jobs that are to do, of which ``rules`` has each one's.
+    """Replace Snakemake's display of the jobs to do; ``rules`` has the rule of each of them.
 
-    Nothing changes where Snakemake's own handler is not there (another logger plugin was asked for).
+    Nothing changes if Snakemake's own handler is absent (because another logger plugin is used).
     """
     theirs = stream_handler()
     if theirs:
         theirs.addFilter(not_replaced)
-        # First, so that the line that is drawn anew is gone before others write.
+        # First, so that the status line is cleared before others write.
         logging.getLogger("snakemake.logging").handlers.insert(
             0, Progress(Counter(rules), getattr(theirs, "stream", sys.stderr))
         )

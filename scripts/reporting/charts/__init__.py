@@ -1,1 +1,1 @@
-"""The figures, as views of the metrics: their rows, and Vega-Lite charts of them."""
+"""Figures as views of the metrics: their rows, and Vega-Lite charts of them."""

@@ -1,6 +1,6 @@
-"""What charts are put together from: panels, axes and colours, which are Okabe and Ito's and two more.
+"""Components of charts: panels, axes and colours (Okabe and Ito's, and two more).
 
-The colour-blind can tell them apart; where there are more lines than colours, dashes tell them apart too.
+Colour-blind readers can distinguish them; if there are more lines than colours, dashes distinguish them too.
 """
 
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ Row = dict[str, Any]
 Spec = dict[str, Any]
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#9944DD", "#994433"]
-GREY = "#858585"  # can be seen on white and on black
+GREY = "#858585"  # visible on white and on black
 DASHES = [[1, 0]] * len(COLOURS) + [[5, 3]] * len(COLOURS) + [[1, 2]] * len(COLOURS)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart: what it is of, what its marks mean and its n, what it says to those who cannot see it, and its spec."""
+    """A chart: its title, a note on its marks and n, a description for screen readers, and its spec."""
 
     title: str
     note: str
@@ -25,7 +25,7 @@ class Panel:
 
 
 def distinct(rows: list[Row], name: str) -> list[str]:
-    """The values of a column, in the order in which they first stand there."""
+    """The distinct values of a column, in order of first occurrence."""
     return list(dict.fromkeys(row[name] for row in rows))
 
 
@@ -41,7 +41,7 @@ def axis(field: str, title: str, **more: Any) -> Spec:
 
 
 def rows_channel(labels: list[str]) -> Spec:
-    """The vertical channel of a chart with a row for each system, in the order of the tables."""
+    """The vertical channel of a chart with a row for each system, in table order."""
     return {"field": "tuning", "type": "nominal", "sort": labels, "title": None, "axis": {"labelLimit": 220}}
 
 
@@ -52,7 +52,7 @@ def coloured(field: str, values: list[str], **more: Any) -> Spec:
 
 
 def dashed(field: str, values: list[str]) -> Spec:
-    """A dash for each value, where there are more than colours."""
+    """A dash pattern for each value, different once there are more values than colours."""
     return {"field": field, "scale": {"domain": values, "range": DASHES[: len(values)]}, "title": None}
 
 
@@ -62,12 +62,12 @@ def shaped(field: str, shapes: dict[str, str], title: str | None = None) -> Spec
 
 
 def hover(*names: str) -> list[Spec]:
-    """What is told of a mark when it is pointed at."""
+    """The fields in a mark's tooltip."""
     return [{"field": name} for name in names]
 
 
 def layer(mark: str, *encodings: Spec, where: str | None = None, **options: Any) -> Spec:
-    """Marks of one kind; ``where`` is the condition of those that are drawn."""
+    """Marks of one kind; ``where`` is a condition that selects the rows to draw."""
     encoding = {name: channel for own in encodings for name, channel in own.items()}
     drawn = {"mark": {"type": mark, **options}, "encoding": encoding}
     return drawn | {"transform": [{"filter": where}]} if where else drawn

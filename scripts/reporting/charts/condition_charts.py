@@ -1,4 +1,4 @@
-"""The figure of conditions: what models can do by what is varied, a panel for each measure, over worlds."""
+"""The figure of conditions: performance by condition, with a panel for each measure, over worlds."""
 
 from typing import Any
 
@@ -24,20 +24,20 @@ MEASURES = {
     "ranking, same format": ("Response ranking, among wrong responses of the same format", PREFERRED),
     "quality": ("Quality of responses", "quality (mean of instructions, 0 to 1)"),
     "win rate": ("Win rate against the reference mode", "win rate (percent of instructions)"),
-    "KL": ("Drift from the base model on text that nobody was tuned on", "KL(base || tuned) (nats a token)"),
+    "KL": ("Drift from the base model on held-out text", "KL(base || tuned) (nats per token)"),
 }
-TOLD = ("tuning", "mean", "low", "high", "worlds")  # of a mark
+SHOWN = ("tuning", "mean", "low", "high", "worlds")  # in tooltips
 
 
 def conditions(rows: list[Row]) -> list[Panel]:
-    """What models can do by what they were pre-trained on: a panel for each measure, with intervals over worlds."""
+    """Performance by condition: a panel for each measure, with intervals over worlds."""
     measured = [(name, own) for name in MEASURES if (own := [row for row in rows if row["measure"] == name])]
     panel = conditions_of_measure if len(distinct(rows, "condition")) > 1 else tunings_of_measure
     return [panel(own, *MEASURES[name], distinct(rows, "tuning")) for name, own in measured]
 
 
 def is_number(text: str) -> bool:
-    """Whether a condition's name is a place on an axis."""
+    """Whether a condition's name is a number, which has a position on an axis."""
     try:
         float(text)
     except ValueError:
@@ -46,7 +46,7 @@ def is_number(text: str) -> bool:
 
 
 def conditions_of_measure(rows: list[Row], title: str, unit: str, labels: list[str]) -> Panel:
-    """One measure: a line for each system where the conditions are numbers, else points side by side."""
+    """One measure: a line for each system if the conditions are numbers, otherwise points side by side."""
     numbers = all(is_number(row["condition"]) for row in rows)
     x = axis("condition", rows[0]["axis"])
     values = [row | {"condition": float(row["condition"])} for row in rows] if numbers else rows
@@ -55,7 +55,7 @@ def conditions_of_measure(rows: list[Row], title: str, unit: str, labels: list[s
     y = axis("mean", unit, scale={"zero": False})
     layers = [
         *intervals(rows, {"y": y | {"field": "low"}, "y2": {"field": "high"}}),
-        layer("point", {"y": y, "tooltip": hover("condition", *TOLD)}, filled=True),
+        layer("point", {"y": y, "tooltip": hover("condition", *SHOWN)}, filled=True),
     ]
     layers = [layer("line", {"y": y, "strokeDash": dashed("tuning", labels)}), *layers] if numbers else layers
     aside = {} if numbers else {"xOffset": {"field": "tuning", "sort": labels}}
@@ -65,21 +65,21 @@ def conditions_of_measure(rows: list[Row], title: str, unit: str, labels: list[s
 
 
 def tunings_of_measure(rows: list[Row], title: str, unit: str, labels: list[str]) -> Panel:
-    """One measure where there is one condition: a row for each system."""
+    """One measure with a single condition: a row for each system."""
     y = {"y": rows_channel([label for label in labels if label in distinct(rows, "tuning")])}
     x = axis("mean", unit, scale={"zero": False})
     ends = {"x": x | {"field": "low"}, "x2": {"field": "high"}}
     point = {"size": 70, "filled": True, "opacity": 1, "color": COLOURS[0]}
     layers = [
         *intervals(rows, y, ends, strokeWidth=2, color=COLOURS[0]),
-        layer("point", y, {"x": x, "tooltip": hover(*TOLD)}, **point),
+        layer("point", y, {"x": x, "tooltip": hover(*SHOWN)}, **point),
     ]
     spec = {"data": {"values": rows}, "height": 18 * len(rows), "layer": layers}
     return over_worlds(rows, title, unit, spec)
 
 
 def intervals(rows: list[Row], *encodings: Spec, **options: Any) -> list[Spec]:
-    """Lines from low to high; no layer where there is one world only, as an axis of nothing has no end."""
+    """Lines from low to high; no layer with a single world, since an axis without values has no range."""
     several = any(row["low"] is not None for row in rows)
     return [layer("rule", *encodings, where="isValid(datum.low)", **options)] if several else []
 
@@ -93,7 +93,7 @@ def over_worlds(rows: list[Row], title: str, unit: str, spec: Spec) -> Panel:
     spoken = "; ".join(f"{'' if one else row['condition'] + ', '}{row['tuning']}: {row['mean']}" for row in rows)
     return Panel(
         title,
-        f"n = {counted(rows, 'worlds')} worlds, each pre-trained by itself{of}; mean over worlds; {bars}.",
+        f"n = {counted(rows, 'worlds')} worlds, each pre-trained separately{of}; mean over worlds; {bars}.",
         f"{title}, {unit}{'' if one else ', by ' + rows[0]['axis']}. {spoken}",
         spec,
     )

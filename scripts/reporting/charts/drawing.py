@@ -1,4 +1,4 @@
-"""A figure on disk: the CSV of what is drawn, and of the same rows a PDF and a PNG."""
+"""A figure on disk: the CSV of its data, and a PDF and a PNG of the same rows."""
 
 import re
 import struct
@@ -12,16 +12,16 @@ from reporting.charts.figures import FIGURES, csv_of
 
 
 def in_order(pdf: bytes) -> bytes:
-    """A PDF of vl-convert's with the names of its resources in order: it writes them as they come out of a hash map.
+    """A PDF from vl-convert with sorted resource names, which it writes in the order of a hash map.
 
-    Only lines within an object change places, so that every offset in the file stays right.
+    Only lines within an object are reordered, so every offset in the file stays correct.
     """
     names = re.compile(rb"(?:^ +/(?:xo|gs|f|p|sh|cs)\d+ \d+ 0 R\n)+", flags=re.MULTILINE)
     return names.sub(lambda found: b"".join(sorted(found[0].splitlines(keepends=True))), pdf)
 
 
 def packed(png: bytes) -> bytes:
-    """The same picture in a quarter of the bytes: vl-convert packs in haste."""
+    """The same image in a quarter of the bytes: vl-convert compresses poorly."""
     chunks, place = [], 8  # after the signature
     while place < len(png):
         end = place + 12 + struct.unpack_from(">I", png, place)[0]  # length, kind, content, checksum
@@ -42,7 +42,7 @@ def draw(rows: list[dict[str, Any]], name: str, folder: Path) -> None:
 
     write_text(csv_of(name, rows), folder / f"{name}.csv")
     spec = on_paper(FIGURES[name].panels(rows))
-    # No base URL is allowed: nothing is loaded from anywhere.
+    # No base URL is allowed, so nothing is loaded from elsewhere.
     svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, allowed_base_urls=[])
     drawn = {"pdf": in_order(vl_convert.svg_to_pdf(svg)), "png": packed(vl_convert.svg_to_png(svg, scale=2.5))}
     for ending, content in drawn.items():

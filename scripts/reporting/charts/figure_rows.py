@@ -1,4 +1,4 @@
-"""What each figure draws, as rows of numbers."""
+"""The data of each figure, as rows of numbers."""
 
 import statistics
 from collections.abc import Callable, Iterator
@@ -16,19 +16,19 @@ from reporting.tables.tables import TABLES, paper, published, ranked_in_paper
 if TYPE_CHECKING:
     pass
 
-POINTS = 200  # of a training curve: where there are more steps, neighbours are averaged
-# The style that a mode's data has, by the paper's row that stands beside it (section 5.2).
+POINTS = 200  # maximum points of a training curve: with more steps, neighbours are averaged
+# The style of a mode's data, by the paper's row shown next to it (section 5.2).
 STYLES = {"GSM": "gsm", "Poetry": "poetry", "MBPP": "code", "Recipes": "recipes", "Chess": "chess"}
-CUT = 160  # characters of an instruction in a figure's CSV, for the hover
+CUT = 160  # characters of an instruction in a figure's CSV, for tooltips
 
 
 def identity(group: Group) -> Row:
-    """The columns that say of which system a row is."""
+    """The columns that identify a row's system."""
     return {"model": group.first["model"], "tuning": group.first["label"]}
 
 
 def win_rates(*tables: str) -> Callable[[View], Iterator[Row]]:
-    """The win rates of some tables, each system of each model once."""
+    """The win rates in some tables, with each system of each model once."""
 
     def rows(view: View) -> Iterator[Row]:
         done = set()
@@ -60,7 +60,7 @@ def ranking(view: View) -> Iterator[Row]:
             row |= {end: over_seeds[end] for end in ("low", "high")}
             row |= {"ties": statistics.fmean(group.values("ranking_ties", part=score)), "seeds": len(group.main)}
             row |= {"instructions": int(group.values("ranked", part="")[0]), "pairs": int(group.first["n"])}
-            # The paper's values are by its formula, the probability of the whole response.
+            # The paper's values use its formula, the probability of the whole response.
             yield row | paper(ranked_in_paper(group) if score == "sequence" else ("", ""))
 
 
@@ -70,13 +70,13 @@ def epochs(view: View) -> Iterator[Row]:
     for group in view.groups(table.main(view), table.by, table.system):
         for row in group.rows("win_rate", "all"):
             (error,) = group.values("win_rate_error", "all")
-            told = {"model": row["model"], "mode": row["name"], "epochs": int(row["epochs"])}
-            told |= {"win_rate": row["value"], "error": error, "n": int(row["n"]), "judge": row["judge"]}
-            yield told | {"chosen": "yes" if group.first["value"] else ""}
+            point = {"model": row["model"], "mode": row["name"], "epochs": int(row["epochs"])}
+            point |= {"win_rate": row["value"], "error": error, "n": int(row["n"]), "judge": row["judge"]}
+            yield point | {"chosen": "yes" if group.first["value"] else ""}
 
 
 def training(view: View) -> Iterator[Row]:
-    """The loss of every step of every tuned model; of long runs, means of neighbouring steps."""
+    """The loss of every step of every tuned model; for long runs, means of neighbouring steps."""
     for (model, mode, seed), own in view.of("loss").groupby(["model", "name", "seed"], sort=False):
         losses = own["value"].tolist()
         merged = -(-len(losses) // POINTS)
@@ -97,7 +97,7 @@ def lengths(view: View) -> Iterator[Row]:
 
 
 def similarity(view: View) -> Iterator[Row]:
-    """Every response of section 5.2: its similarities, the styles that it keeps, and what it was asked."""
+    """Every response for section 5.2: its similarities, the styles that it has, and its instruction."""
     for group in view.groups(view.of("similarity_correlation", "adherence"), ("model", "name")):
         source = group.first["source"]
         path = read_json(Path(source))["inputs"]["responses"]["path"]
@@ -107,6 +107,6 @@ def similarity(view: View) -> Iterator[Row]:
         for row in Content(Result("similarity", source)).rows:
             styles = [name for name in row if name not in ("id", "index", "x", "y") and row[name]]
             text = " ".join(asked[row["id"]].split())
-            told = identity(group) | {"id": row["id"], "x": row["x"], "y": row["y"], "styles": ", ".join(styles)}
-            told |= {"keeps": "yes" if (own in styles if own else styles) else "no", "what": what}
-            yield told | {"instruction": text if len(text) <= CUT else f"{text[:CUT]}…"}
+            point = identity(group) | {"id": row["id"], "x": row["x"], "y": row["y"], "styles": ", ".join(styles)}
+            point |= {"keeps": "yes" if (own in styles if own else styles) else "no", "what": what}
+            yield point | {"instruction": text if len(text) <= CUT else f"{text[:CUT]}…"}

@@ -1,4 +1,4 @@
-"""All figures of an experiment, declared: what they need, what they draw, and as which charts."""
+"""Declarations of all figures: what they need, what they draw, and their charts."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from reporting.tables.forms import fixed, plus_minus, rounded, to_csv
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure: its rows, as numbers of so many decimals, and the charts that are made of them."""
+    """A figure: its rows, the decimals of their numbers, and the charts made from them."""
 
     needs: frozenset[str]  # what an experiment must have measured
     rows: Callable[[View], Iterable[Row]]
@@ -48,12 +48,12 @@ FIGURES = {
 
 
 def figures_of(measured: set[str]) -> list[str]:
-    """The names of the figures of an experiment that has measured this."""
+    """The names of the figures for an experiment with these measurements."""
     return [name for name, figure in FIGURES.items() if figure.needs <= measured]
 
 
 def rows_of(name: str, view: View) -> list[Row]:
-    """What a figure draws: numbers as they are printed, so that a drawing holds no more than its CSV."""
+    """A figure's rows, rounded as they are printed, so that a drawing contains no more than its CSV."""
     digits = FIGURES[name].decimals
     return [
         {column: _rounded(value, digits[column]) if column in digits else value for column, value in row.items()}
@@ -68,7 +68,7 @@ def _rounded(value: Any, digits: int) -> Any:
 
 
 def as_text(name: str, rows: list[Row]) -> list[dict[str, str]]:
-    """The rows of a figure as they are printed."""
+    """The rows of a figure as printed text."""
 
     def as_cell(column: str, value: Any) -> str:
         if isinstance(value, list):

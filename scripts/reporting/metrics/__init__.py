@@ -1,1 +1,1 @@
-"""The table of results: which metrics there are, how they are collected, viewed, and counted anew by other code."""
+"""The table of results: the metrics, how they are collected and viewed, and how other code recomputes them."""

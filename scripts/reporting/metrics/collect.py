@@ -1,7 +1,7 @@
-"""All numbers of an experiment's files as rows of one tidy table: one row is one number.
+"""All numbers in an experiment's files as rows of one tidy table, one number per row.
 
-Rows of level ``seed`` are of one file: one system and seed. Rows of level ``seeds`` are over all seeds of a system,
-with the interval of their mean, or quantiles of what they hold together. What is not defined has no row.
+Rows of level ``seed`` come from one file: one system and seed. Rows of level ``seeds`` are over all seeds of a system,
+with the interval of their mean, or quantiles of the pooled values. Undefined values have no row.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,42 +18,42 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-# name -> type, and what it holds.
+# name -> type, and description.
 COLUMNS = {
     "model": ("str", "the base model, by its name in the config"),
-    "condition": ("str", "what was varied of the model; empty where nothing was"),
+    "condition": ("str", "the model's condition; empty if nothing was varied"),
     "world": ("Int64", "the seed of the model's world"),
-    "name": ("str", "base, rules/VARIANT or the mode: what tells a system from others of its model, but for its seed"),
-    "system": ("str", "its folder below the model's"),
+    "name": ("str", "base, rules/VARIANT or the mode: identifies a system of a model, without its seed"),
+    "system": ("str", "its folder inside the model's"),
     "kind": ("str", "base, rules or tuned"),
-    "turn": ("str", "what the mode shows of the user's turn"),
+    "turn": ("str", "the mode's user_turn"),
     "label": ("str", "the system's name in tables and figures"),
-    "paper": ("str", "the row of the paper's tables that stands beside it; of rules, those that are applied"),
+    "paper": ("str", "the row of the paper's tables shown next to it; for rules, those that are applied"),
     "epochs": ("str", "of a tuned model: a count, or chosen"),
-    "seed": ("Int64", "its own, or that of its opponent where it has none"),
+    "seed": ("Int64", "its own, or its opponent's if it has none"),
     "opponent": ("str", "the system that it was compared with, or references"),
     "set": ("str", "the evaluation set or dataset"),
-    "slice": ("str", "all, a kind of request, a draw of negatives, a style, ..."),
+    "slice": ("str", "all, a kind of request, a kind of negatives, a style, ..."),
     "part": ("str", "of the slice: a score, a quartile, ..."),
-    "step": ("Int64", "of tuning"),
+    "step": ("Int64", "the tuning step"),
     "metric": ("str", "its name in the registry"),
     "level": ("str", "seed: one seed's; seeds: over all seeds of the system"),
     "value": ("float64", "the number"),
     "low": ("float64", "the lower end of its 95 % interval"),
     "high": ("float64", "the upper end"),
-    "n": ("Int64", "how many instructions, pairs, rows, ... it is of"),
+    "n": ("Int64", "the number of instructions, pairs, rows, ..."),
     "unit": ("str", "of the value"),
-    "judge": ("str", "who judged"),
-    "judge_metric": ("str", "the judge's way to control for length"),
+    "judge": ("str", "the judge"),
+    "judge_metric": ("str", "the judge's method of length control"),
     "date": ("str", "of the judgement"),
     "origin": ("str", "where a dataset comes from"),
     "sha256": ("str", "of a dataset's texts"),
-    "source": ("str", "the file that the number was taken from"),
+    "source": ("str", "the file that the number comes from"),
 }
 
 
 def counted(content: Content) -> int | None:
-    """How many rows a file's numbers are of, where a number does not say it itself."""
+    """The number of rows behind a file's numbers, for numbers without their own n."""
     stage = content.result.stage
     if stage == "generate":
         return len(content.rows)
@@ -61,13 +61,13 @@ def counted(content: Content) -> int | None:
 
 
 def numbers(metric: Metric, content: Content) -> list[Number]:
-    """A metric of a file."""
+    """The numbers of a metric in a file."""
     taken = metric.take(content)
     return taken if isinstance(taken, list) else [Number(taken)]
 
 
 def identity(result: Result, models: dict[str, tuple[str, int | None]]) -> Row:
-    """What a file's numbers are of."""
+    """The columns that identify a file's numbers."""
     condition, world = models.get(result.model, ("", None))
     row = {"model": result.model, "condition": condition, "world": world, "seed": result.seed}
     row |= {"opponent": result.opponent, "set": result.set, "source": result.path}
@@ -80,7 +80,7 @@ def identity(result: Result, models: dict[str, tuple[str, int | None]]) -> Row:
 
 
 def together(results: Iterable[Result]) -> Iterator[list[Result]]:
-    """Files of the same stage and system, all seeds."""
+    """Files of the same stage and system, with all seeds."""
     groups: dict[tuple, list[Result]] = {}
     for result in results:
         system = (result.system.name, result.system.epochs) if result.system else result.path
@@ -112,7 +112,9 @@ def collect(experiment: Experiment, metrics: Sequence[Metric] = tuple(METRICS.va
             own = identity(content.result, models) | {"level": "seed"}
             for metric in wanted:
                 rows += rows_of(metric, content, own)
-        if results[0].system is None or results[0].system.epochs is None:  # not of epoch counts that were only tried
+        if (
+            results[0].system is None or results[0].system.epochs is None
+        ):  # not for epoch counts that were only validated
             own = identity(results[0], models) | {"level": "seeds", "seed": None, "opponent": "", "system": ""}
             for metric in wanted:
                 for number in metric.pool(contents):
@@ -121,7 +123,7 @@ def collect(experiment: Experiment, metrics: Sequence[Metric] = tuple(METRICS.va
 
 
 def table_of(rows: list[Row]) -> "DataFrame":
-    """Rows as a table with all columns, each of its type."""
+    """Rows as a table with all columns, each with its type."""
     import pandas as pd
 
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
@@ -132,10 +134,10 @@ def table_of(rows: list[Row]) -> "DataFrame":
 
 
 def read_metrics(path: Path) -> "DataFrame":
-    """The table that `collect_metrics` has written."""
+    """The table written by `collect_metrics`."""
     import pandas as pd
 
     frame = pd.read_parquet(path)
     if list(frame.columns) != list(COLUMNS):
-        raise ValueError(f"{path} is not a table of metrics of this version: its columns are {list(frame.columns)}")
+        raise ValueError(f"{path} is not a metrics table of this version: its columns are {list(frame.columns)}")
     return frame.astype({name: kind for name, (kind, _) in COLUMNS.items()})

@@ -1,7 +1,7 @@
-"""The metrics counted anew for `verify`, from judgements, scores and responses, by other code than what collected them.
+"""The metrics recomputed for `verify` from judgements, scores and responses, independently of the collecting code.
 
-Quality by kind comes from what judgements keep of it, where the metric asks the oracle of every response; the harness's
-numbers come from its own files. What a record alone knows, such as losses, is not counted anew.
+Quality by kind comes from the judgements, whereas the metric asks the oracle about every response; the harness's
+numbers come from its own files. Values that only a record has, such as losses, are not recomputed.
 """
 
 import json
@@ -25,25 +25,25 @@ SHARES = {"p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95}
 
 @dataclass(frozen=True)
 class Count:
-    """A number that was counted anew: which one, and what it is."""
+    """A recomputed number: which one, and its value."""
 
     source: str
     metric: str
     value: float | None
-    n: int | None = None  # None: not counted
+    n: int | None = None  # None: not recomputed
     slice: str = "all"
     part: str = ""
-    ends: tuple[float, float] | None = None  # of the interval over seeds; a number of one seed has none
+    ends: tuple[float, float] | None = None  # of the interval over seeds; None for a single seed
     level: str = "seed"
 
 
 def table(result: Result, kind: str) -> list[Row]:
-    """The table beside a summary."""
+    """The table next to a summary."""
     return read_table(kind, Path(result.path).with_suffix(".parquet"))
 
 
 def of(experiment: Experiment, stage: str, *, validated: bool = False) -> list[list[Result]]:
-    """The files of a stage, all seeds of a system together; ``validated``: those of epoch counts that were tried."""
+    """The files of a stage, grouped by system over seeds; ``validated``: those of validated epoch counts."""
     groups: dict[tuple[str, str, int | None], list[Result]] = {}
     for result in experiment.results:
         if result.stage == stage and (result.opponent == "references") == validated:
@@ -52,17 +52,17 @@ def of(experiment: Experiment, stage: str, *, validated: bool = False) -> list[l
 
 
 class Recount:
-    """Counts an experiment's metrics anew. ``gamed`` is AlpacaEval's table of instructions, for full length control."""
+    """Recomputes an experiment's metrics. ``gamed`` is AlpacaEval's df_gamed.csv, for length_controlled_v1."""
 
     def __init__(self, experiment: Experiment, gamed: Path | None = None) -> None:
         self.experiment, self.gamed = experiment, gamed
         self.requests = {model: self._requests(path) for model, path in experiment.sets.items() if experiment.oracle}
         self.qualities: dict[tuple[str, str], float] = {}  # by generator and id
         self.worlds: dict[int, World] = {}
-        self.uncontrolled = 0  # comparisons whose length control needs a table that is not here
+        self.uncontrolled = 0  # comparisons whose length control needs the missing table
 
     def __call__(self) -> Iterator[Count]:
-        """All of them."""
+        """Recompute all of them."""
         for validated in (False, True):
             for results in of(self.experiment, "judge", validated=validated):
                 yield from self.judged(results)
@@ -87,9 +87,9 @@ class Recount:
         seeds, own = [], {}
         for result in results:
             rows, own = table(result, "judgements"), read_json(result.path)["settings"]
-            told = recount.win_rate(rows)
-            values = {metric: told[metric] for metric in ("win_rate", "ties")}
-            values |= {metric: told[key] for metric, key in QUALITY.items()}
+            counts = recount.win_rate(rows)
+            values = {metric: counts[metric] for metric in ("win_rate", "ties")}
+            values |= {metric: counts[key] for metric, key in QUALITY.items()}
             values["win_rate_error"] = recount.win_rate_error(rows, draws=own["bootstrap"], seed=own["seed"])
             values["position_bias"] = recount.position_bias(rows)
             full = own["metric"] == "length_controlled_v1"
@@ -97,7 +97,7 @@ class Recount:
                 values["lc_win_rate"] = recount.controlled_win_rate(rows, gamed=self.gamed if full else None)
             else:
                 self.uncontrolled += 1
-            yield from (Count(result.path, metric, value, told["n"]) for metric, value in values.items())
+            yield from (Count(result.path, metric, value, counts["n"]) for metric, value in values.items())
             share, minimum, answers = recount.label_shares(rows)
             yield Count(result.path, "label_share", share, answers)
             yield Count(result.path, "label_share_minimum", minimum, answers)
@@ -108,17 +108,17 @@ class Recount:
             yield over_seeds(results[0], "win_rate", seeds, own)
 
     def rejudged(self, result: Result, rows: list[Row]) -> Iterator[Count]:
-        """The same pairs under other judges, by the checkers of the world themselves."""
+        """The same pairs with other judges, using the world's own checkers."""
         for row in rows:
-            said = self.requests[result.model][row["id"]]
-            world = self.worlds.setdefault(said["world"], World(said["world"]))
-            request = Request(said["kind"], tuple(said["key"]), tuple(said["detail"]))
+            asked = self.requests[result.model][row["id"]]
+            world = self.worlds.setdefault(asked["world"], World(asked["world"]))
+            request = Request(asked["kind"], tuple(asked["key"]), tuple(asked["detail"]))
             for side in ("1", "2"):
-                row[f"checked_{side}"] = world.kinds[said["kind"]].check(request, row[f"output_{side}"])
+                row[f"checked_{side}"] = world.kinds[asked["kind"]].check(request, row[f"output_{side}"])
                 self.qualities.setdefault((row[f"generator_{side}"], row["id"]), row[f"quality_{side}"])
-        for name, told in recount.artefacts(rows).items():
+        for name, counts in recount.artefacts(rows).items():
             for key in ("win_rate", "ties"):
-                yield Count(result.path, f"rejudged_{key}", told[key], told["n"], slice=name)
+                yield Count(result.path, f"rejudged_{key}", counts[key], counts["n"], slice=name)
 
     def generated(self, results: list[Result]) -> Iterator[Count]:
         """Responses of one system."""
@@ -142,7 +142,7 @@ class Recount:
             yield Count(results[0].path, "token_quantile", value, len(lengths), name, level="seeds")
 
     def qualities_of(self, result: Result) -> Iterator[Count]:
-        """Quality by kind of request, from the judgements: of the judged system's side, or of the opponent's."""
+        """Quality by kind of request from the judgements, for the judged system or the opponent."""
         requests = self.requests.get(result.model, {})
         kinds = sorted({request["kind"] for request in requests.values()})
         for kind in ["all", *kinds] if requests else []:
@@ -152,31 +152,31 @@ class Recount:
             yield Count(result.path, "oracle_quality", value, len(own), slice=kind)
 
     def ranked(self, results: list[Result]) -> Iterator[Count]:
-        """Rankings of one system, among each draw of negatives, with EOS and without."""
-        said = read_json(results[0].path)["settings"]
+        """Rankings of one system, for each kind of negatives, with and without EOS."""
+        settings = read_json(results[0].path)["settings"]
         tables = [table(result, "ranking") for result in results]
-        for draw in said["negatives"]:
+        for draw in settings["negatives"]:
             chosen = [[row for row in rows if row["negatives"] == draw] for rows in tables]
             for result, rows in zip(results, chosen, strict=True):
                 counts: dict[str, int] = {}
                 for row in rows:
                     counts[row["id"]] = counts.get(row["id"], 0) + 1
-                fewer = len([count for count in counts.values() if count < said["others"]])
-                values = {"ranked": len(counts), "left_out": said["instructions"] - len(counts), "fewer": fewer}
+                fewer = len([count for count in counts.values() if count < settings["others"]])
+                values = {"ranked": len(counts), "left_out": settings["instructions"] - len(counts), "fewer": fewer}
                 yield from (Count(result.path, metric, value, slice=draw) for metric, value in values.items())
             for eos, ending in ((True, ""), (False, " without EOS")):
                 found = [recount.ranking(rows, eos=eos) for rows in chosen]
                 for score in ("sequence", "token"):
                     place = {"slice": draw, "part": score + ending}
-                    for result, told in zip(results, found, strict=True):
-                        values = {"capability": told[score]["capability"], "ranking_ties": told[score]["ties"]}
+                    for result, own in zip(results, found, strict=True):
+                        values = {"capability": own[score]["capability"], "ranking_ties": own[score]["ties"]}
                         for metric, value in values.items():
-                            yield Count(result.path, metric, 100 * value, told["pairs"], **place)
-                    seeds = [[(100 * won, pairs) for won, pairs in told[score]["clusters"]] for told in found]
-                    yield over_seeds(results[0], "capability", seeds, said, **place)
+                            yield Count(result.path, metric, 100 * value, own["pairs"], **place)
+                    seeds = [[(100 * won, pairs) for won, pairs in own[score]["clusters"]] for own in found]
+                    yield over_seeds(results[0], "capability", seeds, settings, **place)
 
     def chosen(self) -> Iterator[Count]:
-        """The epoch count with the highest win rate in validation, of equals the smallest."""
+        """The epoch count with the highest validation win rate; the smallest if there are ties."""
         rates: dict[tuple[str, str], dict[int, float]] = {}
         for results in of(self.experiment, "judge", validated=True):
             for result in results:
@@ -191,7 +191,7 @@ class Recount:
 
 
 def over_seeds(first: Result, metric: str, seeds: list[list[tuple[float, int]]], settings: Row, **place: str) -> Count:
-    """A mean over seeds with its interval, from (sum, count) by cluster of each seed."""
+    """A mean over seeds with its interval, from (sum, count) by cluster for each seed."""
     rates = [sum(total for total, _ in own) / sum(count for _, count in own) for own in seeds]
     ends = recount.mean_over_seeds(seeds, draws=settings["bootstrap"], seed=settings["seed"])
     return Count(first.path, metric, sum(rates) / len(rates), ends=ends, level="seeds", **place)
@@ -209,20 +209,20 @@ def similarity(result: Result) -> Iterator[Count]:
 
 
 def drift(result: Result) -> Iterator[Count]:
-    """What tuning has cost one model, from its tables of documents and facts."""
+    """The cost of tuning for one model, from its tables of documents and facts."""
     folder = Path(result.path).parent
     tables = [read_table(kind, folder / f"{kind}.parquet") for kind in ("drift", "recall")]
-    told = recount.drift(*tables)
-    yield Count(result.path, "perplexity", told["tuned_perplexity"], told["documents"])
-    yield from (Count(result.path, metric, told[metric]) for metric in ("base_perplexity", "kl"))
-    yield from (Count(result.path, f"drift_{key}", told[key]) for key in ("documents", "tokens", "cut"))
-    for form, own in told["recall"].items():
+    counts = recount.drift(*tables)
+    yield Count(result.path, "perplexity", counts["tuned_perplexity"], counts["documents"])
+    yield from (Count(result.path, metric, counts[metric]) for metric in ("base_perplexity", "kl"))
+    yield from (Count(result.path, f"drift_{key}", counts[key]) for key in ("documents", "tokens", "cut"))
+    for form, own in counts["recall"].items():
         for metric, key in (("recall", "tuned"), ("base_recall", "base"), ("chance_recall", "chance")):
             yield Count(result.path, metric, own[key], own["facts"], slice=form)
 
 
 def harness(result: Result) -> Iterator[Count]:
-    """lm-evaluation-harness's figures, from its own file."""
+    """lm-evaluation-harness's numbers, from its own file."""
     for task, metrics in read_json(Path(result.path).with_name("harness.json"))["results"].items():
         for metric, value in metrics.items():
             if metric.find(",") > 0 and "_stderr," not in metric and not isinstance(value, str):

@@ -1,7 +1,8 @@
-"""Every metric of an experiment: its name, unit, direction, decimals and definition, and how it is taken from a file.
+"""Every metric of an experiment: its name, unit, direction, decimals and definition, and how to read it from a file.
 
-``take`` gets a file's `Content` and returns a value (None where it is not defined), or a `Number` for each slice.
-``pool`` gets those of all seeds of a system, and returns numbers over them: means with an interval, or quantiles.
+``take`` gets a file's `Content` and returns a value (None if undefined), or a `Number` for each slice.
+``pool`` gets the contents for all seeds of a system, and returns numbers over them: means with an interval, or
+quantiles.
 """
 
 import statistics
@@ -16,12 +17,12 @@ from reporting.page.content import ORACLE, Content, Number
 
 Taken = float | None | list[Number]
 DRAWS = ("any", "same_kind", "same_format")
-QUANTILES = {"p5": 0, "p25": 4, "median": 9, "p75": 14, "p95": 18}  # of the 19 cuts between twentieths
+QUANTILES = {"p5": 0, "p25": 4, "median": 9, "p75": 14, "p95": 18}  # index into the 19 cut points between twentieths
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that a stage's files give."""
+    """A number that comes from a stage's files."""
 
     name: str
     stage: str
@@ -30,17 +31,17 @@ class Metric:
     definition: str
     take: Callable[[Content], Taken] = lambda content: []
     pool: Callable[[Sequence[Content]], list[Number]] = lambda contents: []
-    better: str = ""  # "higher" or "lower", where one is
+    better: str = ""  # "higher" or "lower", if one is
     section: str = ""  # of the paper
 
 
 def share(of: Callable[[dict], bool]) -> Callable[[Content], float]:
-    """The percentage of a file's rows."""
+    """The percentage of a file's rows that satisfy a condition."""
     return lambda content: 100 * statistics.fmean(of(row) for row in content.rows)
 
 
 def count(of: Callable[[dict], bool]) -> Callable[[Content], float]:
-    """The number of a file's rows."""
+    """The number of a file's rows that satisfy a condition."""
     return lambda content: sum(map(of, content.rows))
 
 
@@ -49,8 +50,8 @@ def mean(of: Callable[[dict], float]) -> Callable[[Content], float]:
     return lambda content: statistics.fmean(map(of, content.rows))
 
 
-def said(key: str, *, percent: bool = False) -> Callable[[Content], float | None]:
-    """What a record or a comparison's summary says; None where it says nothing."""
+def recorded(key: str, *, percent: bool = False) -> Callable[[Content], float | None]:
+    """A value in a record or a comparison's summary; None if it is missing."""
 
     def take(content: Content) -> float | None:
         value = content.json.get(key)
@@ -60,14 +61,14 @@ def said(key: str, *, percent: bool = False) -> Callable[[Content], float | None
 
 
 def of_labels(key: str) -> Callable[[Content], list[Number]]:
-    """What a summary says of the labels' share of probability, of the answers that were read by it."""
+    """A summary's value on the labels' share of probability, with the number of answers that have one."""
     return lambda content: [
         Number(content.json.get(key), sum(row["label_share"] is not None for row in content.rows) or None)
     ]
 
 
 def win_rate_over_seeds(contents: Sequence[Content]) -> list[Number]:
-    """The mean over seeds with its 95 % interval, over seeds and clusters of instructions."""
+    """The mean over seeds with its 95 % interval over seeds and clusters of instructions."""
     own = contents[0].json["settings"]
     points = [[100 * (row["preference"] - 1) for row in content.rows] for content in contents]
     clusters = [row["cluster"] for row in contents[0].rows]
@@ -77,7 +78,7 @@ def win_rate_over_seeds(contents: Sequence[Content]) -> list[Number]:
 
 
 def by_scores(key: str) -> Callable[[Content], list[Number]]:
-    """A share of pairs in percent for each draw of negatives, score, and with EOS or without."""
+    """A percentage of pairs for each kind of negatives and each score, with and without EOS."""
 
     def take(content: Content) -> list[Number]:
         return [
@@ -99,7 +100,7 @@ SCORES = {
 
 
 def capability_over_seeds(contents: Sequence[Content]) -> list[Number]:
-    """Each capability's mean over seeds, with its 95 % interval over seeds and clusters of instructions."""
+    """Each capability's mean over seeds with its 95 % interval over seeds and clusters of instructions."""
     own = contents[0].json["settings"]
     taken = [by_scores("capability")(content) for content in contents]
     numbers = []
@@ -114,12 +115,12 @@ def capability_over_seeds(contents: Sequence[Content]) -> list[Number]:
 
 
 def of_draws(take: Callable[[dict], float]) -> Callable[[Content], list[Number]]:
-    """A number for each draw of negatives."""
+    """A number for each kind of negatives."""
     return lambda content: [Number(take(draw), slice=draw["negatives"]) for draw in content.summary["controls"]]
 
 
 def quality_by_kind(content: Content) -> list[Number]:
-    """The oracle's quality of all responses, and of those to each kind of request."""
+    """The mean quality by the oracle, of all responses and by kind of request."""
     if content.requests is None:
         return []
     found: dict[str, list[float]] = {kind: [] for kind in sorted(set(map(ORACLE.kind, content.requests.values())))}
@@ -132,7 +133,7 @@ def quality_by_kind(content: Content) -> list[Number]:
 
 
 def rejudged(key: str) -> Callable[[Content], list[Number]]:
-    """An outcome of the same pairs under other judges."""
+    """An outcome for the same pairs with other judges."""
 
     def take(content: Content) -> list[Number]:
         if content.requests is None or content.result.opponent == "references":
@@ -144,14 +145,14 @@ def rejudged(key: str) -> Callable[[Content], list[Number]]:
 
 
 def token_quantiles(contents: Sequence[Content]) -> list[Number]:
-    """Quantiles of the tokens of all seeds' responses together."""
+    """Quantiles of response lengths in tokens, pooled over seeds."""
     tokens = [row["tokens"] for content in contents for row in content.rows]
     cuts = statistics.quantiles(tokens, n=20, method="inclusive") if len(tokens) > 1 else tokens * 19
     return [Number(cuts[place], len(tokens), slice=name) for name, place in QUANTILES.items()]
 
 
 def adherence(content: Content) -> list[Number]:
-    """How often responses keep each style, in percent, by quartile of similarity."""
+    """The percentage of responses with each style, by quartile of similarity."""
     return [
         Number(100 * rate["rate"], rate["n"], slice=style, part=quartile)
         for style, rates in content.summary["adherence"].items()
@@ -160,7 +161,7 @@ def adherence(content: Content) -> list[Number]:
 
 
 def recalled(key: str) -> Callable[[Content], list[Number]]:
-    """The percentage of facts, by the form in which they are asked for."""
+    """The percentage of facts, by the form of the question."""
     return lambda content: [
         Number(100 * own[key], own.get("facts"), slice=form) for form, own in content.summary["recall"].items()
     ]
@@ -189,31 +190,32 @@ HIGHER, LOWER = {"better": "higher"}, {"better": "lower"}
 PERCENT = ("percent", 1)
 TIES = "comparisons or pairs in which both are equally good"
 DECLARED = [
-    # A comparison: of one system's responses with an opponent's, instruction by instruction.
+    # A comparison of one system's responses with an opponent's, instruction by instruction.
     Metric("win_rate", "judge", *PERCENT, "mean preference of a judge for the system against its opponent",
-           said("win_rate"), win_rate_over_seeds, **HIGHER, section="table 1"),
+           recorded("win_rate"), win_rate_over_seeds, **HIGHER, section="table 1"),
     Metric("win_rate_error", "judge", *PERCENT, "standard error of the win rate, over instructions",
-           said("win_rate_error")),
+           recorded("win_rate_error")),
     Metric("lc_win_rate", "judge", *PERCENT, "win rate at equal lengths, by AlpacaEval's regression",
-           said("lc_win_rate"), **HIGHER, section="table 1"),
+           recorded("lc_win_rate"), **HIGHER, section="table 1"),
     Metric("ties", "judge", *PERCENT, TIES, lambda c: 100 * c.json["ties"] / c.json["n"]),
     Metric("quality", "judge", "0 to 1", 2, "mean quality of the judged responses by the oracle",
-           said("quality_2"), **HIGHER),
+           recorded("quality_2"), **HIGHER),
     Metric("opponent_quality", "judge", "0 to 1", 2, "mean quality of the opponent's responses by the oracle",
-           said("quality_1")),
-    Metric("position_bias", "judge", "points", 1, "wins of the output that is shown first, beyond half",
-           said("position_bias")),
-    Metric("first_shown", "judge", "points", 1, "the same from orders that were drawn, where one of each was shown",
-           said("first_shown")),
+           recorded("quality_1")),
+    Metric("position_bias", "judge", "points", 1, "wins of the output shown first, above one half",
+           recorded("position_bias")),
+    Metric("first_shown", "judge", "points", 1, "the same from random orders, where each pair was shown once",
+           recorded("first_shown")),
     Metric("label_share", "judge", "0 to 1", 3, "mean probability of the labels in a judge's answers",
            of_labels("label_share")),
-    Metric("label_share_minimum", "judge", "0 to 1", 3, "the least of them", of_labels("label_share_minimum")),
-    Metric("protected", "judge", "count", 0, "texts shown to the judge with their control marks broken up",
-           lambda c: [Number(c.json.get("protected"), 3 * c.json["n"])]),  # the instruction and two outputs of each
-    Metric("rejudged_win_rate", "judge", *PERCENT, "win rate if the oracle asked for less", rejudged("win_rate")),
-    Metric("rejudged_ties", "judge", *PERCENT, "ties if the oracle asked for less", rejudged("ties")),
+    Metric("label_share_minimum", "judge", "0 to 1", 3, "minimum probability of the labels in a judge's answers",
+           of_labels("label_share_minimum")),
+    Metric("protected", "judge", "count", 0, "texts shown to the judge with special markers broken up",
+           lambda c: [Number(c.json.get("protected"), 3 * c.json["n"])]),  # an instruction and two outputs each
+    Metric("rejudged_win_rate", "judge", *PERCENT, "win rate with a more lenient oracle", rejudged("win_rate")),
+    Metric("rejudged_ties", "judge", *PERCENT, "ties with a more lenient oracle", rejudged("ties")),
     # Responses.
-    Metric("stopped", "generate", *PERCENT, "responses that end by themselves", share(lambda r: r["stopped"])),
+    Metric("stopped", "generate", *PERCENT, "responses that end with EOS", share(lambda r: r["stopped"])),
     Metric("tokens", "generate", "tokens", 1, "mean length of a response", mean(lambda r: r["tokens"])),
     Metric("token_quantile", "generate", "tokens", 1, "length of a response", pool=token_quantiles),
     Metric("characters", "generate", "characters", 1, "mean length of a response", mean(lambda r: len(r["output"]))),
@@ -224,50 +226,50 @@ DECLARED = [
            count(lambda r: not r["stopped"])),
     Metric("oracle_quality", "generate", "0 to 1", 2, "mean quality of responses by kind of request",
            quality_by_kind, **HIGHER),
-    # Ranking of the true response among others, by negatives, score, and with EOS or without.
+    # Ranking of the true response among others, by negatives and score, with and without EOS.
     Metric("capability", "rank", *PERCENT, "pairs in which the true response is more likely",
            by_scores("capability"), capability_over_seeds, **HIGHER, section="table 2"),
     Metric("ranking_ties", "rank", *PERCENT, TIES, by_scores("ties")),
     Metric("ranked", "rank", "count", 0, "instructions that have a negative",
            of_draws(lambda draw: draw["with_eos"]["instructions"])),
     Metric("left_out", "rank", "count", 0, "instructions without any negative", of_draws(lambda d: d["left_out"])),
-    Metric("fewer", "rank", "count", 0, "instructions with fewer negatives than asked for",
+    Metric("fewer", "rank", "count", 0, "instructions with fewer negatives than requested",
            of_draws(lambda draw: draw["fewer"])),
     # Similarity to the tuning data, and its style.
     Metric("adherence", "similarity", *PERCENT, "responses in a style of tuning data, by quartile of similarity",
            adherence, section="5.2"),
-    Metric("similarity_correlation", "similarity", "", 2, "rank correlation of both similarities",
+    Metric("similarity_correlation", "similarity", "", 2, "rank correlation of the two similarities",
            lambda content: content.summary["spearman"], section="5.2"),
-    # What tuning costs.
-    Metric("perplexity", "drift", "", 3, "of text that no model was tuned on",
+    # The cost of tuning.
+    Metric("perplexity", "drift", "", 3, "perplexity of held-out text",
            lambda c: c.summary["tuned_perplexity"], **LOWER),
-    Metric("base_perplexity", "drift", "", 3, "that of the base model", lambda c: c.summary["base_perplexity"]),
-    Metric("kl", "drift", "nats per token", 4, "KL(base || tuned) on text that no model was tuned on",
+    Metric("base_perplexity", "drift", "", 3, "perplexity of the base model", lambda c: c.summary["base_perplexity"]),
+    Metric("kl", "drift", "nats per token", 4, "KL(base || tuned) on held-out text",
            lambda c: c.summary["kl"], **LOWER),
-    Metric("recall", "drift", *PERCENT, "facts whose right value is the most likely", recalled("tuned"), **HIGHER),
-    Metric("base_recall", "drift", *PERCENT, "that of the base model", recalled("base")),
-    Metric("chance_recall", "drift", *PERCENT, "that of a guess", recalled("chance")),
+    Metric("recall", "drift", *PERCENT, "facts whose correct value is the most likely", recalled("tuned"), **HIGHER),
+    Metric("base_recall", "drift", *PERCENT, "recall of the base model", recalled("base")),
+    Metric("chance_recall", "drift", *PERCENT, "recall by chance", recalled("chance")),
     *(Metric(f"drift_{key}", "drift", "count", 0, f"{key} of held-out text", lambda c, key=key: c.summary[key])
       for key in ("documents", "tokens", "cut")),
     Metric("harness", "harness", "", 4, "a metric of a task of lm-evaluation-harness", per_task),
     # Tuning.
-    *(Metric(key, "tune", "count", 0, definition, said(key)) for key, definition in (
-        ("rows", "rows of the dataset"), ("tokens_cut", "tokens cut from rows beyond tuning.max_length"),
-        ("trained_tokens", "tokens with a loss"))),
-    Metric("rows_cut", "tune", "count", 0, "rows cut at tuning.max_length",
+    *(Metric(key, "tune", "count", 0, definition, recorded(key)) for key, definition in (
+        ("rows", "rows of the dataset"), ("tokens_cut", "tokens truncated beyond tuning.max_length"),
+        ("trained_tokens", "tokens included in the loss"))),
+    Metric("rows_cut", "tune", "count", 0, "rows truncated at tuning.max_length",
            lambda c: [Number(c.json["rows_cut"], c.json["rows"])]),
     Metric("turns_dropped", "tune", "count", 0, "turns of the dataset that no response follows",
            lambda c: [Number(c.json["turns_dropped"], c.json["turns"])]),
-    Metric("tokens_read", "tune", "count", 0, "tokens of all epochs, without padding", said("tokens")),
-    Metric("tokens_per_step", "tune", "tokens", 1, "tokens of a step, without padding",
+    Metric("tokens_read", "tune", "count", 0, "tokens of all epochs, without padding", recorded("tokens")),
+    Metric("tokens_per_step", "tune", "tokens", 1, "tokens per step, without padding",
            lambda c: c.json["tokens"] / len(c.json["losses"]) if c.json.get("tokens") else None),
     Metric("first_loss", "tune", "nats per token", 3, "training loss of the first step", lambda c: c.json["losses"][0]),
     Metric("last_loss", "tune", "nats per token", 3, "training loss of the last step",
            lambda c: c.json["losses"][-1], **LOWER),
     Metric("loss", "tune", "nats per token", 4, "training loss of a step",
            lambda c: [Number(loss, step=i) for i, loss in enumerate(c.json["losses"], start=1)]),
-    Metric("learning_rate", "tune", "", 6, "of a step", learning_rates),
-    # The choice of an epoch count, and what was read.
+    Metric("learning_rate", "tune", "", 6, "learning rate of a step", learning_rates),
+    # The choice of an epoch count, and the data.
     Metric("chosen", "select", "0 or 1", 0, "whether an epoch count was chosen by validation",
            lambda c: [Number(float(e["epochs"] == c.json["epochs"]), slice=str(e["epochs"])) for e in c.json["grid"]]),
     Metric("data_rows", "data", "count", 0, "rows of a dataset or evaluation set",

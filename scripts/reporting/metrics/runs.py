@@ -1,7 +1,7 @@
-"""An experiment's metrics as runs: what TensorBoard, Weights & Biases and trackio draw.
+"""An experiment's metrics as runs for TensorBoard, Weights & Biases and trackio.
 
-A run is a system of a seed, by its name (``tiny/poem/seed1``); a step is one of tuning, so that what is found of a
-tuned model stands where its tuning ended, and of others at 0. In a run of validation, a step is a count of epochs.
+A run is a system with a seed, named like ``tiny/poem/seed1``; steps are tuning steps, so results of a tuned model are
+at the step where its tuning ended, and those of other systems at 0. In a validation run, a step is an epoch count.
 """
 
 from collections import defaultdict
@@ -14,7 +14,7 @@ from pipeline.files.storage import read_json
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-# (metric, slice, part) -> its name in a run, and whether it is one of validation.
+# (metric, slice, part) -> its name in a run.
 NAMES = {
     ("loss", "all", ""): "tuning/loss",
     ("learning_rate", "all", ""): "tuning/learning_rate",
@@ -33,7 +33,7 @@ VALIDATION = {"win_rate": "validation/win_rate", "win_rate_error": "validation/w
 
 @dataclass
 class Run:
-    """A run: what names it, the record of its tuning (if any), and by step the metrics that are known there."""
+    """A run: the parts of its name, the record of its tuning (if any), and the metrics at each step."""
 
     parts: tuple[str, ...]  # model, system, and a seed or "validation"
     record: str = ""
@@ -41,17 +41,17 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The name of the run."""
         return "/".join(self.parts)
 
     @property
     def group(self) -> str:
-        """The name of what it is one run of."""
+        """The name of the run's group."""
         return "/".join(self.parts[:-1])
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings that identify it."""
+        """The settings that identify the run."""
         return read_json(Path(self.record))["settings"] if self.record else {}
 
 
@@ -61,7 +61,7 @@ def runs_of(metrics: "DataFrame") -> list[Run]:
 
     runs: dict[tuple[str, ...], Run] = {}
     rows = metrics[metrics["metric"].isin({metric for metric, *_ in NAMES}) & (metrics["level"] == "seed")]
-    # What belongs to a step first: of a run's other metrics, the last step is theirs.
+    # Metrics of a step come first: a run's other metrics belong to its last step.
     for row in rows.sort_values("step", kind="stable", na_position="last").to_dict("records"):
         if row["opponent"] == "references":
             if row["metric"] in VALIDATION:

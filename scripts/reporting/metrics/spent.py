@@ -1,4 +1,4 @@
-"""What an experiment has cost, stage by stage, from Snakemake's benchmarks and the records."""
+"""The cost of an experiment by stage, from Snakemake's benchmarks and the records."""
 
 import csv
 from collections import Counter, defaultdict
@@ -12,7 +12,7 @@ from pipeline.identity.bases import shared_bases
 
 @dataclass
 class Spent:
-    """A stage: its jobs, their seconds, of which ``work`` in the scripts, MiB, tokens, calls of a server, and price."""
+    """A stage: its jobs, their seconds (``work``: within the scripts), MiB, tokens, server calls, and price."""
 
     stage: str
     jobs: int = 0
@@ -22,36 +22,38 @@ class Spent:
     tokens: int = 0
     calls: int = 0
     price: float = 0.0
-    unpriced: int = 0  # calls whose price is not known
+    unpriced: int = 0  # calls of unknown price
 
     def price_text(self) -> str:
-        """The price with what is not known of it."""
+        """The price, including calls of unknown price."""
         known = f"{self.price:,.4g}" if self.price or not self.unpriced else ""
         unknown = f"{self.unpriced:,} calls of unknown price" if self.unpriced else ""
         return " and ".join(part for part in (known, unknown) if part)
 
 
 def all_records(results: Path) -> dict[str, dict[str, Any]]:
-    """Every record of an experiment, those of the pre-training that it shares with others included, by its path."""
+    """Every record of an experiment by path, including those of shared pre-training."""
     shared = [base / "record.json" for base in shared_bases(results)]
     found = ((str(path), read_json(path)) for path in [*sorted(results.rglob("*.json")), *shared])
-    return {path: told for path, told in found if isinstance(told, dict) and {"inputs", "outputs"} <= told.keys()}
+    return {
+        path: record for path, record in found if isinstance(record, dict) and {"inputs", "outputs"} <= record.keys()
+    }
 
 
 def tokens(record: dict[str, Any]) -> int:
-    """Tokens that a job has trained on, generated, or had read and written by a server."""
+    """Tokens that a job has trained on, generated, or sent to and received from a server."""
     if "prompt_tokens" in record:
         return (record["prompt_tokens"] or 0) + (record["completion_tokens"] or 0)
     return record.get("trained_tokens") or record.get("tokens") or 0
 
 
 def spent_by_stage(results: Path) -> list[Spent]:
-    """What each stage has cost, the longest first.
+    """The cost of each stage, the longest first.
 
-    Work is the time between a record's beginning and end: not the start of Python and its imports. Jobs that may be
-    forked from the warm process have no benchmark, as Snakemake would measure only the process that asked for it: their
-    seconds are those at work. A stage without records is as light as its jobs are short: all of its time counts as
-    start. Calls of a server are those of all runs. Pre-training that is shared with other experiments counts in each.
+    Work is the time from the start to the end of a record, without the start of Python and its imports. Jobs that may
+    be forked from the warm process have no benchmark, since Snakemake would measure only the requesting process: their
+    seconds are those of the work. The jobs of stages without records are short: all of their time counts as startup.
+    Server calls include those of all runs. Pre-training that is shared with other experiments counts in each of them.
     """
     stages: dict[str, Spent] = defaultdict(lambda: Spent(""))
     benchmarks = sorted((results / "benchmarks").rglob("*.tsv"))

@@ -1,1 +1,1 @@
-"""The report: what its page contains, and the page's template, style and script."""
+"""The report: the page's content, template, style and script."""

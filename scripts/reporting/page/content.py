@@ -1,4 +1,4 @@
-"""What a file of results holds, read when it is asked for, and a number that is taken from it."""
+"""The contents of a results file, loaded lazily, and a number taken from it."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,9 +18,9 @@ ORACLE = Oracle()
 
 @dataclass(frozen=True)
 class Number:
-    """A number: of everything, or of a slice (a kind of request, ...) and a part of it, or of a step of tuning."""
+    """A number: overall, or for a slice (a kind of request, ...) and a part of it, or for a tuning step."""
 
-    value: float | None  # None: not defined, and not kept
+    value: float | None  # None: undefined, and not kept
     n: int | None = None
     slice: str = "all"
     part: str = ""
@@ -30,7 +30,7 @@ class Number:
 
 
 class Content:
-    """A file of results. ``requests`` are what the oracle knows of the instructions, by id, where it judges."""
+    """A results file. ``requests`` is what the oracle knows about the instructions, by id, if it is the judge."""
 
     def __init__(self, result: Result, requests: dict[str, str] | None = None) -> None:
         self.result, self.requests = result, requests
@@ -42,18 +42,18 @@ class Content:
 
     @property
     def summary(self) -> Row:
-        """What a stage has summed up of its table."""
+        """The stage's summary of its table."""
         return self.json["summary"]
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The rows of the table, which of a summary is beside it."""
+        """The rows of the table, which is next to the summary if there is one."""
         kind = TABLES.get(self.result.stage, self.result.kind)
         return read_table(kind, Path(self.result.path).with_suffix(".parquet"))
 
     @cached_property
     def about(self) -> dict[str, str]:
-        """What is not a number, but belongs to all of the file's: the judge, or the origin and sha256 of data."""
+        """Non-numeric values for all numbers in the file: the judge, or the origin and sha256 of data."""
         if self.result.stage == "judge":
             names = {"judge": "judge", "judge_metric": "metric", "date": "date"}
             return {column: self.json[name] or "" for column, name in names.items()}
@@ -66,5 +66,5 @@ class Content:
         return {}
 
     def negatives(self, draw: str) -> list[Row]:
-        """The pairs of a ranking among one draw of negatives."""
+        """The pairs of a ranking with one kind of negatives."""
         return [row for row in self.rows if row["negatives"] == draw]

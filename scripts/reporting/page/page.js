@@ -1,6 +1,6 @@
 "use strict";
-// What the report does: charts, copying, the examples browser, provenance. Data come as JSON from the page itself; they
-// are put into it as text alone, so that no text of a model's can become markup.
+// The report's behaviour: charts, copying, the example browser, provenance. Data come as JSON from the page itself and
+// are only inserted as text, so that no model output can become markup.
 (() => {
   const byId = (id) => document.getElementById(id);
   const data = (name) => JSON.parse(byId(`data-${name}`).textContent);
@@ -13,8 +13,8 @@
     return made;
   }
 
-  // Theme: as the system says, until the reader says otherwise.
-  const THEMES = ["as the system", "light", "dark"];
+  // Theme: the system's, until the reader chooses another.
+  const THEMES = ["system", "light", "dark"];
   function theme() {
     const button = byId("theme");
     let now = 0;
@@ -33,7 +33,7 @@
       const button = event.target.closest("[data-copy]");
       if (!button) return;
       const text = texts[button.dataset.copy][button.dataset.form];
-      byId("copied").textContent = (await copy(text)) ? "copied" : "could not be copied: the browser forbids it";
+      byId("copied").textContent = (await copy(text)) ? "copied" : "could not be copied: not allowed by the browser";
       const label = button.textContent;
       button.textContent = byId("copied").textContent;
       setTimeout(() => { button.textContent = label; }, 1500);
@@ -42,7 +42,7 @@
 
   async function copy(text) {
     if (navigator.clipboard) {
-      try { await navigator.clipboard.writeText(text); return true; } catch { /* forbidden: by hand, below */ }
+      try { await navigator.clipboard.writeText(text); return true; } catch { /* not allowed: copy from a text area below */ }
     }
     const area = element("textarea");
     area.value = text;
@@ -70,7 +70,7 @@
 
   async function charts() {
     const { config, panels } = data("charts");
-    // The figure's element says in words what the chart shows: its marks say nothing one by one.
+    // The figure element describes the chart in words, so the individual marks need no labels.
     for (const part of ["mark", "axis", "legend", "title"]) config[part] = { ...config[part], aria: false };
     config.background = "transparent";
     config.legend.symbolBaseFillColor = "#858585";
@@ -81,11 +81,11 @@
         mode: "vega-lite", renderer: "svg", actions: false, ast: true, config, tooltip: showTooltip, bind: `#choice-${id}`,
       });
       for (const select of document.querySelectorAll(`#choice-${id} select`)) {
-        if (!select.labels.length) select.setAttribute("aria-label", `Show one line of ${id}`);
+        if (!select.labels.length) select.setAttribute("aria-label", `Highlight one line of ${id}`);
       }
       reports.shown += 1;
       performance.mark(`chart ${reports.shown}`);
-      await new Promise((resolve) => setTimeout(resolve)); // the page stays usable between charts
+      await new Promise((resolve) => setTimeout(resolve)); // keeps the page responsive between charts
     }
   }
 
@@ -104,7 +104,7 @@
       return;
     }
     const { models, instructions } = await unpacked("examples");
-    // One entry for each model and instruction: `of` is the model's systems with their responses.
+    // One entry per model and instruction: `of` has the model's systems with their responses.
     const entries = models.flatMap((model) => instructions[model.set].map((asked, i) => ({
       key: `${model.name}/${asked.id}`, asked, model,
       of: model.systems.map((system) => ({ system, ...response(system, i) })),
@@ -118,7 +118,7 @@
     const follow = (move) => {
       const wanted = decodeURIComponent(location.hash.replace(/^#example=/, ""));
       const entry = location.hash.startsWith("#example=") && entries.find((one) => one.key === wanted);
-      if (location.hash.startsWith("#example=") && !entry) byId("found").textContent = `There is no example ${wanted} here.`;
+      if (location.hash.startsWith("#example=") && !entry) byId("found").textContent = `There is no example ${wanted} in this report.`;
       if (entry || !byId("example").childNodes.length) show(entry || entries[0]);
       if (entry && move) byId("examples").scrollIntoView();
     };
@@ -198,7 +198,7 @@
     const about = element("p", { class: "note" }, `${entry.key}, ${entry.asked.kind}, seed ${entry.model.seed}; `, link);
     const cards = entry.of.map((one) => card(one, entry.model));
     const reference = entry.asked.reference
-      ? [element("details", {}, element("summary", {}, "The set's own reference"), element("pre", {}, entry.asked.reference))]
+      ? [element("details", {}, element("summary", {}, "Reference response"), element("pre", {}, entry.asked.reference))]
       : [];
     byId("example").replaceChildren(
       element("h3", {}, entry.asked.instruction), about, ...reference, element("div", { class: "responses" }, ...cards));
@@ -208,16 +208,16 @@
 
   function card(one, model) {
     const verdict = outcome(one.preference);
-    const told = one.system.opponent ? "what the others are compared with"
+    const comparison = one.system.opponent ? "reference for comparisons"
       : verdict ? `${verdict} against ${model.opponent}` : "not judged";
     const parts = [`${one.tokens} tokens`, one.stopped ? "stopped" : "did not stop", ...(one.why ? [one.why] : [])];
     const text = element("pre", { tabindex: "0", "aria-label": `Response of ${one.system.label}` }, one.output || " ");
-    const cut = one.dropped ? [element("p", {}, `${one.dropped} more characters are in ${one.system.path}`)] : [];
+    const cut = one.dropped ? [element("p", {}, `${one.dropped} more characters in ${one.system.path}`)] : [];
     return element("section", { class: "response" }, element("h4", {}, one.system.label),
-      element("p", { class: verdict }, told), element("p", {}, parts.join("; ")), text, ...cut);
+      element("p", { class: verdict }, comparison), element("p", {}, parts.join("; ")), text, ...cut);
   }
 
-  // Where a number comes from: its records, and those of the files that they were made of.
+  // The provenance of a number: its records, and those of their input files.
   function provenance() {
     const { records, versions } = data("provenance");
     const maker = new Map(records.flatMap((record, i) => record.outputs.map((file) => [file.path, i])));
@@ -243,8 +243,8 @@
     const files = (list) => list.map((file) => `${file.path}  sha256 ${file.sha256.slice(0, 12)}`).join("\n");
     const text = [
       `commit ${record.commit || "unknown"}`, `script ${record.command}`, `machine ${record.machine}`,
-      `made of\n${files(record.inputs)}`, `made\n${files(record.outputs)}`,
-      `config ${JSON.stringify(record.settings, null, 1)}`, `computed ${JSON.stringify(record.execution)}`,
+      `inputs\n${files(record.inputs)}`, `outputs\n${files(record.outputs)}`,
+      `config ${JSON.stringify(record.settings, null, 1)}`, `execution ${JSON.stringify(record.execution)}`,
       `versions ${JSON.stringify(versions[record.versions])}`,
     ].join("\n");
     return element("details", {}, element("summary", {}, `${record.stage}: ${record.path} (${record.seconds} s)`),

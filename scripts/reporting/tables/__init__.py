@@ -1,1 +1,1 @@
-"""The tables, as views of the metrics: columns, footnotes, and the forms of a cell."""
+"""Tables as views of the metrics: columns, footnotes, and the formats of a cell."""

@@ -1,6 +1,6 @@
-"""What models can do under each condition: each world's numbers, and means over worlds.
+"""Performance under each condition: each world's numbers, and means over worlds.
 
-Each world has a corpus and a pre-training of its own, so that the spread over worlds is not that of instructions alone.
+Each world has its own corpus and pre-training, so the spread over worlds is not just that over instructions.
 """
 
 import math
@@ -14,7 +14,7 @@ from reporting.tables.forms import fixed, mean_and_deviation, plus_minus
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-# name -> metric, slice, part, and decimals. Those that not every experiment has are left out where there are none.
+# name -> metric, slice, part, and decimals. Optional ones are omitted if an experiment does not have them.
 MEASURES = {
     "ranking": ("capability", "any", "sequence", 1),
     "per token": ("capability", "any", "token", 1),
@@ -28,21 +28,21 @@ MEASURES = {
     "KL": ("kl", "all", "", 3),
 }
 OPTIONAL = {
-    "ranking, same kind": "Of the same kind: among wrong responses to other requests of that kind.",
-    "ranking, same format": "Of the same format: among wrong responses of another kind in the same format.",
-    "KL": "KL(base || tuned) is in nats per token of text that no model was tuned on.",
+    "ranking, same kind": "Same kind: among wrong responses to other requests of that kind.",
+    "ranking, same format": "Same format: among wrong responses of another kind in the same format.",
+    "KL": "KL(base || tuned) is in nats per token of held-out text.",
 }
 NOTE = (
     "Mean ± standard deviation over worlds; each has its own facts, corpus and pre-training. Ranking, by sequence and "
     "per token, is in percent of pairs; quality is from 0 to 1; win rate and ties are in percent of instructions, "
-    "against the reference mode, which has none itself; stopped is the percentage of responses that end by themselves; "
-    "tokens are of a response."
+    "against the reference mode, which itself has none; stopped is the percentage of responses that end with EOS; "
+    "tokens are per response."
 )
-OF = {"ranking": "pairs", "quality": "instructions", "win rate": "instructions"}  # what the figure's n counts
+OF = {"ranking": "pairs", "quality": "instructions", "win rate": "instructions"}  # what n counts in the figure
 
 
 def world_rows(view: View) -> list[tuple[Row, list[str]]]:
-    """Each world's numbers of each system, and their files: means over its seeds, None where there is none."""
+    """Each world's numbers for each system, and their files: means over seeds, None if there are none."""
     rows = []
     for group in view.groups(view.of("tokens"), ("model", "name")):
         measured = {name: mean_of(view, group, *of) for name, (*of, _) in MEASURES.items()}
@@ -55,7 +55,7 @@ def world_rows(view: View) -> list[tuple[Row, list[str]]]:
 
 
 def mean_of(view: View, group: Group, metric: str, slice: str, part: str) -> float | None:
-    """A metric's mean over seeds. The quality of the reference mode is known from those that it was compared with."""
+    """A metric's mean over seeds. The reference mode's quality comes from its comparison with the base model."""
     values = group.values(metric, slice, part)
     if metric == "quality" and {(row["model"], row["system"]) for row in group.main} & view.opponents:
         base = view.known.get((group.first["model"], "base", ""), {})
@@ -72,12 +72,12 @@ def world_lines(view: View) -> list[Line]:
 
 
 def as_text(value: float | None) -> str:
-    """Four decimals; empty for what is not defined."""
+    """Four decimals; empty if undefined."""
     return "" if value is None else fixed(value, 4)
 
 
 def over_worlds(view: View) -> Iterator[tuple[list[Row], list[str]]]:
-    """The rows of the same condition and system, a world each, and their files."""
+    """The rows of each condition and system, one per world, and their files."""
     groups: dict[tuple[str, str], tuple[list[Row], list[str]]] = {}
     for row, files in world_rows(view):
         rows, known = groups.setdefault((row["condition"], row["tuning"]), ([], []))
@@ -87,7 +87,7 @@ def over_worlds(view: View) -> Iterator[tuple[list[Row], list[str]]]:
 
 
 def spread(rows: list[Row], name: str) -> tuple[float, float | None] | None:
-    """Mean and standard deviation of a measure over worlds (None for one world); None where a world has none."""
+    """Mean and standard deviation of a measure over worlds (None for one world); None if a world lacks it."""
     values = [row[name] for row in rows if row.get(name) is not None]
     return mean_and_deviation(values) if len(values) == len(rows) else None
 
@@ -107,13 +107,13 @@ def condition_lines(view: View) -> list[Line]:
 
 
 def condition_notes(view: View, main: "DataFrame") -> list[str]:
-    """What the columns are."""
+    """Descriptions of the columns."""
     known = world_rows(view)[0][0]
     return [NOTE, *(note for name, note in OPTIONAL.items() if name in known)]
 
 
 def drawn(view: View, measures: list[str]) -> list[dict[str, Any]]:
-    """Means with 95 % intervals over worlds by Student's t, of what is known in every world."""
+    """Means with 95 % intervals over worlds by Student's t, for measures that every world has."""
     from scipy.stats import t
 
     made = []

@@ -1,4 +1,4 @@
-"""What was lost on the way to tables 1 to 4, and what makes a judge's preferences doubtful: lines of systems."""
+"""Footnotes to tables 1 to 4: what was lost on the way, and reasons to doubt a judge's preferences, by system."""
 
 import statistics
 from collections.abc import Iterator
@@ -10,31 +10,31 @@ from reporting.tables.forms import fixed
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-# What is told, and the metric that counts it. Counts are sums over the runs that a table shows, and their opponents.
+# Footnote -> the metric that counts it. Counts are sums over the runs in a table, and their opponents.
 LOSSES = {
-    "Rows cut at tuning.max_length": "rows_cut",
-    "Turns dropped, as no response follows them": "turns_dropped",
-    "Prompts cut, as they left too little of the context": "prompts_cut",
-    "Responses not stopped, but cut off at max_new_tokens or the context": "not_stopped",
-    "Texts shown to the judge with their control marks broken up": "protected",
+    "Rows truncated at tuning.max_length": "rows_cut",
+    "Turns dropped because no response follows them": "turns_dropped",
+    "Prompts truncated because they left too little of the context": "prompts_cut",
+    "Responses that did not stop before max_new_tokens or the end of the context": "not_stopped",
+    "Texts shown to the judge with special markers broken up": "protected",
 }
 OF_ONE_SEED = {"rows_cut", "turns_dropped"}  # all seeds share the rows that they were tuned on
-# Below or above these a footnote says so. GPT-4 Turbo's labels had a share of 0.99999 in the mean.
+# A footnote appears below the first two, and above the last. GPT-4 Turbo's labels had a mean share of 0.99999.
 LOW_MEAN, LOW_MINIMUM = 0.9, 0.5  # of the labels' share of probability
-HIGH_BIAS = 20.0  # percent points beyond a half
+HIGH_BIAS = 20.0  # percentage points beyond a half
 
 
 def footnotes(view: View, main: "DataFrame") -> list[str]:
-    """The losses of the systems in a table, whose main rows are ``main``, and the doubts about their comparisons."""
+    """The losses of the systems in a table with main rows ``main``, and doubts about their comparisons."""
     pairs = {*zip(main["model"], main["system"], strict=True), *zip(main["model"], main["opponent"], strict=True)}
     shown = [pair in pairs for pair in zip(view.metrics["model"], view.metrics["system"], strict=True)]
     own = view.metrics[shown]
     lines = []
     for what, metric in LOSSES.items():
         rows = own[own["metric"] == metric]
-        if metric == "protected":  # of the comparisons themselves
+        if metric == "protected":  # belongs to the comparisons themselves
             rows = rows[rows["source"].isin(main["source"])]
-        elif metric not in OF_ONE_SEED and not main["opponent"].any():  # nothing that was generated is shown
+        elif metric not in OF_ONE_SEED and not main["opponent"].any():  # the table shows no generated responses
             continue
         counts = []
         for (model, name), each in rows.groupby(["model", "name"], sort=False):
@@ -44,20 +44,20 @@ def footnotes(view: View, main: "DataFrame") -> list[str]:
         lines += [f"{what}: {', '.join(counts)}."] if counts else []
     own = own[own["source"].isin(main["source"])]
     doubts = {
-        "Labels with little of the judge's probability (1 is all of it), mean": low_shares(view, own),
-        "Share of comparisons won by the output shown first, in points beyond 50 %": biases(view, own),
+        "Low probability of the labels in the judge's answers (1 is the maximum), mean": low_shares(view, own),
+        "Share of comparisons won by the output shown first, in percentage points above 50 %": biases(view, own),
     }
-    told = {what: "; ".join(texts) for what, texts in doubts.items()}
-    return lines + [f"{what}: {texts}." for what, texts in told.items() if texts]
+    joined = {what: "; ".join(texts) for what, texts in doubts.items()}
+    return lines + [f"{what}: {texts}." for what, texts in joined.items() if texts]
 
 
 def named(view: View, model: str, name: str) -> str:
-    """A system, with its model where there are several."""
+    """A system's name, with its model if there are several."""
     return f"{model} {name}" if len(view.models) > 1 else name
 
 
 def low_shares(view: View, own: "DataFrame") -> Iterator[str]:
-    """Systems whose judge gave its labels little of its probability: mean and minimum over all seeds."""
+    """Systems whose judge gave its labels low probability: mean and minimum over all seeds."""
     for (model, name), rows in own.groupby(["model", "name"], sort=False):
         shares, minima = (rows[rows["metric"] == key]["value"] for key in ("label_share", "label_share_minimum"))
         if len(shares) and (shares.mean() < LOW_MEAN or minima.min() < LOW_MINIMUM):
@@ -67,7 +67,7 @@ def low_shares(view: View, own: "DataFrame") -> Iterator[str]:
 def biases(view: View, own: "DataFrame") -> Iterator[str]:
     """Systems in whose comparisons the output shown first wins, or loses, too often.
 
-    From both orders where they were judged, else from those that were drawn.
+    Computed from both orders if they were judged, otherwise from the drawn ones.
     """
     for (model, name), rows in own.groupby(["model", "name"], sort=False):
         found: dict[str, float] = {}

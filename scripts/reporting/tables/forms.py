@@ -1,4 +1,4 @@
-"""The forms of a table: CSV, the source of truth; Markdown and LaTeX, in which every text stays text."""
+"""The formats of a table: CSV, the source of truth; Markdown and LaTeX, with all markup in texts escaped."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ from typing import Any
 
 Row = dict[str, Any]
 
-# Backslashes before what would begin code, emphasis, a link, a cell or HTML; in names, underscores do nothing.
+# Backslashes before anything that starts code, emphasis, a link, a cell or HTML; underscores in names are harmless.
 MARKDOWN = {letter: "\\" + letter for letter in "\\`*[]<>|"}
 LATEX = {letter: "\\" + letter for letter in "&%_#${}"} | {
     "\\": r"\textbackslash{}",
@@ -21,7 +21,7 @@ LATEX = {letter: "\\" + letter for letter in "&%_#${}"} | {
 
 
 def escaped(value: object, marks: dict[str, str]) -> str:
-    """A value as text on one line, in which no mark of a form means anything."""
+    """A value as text on one line, with all special characters escaped."""
     return "".join(marks.get(letter, letter) for letter in " ".join(str(value).splitlines()))
 
 
@@ -31,9 +31,9 @@ def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
 
 
 def fixed(value: float, digits: int, *, sign: str = "") -> str:
-    """A figure with so many decimals; ``sign="+"`` shows that of a positive one, too.
+    """A number with ``digits`` decimals; ``sign="+"`` also shows the sign of a positive one.
 
-    A share of 200 is often half way between two. Which way it goes must not hang on the order in which it was summed.
+    A share of 200 is often halfway between two values. How it is rounded must not depend on the order of summation.
     """
     return format(round(value, 9), f"{sign}.{digits}f")
 
@@ -44,7 +44,7 @@ def rounded(value: float, digits: int) -> float:
 
 
 def plus_minus(value: tuple[float, float | None] | None, *, digits: int = 1) -> str:
-    """A figure as ``mean ± deviation``, with so many decimals; empty when there is none."""
+    """A number as ``mean ± deviation`` with ``digits`` decimals; empty if there is none."""
     if value is None:
         return ""
     mean, deviation = value
@@ -61,7 +61,7 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 
 def to_markdown(rows: Sequence[Row], *, title: str, notes: list[str]) -> str:
-    """Rows as a Markdown table, columns padded so that it reads well in a terminal."""
+    """Rows as a Markdown table, with columns padded for reading in a terminal."""
     head = list(rows[0])
     lines = [[escaped(value, MARKDOWN) for value in line] for line in [head, *([row[n] for n in head] for row in rows)]]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
@@ -70,8 +70,8 @@ def to_markdown(rows: Sequence[Row], *, title: str, notes: list[str]) -> str:
         return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
 
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    told = [escaped(note, MARKDOWN) for note in notes]
-    return "\n".join([f"**{title}**", "", joined(lines[0]), rule, *map(joined, lines[1:]), "", *told]) + "\n"
+    escaped_notes = [escaped(note, MARKDOWN) for note in notes]
+    return "\n".join([f"**{title}**", "", joined(lines[0]), rule, *map(joined, lines[1:]), "", *escaped_notes]) + "\n"
 
 
 def to_latex(rows: Sequence[Row], *, title: str, notes: list[str]) -> str:

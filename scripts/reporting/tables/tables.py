@@ -1,4 +1,4 @@
-"""All tables of an experiment, declared: which metric gives a line, what tells lines apart, and what each column shows.
+"""Declarations of all tables: the metric that determines the lines, what distinguishes lines, and the columns.
 
 Means are over seeds, ± their standard deviation with n - 1 in the denominator.
 """
@@ -18,33 +18,33 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 PAPER_NOTE = (
-    "The paper's columns are of Llama-2-7B and OLMo-7B under gpt-4-1106-preview, length-controlled (v1). They show the "
-    "shape of the effect; figure by figure, only the same model under the same judge and metric is comparable."
+    "The paper's columns are for Llama-2-7B and OLMo-7B, judged by gpt-4-1106-preview, length-controlled (v1). They "
+    "show the pattern of the effect; individual values are comparable only for the same model, judge and metric."
 )
 CONTROL_NOTE = (
-    "Win rates are raw; length-controlled ones (length_controlled_minimal) are left out where the length model is not "
-    "defined for every seed: alpaca-eval would say exactly 50 there, whatever the outcomes."
+    "Win rates are raw; length-controlled ones (length_controlled_minimal) are omitted if the length model is "
+    "undefined for any seed: alpaca-eval would then report exactly 50, whatever the outcomes."
 )
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table: ``main`` picks the rows of its main metric, ``by`` tells its lines apart."""
+    """A table: ``main`` selects the rows of its main metric, ``by`` distinguishes its lines."""
 
     title: str
     needs: frozenset[str]  # what an experiment must have measured
     main: Callable[[View], "DataFrame"] = lambda view: view.metrics
     by: tuple[str, ...] = ("model", "name")
     columns: Callable[[View], list[Column]] = lambda view: []
-    system: Callable[[Row], Key] | None = None  # whose other numbers a line has; those of its own system by default
-    make: Callable[[View], list[Line]] | None = None  # of a table that is not made of groups of a main metric
+    system: Callable[[Row], Key] | None = None  # the system of a line's other numbers; its own by default
+    make: Callable[[View], list[Line]] | None = None  # for a table that is not made from groups of a main metric
     notes: Callable[[View, "DataFrame"], list[str]] = lambda view, main: []
     forms: tuple[str, ...] = ("csv", "md", "tex")
 
 
 @dataclass(frozen=True)
 class Made:
-    """A table that was made."""
+    """A finished table."""
 
     title: str
     notes: list[str]
@@ -59,7 +59,7 @@ class Made:
 
 
 def make_table(name: str, view: View) -> Made:
-    """One of `TABLES`."""
+    """Make one of `TABLES`."""
     table = TABLES[name]
     main = table.main(view)
     if table.make is not None:
@@ -77,7 +77,7 @@ def make_table(name: str, view: View) -> Made:
 
 
 def tables_of(measured: set[str]) -> list[str]:
-    """The names of the tables of an experiment that has measured this."""
+    """The names of the tables for an experiment with these measurements."""
     return [name for name, table in TABLES.items() if table.needs <= measured]
 
 
@@ -85,7 +85,7 @@ SYSTEM = [text("model"), text("tuning", "label")]
 
 
 def judged(kinds: Callable[["DataFrame"], "DataFrame"]) -> Callable[[View], "DataFrame"]:
-    """The win rates of the base model, and of those that ``kinds`` tells of."""
+    """The win rates of the base model, and of the systems that ``kinds`` selects."""
 
     def main(view: View) -> "DataFrame":
         own = view.of("win_rate")
@@ -115,7 +115,7 @@ def ranked_in_paper(group: Group) -> tuple:
 
 
 def paper(values: tuple) -> Row:
-    """The paper's values by the head of their column: numbers, or means and deviations (None where there is none)."""
+    """The paper's values by column name: numbers, or means and deviations (None if there are none)."""
     return {f"paper, {name}": value for name, value in zip(MODELS, values, strict=True)}
 
 
@@ -153,7 +153,7 @@ WIN_RATE_COLUMNS = [
 
 
 def ranking_columns(view: View) -> list[Column]:
-    """Both scores beside each other. A line's main rows are those of whole sequences."""
+    """Both scores side by side. A line's main rows are those of whole sequences."""
     columns = list(SYSTEM)
     for name, part in (("capability", "sequence"), ("per token", "token")):
         columns.append(mean(name, "capability", part=part, spread=True))
@@ -164,12 +164,12 @@ def ranking_columns(view: View) -> list[Column]:
 
 
 def each(main: "DataFrame", column: str) -> list[str]:
-    """The values of a column, in the order in which they appear."""
+    """The distinct values of a column, in order of appearance."""
     return list(dict.fromkeys(main[column]))
 
 
 def kinds_columns(view: View) -> list[Column]:
-    """Quality of all requests, with its deviation, and of each kind."""
+    """Quality for all requests, with its standard deviation, and for each kind."""
     kinds = each(view.of("oracle_quality"), "slice")
     columns = [mean(kind, "oracle_quality", kind, spread=kind == "all") for kind in kinds]
     return [*SYSTEM, *columns, seeds(), n_of("n", "oracle_quality", "all")]
@@ -212,7 +212,7 @@ def first_rows(*names: str, **where: str) -> Callable[[View], "DataFrame"]:
 
 
 def validated(column: str) -> Column:
-    """What the validation of an epoch count says of itself; nothing where there was one count only."""
+    """A column of an epoch count's validation; empty if there was only one count."""
     return Column(column, lambda group: next((row[column] for row in group.rows("win_rate", "all")), ""))
 
 
@@ -231,7 +231,7 @@ TABLES = {
     "conditions": Table(
         "Conditions: AXIS", frozenset({"conditions"}), make=condition_lines, notes=condition_notes,
     ),
-    "conditions_by_world": Table("Worlds", frozenset({"conditions"}), make=world_lines, forms=("csv",)),
+    "conditions_by_world": Table("Results by world", frozenset({"conditions"}), make=world_lines, forms=("csv",)),
     "table1": win_rate_table(
         "Table 1: response tuning against instruction tuning, win rate in percent",
         judged(lambda rows: (rows["kind"] == "tuned") & (rows["turn"] != "shown")),
@@ -250,7 +250,7 @@ TABLES = {
         under_rules, "rules",
     ),
     "similarity": Table(
-        "Section 5.2: responses in the style of the tuning data, percent, by quartile of similarity to it",
+        "Section 5.2: responses in the style of the tuning data, percent, by quartile of instruction similarity",
         frozenset({"similarity"}), first_rows("adherence"), ("model", "name", "slice"),
         lambda view: [
             *SYSTEM, text("style", "slice"),
@@ -260,20 +260,20 @@ TABLES = {
         ],
     ),
     "kinds": Table(
-        "Quality of responses by kind of request, mean", frozenset({"oracle"}),
+        "Mean quality of responses by kind of request", frozenset({"oracle"}),
         first_rows("oracle_quality", slice="all"), columns=kinds_columns,
         notes=lambda view, main: ["Quality is the oracle's, in [0, 1]."],
     ),
     "judging": Table(
         "Win rate against instruction tuning under other judges of the same pairs, percent", frozenset({"oracle"}),
         first_rows("rejudged_win_rate", slice="judged"), columns=judging_columns, notes=lambda view, main: [
-            "Content: without what the oracle takes off for length and for not stopping. Right: being right alone. "
-            "Similar length: pairs of which neither output is more than 1.25 times as long as the other, in "
-            "characters; their n is of all seeds."
+            "Content: without the oracle's deductions for length and not stopping. Right: correctness only. "
+            "Similar length: pairs in which neither output is more than 1.25 times as long as the other, in "
+            "characters; their n is over all seeds."
         ],
     ),
     "ranking_controls": Table(
-        "Response ranking among other negatives, with and without EOS, percent of pairs", frozenset({"rank"}),
+        "Response ranking by kind of negatives, with and without EOS, percent of pairs", frozenset({"rank"}),
         first_rows("capability"), ("model", "name", "slice", "part"), lambda view: [
             *SYSTEM, Column("negatives", lambda group: group.first["slice"].replace("_", " ")),
             Column("score", lambda group: SCORES[group.first["part"]][0]),
@@ -283,15 +283,15 @@ TABLES = {
             n_of("pairs", "capability"), first("left out", "left_out", part=""), first("fewer", "fewer", part=""),
         ],
         notes=lambda view, main: [
-            "Negatives of the same kind, and of another kind with the same format, are wrong responses by the "
-            "oracle. Left out: instructions without any; fewer: those with fewer than were asked for."
+            "Negatives of the same kind, and of another kind with the same format, are wrong according to the oracle. "
+            "Left out: instructions without any; fewer: those with fewer than requested."
         ],
     ),
     "drift": Table(
-        "What tuning costs, on text that no model was tuned on", frozenset({"drift"}), first_rows("kl"),
+        "The cost of tuning, on held-out text", frozenset({"drift"}), first_rows("kl"),
         columns=drift_columns, notes=lambda view, main: [
-            "KL(base || tuned) per token, over the whole vocabulary. Recall: facts of which the right value is the "
-            "most likely of all, percent."
+            "KL(base || tuned) per token, over the whole vocabulary. Recall: percentage of facts whose correct value "
+            "is the most likely of all."
         ],
     ),
     "harness": Table(
@@ -325,7 +325,7 @@ TABLES = {
         ],
     ),
     "responses": Table(
-        "Generation statistics, shares in percent, means per response", frozenset(), first_rows("tokens"),
+        "Generation statistics: shares in percent, means per response", frozenset(), first_rows("tokens"),
         ("model", "system"), lambda view: [
             text("model"), text("system"), n_of("n", "tokens"), mean("stopped", "stopped"), mean("tokens", "tokens"),
             mean("characters", "characters"), first("empty", "empty"), first("prompts cut", "prompts_cut"),
