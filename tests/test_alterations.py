@@ -58,7 +58,7 @@ def test_shuffled_instructions_are_the_same_ones_and_no_response_keeps_its_own(t
     asked = turns(talks, "user")
     most = max(Counter(asked).values())
     if 2 * most > len(asked):
-        with pytest.raises(AlterationError, match=f"{most} of {len(asked)} instructions read the same"):
+        with pytest.raises(AlterationError, match=f"{most} of {len(asked)} instructions are identical"):
             alter(talks, "shuffle_instructions", seed=seed)
     else:
         shuffled = turns(alter(talks, "shuffle_instructions", seed=seed), "user")
@@ -86,13 +86,11 @@ def test_cut_responses_are_beginnings_of_whole_words(talks, seed):
 
 @repeatable
 @given(talks=talks, lenders=talks)
-def test_other_responses_stand_behind_the_same_instructions(talks, lenders):
+def test_other_responses_follow_the_same_instructions(talks, lenders):
     before = copy.deepcopy((talks, lenders))
     needed, lent = len(turns(talks, "assistant")), turns(lenders, "assistant")
     if len(lent) < needed:
-        with pytest.raises(
-            AlterationError, match=f"^{needed} responses are to be replaced, but there are {len(lent)} to"
-        ):
+        with pytest.raises(AlterationError, match=f"^{needed} responses have to be replaced, but only {len(lent)} are"):
             other_responses(talks, lenders)
     else:
         mixed = other_responses(talks, lenders)

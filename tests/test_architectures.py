@@ -171,8 +171,8 @@ def test_a_token_that_is_none_is_named_with_its_near_candidates(imported):
     _, _, tokenizer = imported
     with pytest.raises(UnresolvedToken) as error:
         resolve_tokens({"SHOULD": 1.0, "\n": 1.0, " capital of": 2.0}, tokenizer)
-    assert "'SHOULD': near are " in str(error.value) and "' should'" in str(error.value)
-    assert "' capital of': it is [" in str(error.value) and "'\\n'" not in str(error.value)
+    assert "'SHOULD' (similar: " in str(error.value) and "' should'" in str(error.value)
+    assert "' capital of' (it is split into [" in str(error.value) and "'\\n'" not in str(error.value)
 
 
 def test_a_model_that_caps_its_logits_is_refused():

@@ -73,7 +73,7 @@ def test_a_model_has_not_gone_from_itself(model, tuned, documents, tokenizer):
     tokens = sum(len(ids) - 1 for ids in documents)
     assert told["tokens"] == tokens and told["recall"] == {}
     assert told["base_perplexity"] == pytest.approx(math.exp(-sum(d.base_logprob for d in forth) / tokens))
-    with pytest.raises(ValueError, match="no token that has another one before it"):
+    with pytest.raises(ValueError, match="no document has more than one token"):
         summarise([{"tokens": 0, "cut": 0, "base_logprob": 0.0, "tuned_logprob": 0.0, "kl": 0.0}], [])
 
 

@@ -143,7 +143,7 @@ def test_an_answer_on_a_full_disk_is_no_half_line(disk, full):
     path = disk / "answers.jsonl"
     answer = Answer("a", "judge", "m" * 3000, 1, 1, 0.1, "2026-01-01T00:00:00")
     full(8192)
-    with Answers(path) as answers, pytest.raises(AnswersError, match="No space left on device; it is as it was"):
+    with Answers(path) as answers, pytest.raises(AnswersError, match="No space left on device; it is unchanged"):
         for number in range(9):
             answers.add(Answer(**{**vars(answer), "key": str(number)}))
     whole = path.read_bytes()

@@ -173,7 +173,7 @@ def test_a_fault_that_may_pass_is_tried_again_and_then_named_with_its_row(pairs,
     path, log = tmp_path / "answers.jsonl", []
     service = faulty(fault, -1)
     with pytest.raises(
-        IncompleteJudging, match=rf"(?s)1 of 3 comparisons .* rows \['r1'\]; why: .*{why}.*kept"
+        IncompleteJudging, match=rf"(?s)1 of 3 comparisons .* rows \['r1'\]; reasons: .*{why}.*kept"
     ) as caught:
         judged(service, some(pairs), path, log=log, timeout=timeout)
     assert len(service.bodies) == 2 + 3  # as often as `attempts` says, and no more
@@ -352,7 +352,7 @@ with Answers({str(path)!r}) as answers:
 """
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert "answers.jsonl cannot be written: File too large; it is as it was" in done.stdout
+    assert "answers.jsonl cannot be written: File too large; it is unchanged" in done.stdout
     with Answers(path) as answers:
         assert len(answers) == 2 and answers.get("b") is None
 
@@ -360,7 +360,7 @@ with Answers({str(path)!r}) as answers:
 @pytest.mark.parametrize("line", ["{}", "[1]", "no json", '{"key": 1, "model": "m", "content": 1, "prompt_tokens": 1, "completion_tokens": 1, "price": 0, "time": "x"}'])  # fmt: skip
 def test_a_kept_line_that_is_no_answer_is_named(tmp_path, line):
     (tmp_path / "a.jsonl").write_text(f"{line}\n")
-    with pytest.raises(AnswersError, match=r"a.jsonl, line 1: no answer; mend or delete that line"), Answers(tmp_path / "a.jsonl"):  # fmt: skip
+    with pytest.raises(AnswersError, match=r"a.jsonl, line 1: not an answer; fix or delete that line"), Answers(tmp_path / "a.jsonl"):  # fmt: skip
         pass
     assert (tmp_path / "a.jsonl").read_text() == f"{line}\n"
 
@@ -374,7 +374,9 @@ def test_a_missing_key_is_said_before_anything_unless_the_server_is_local(pairs,
     judged(service, some(pairs, 1), None)
     assert service.keys == ["Bearer none"]
     assert [is_local(f"http{s}://{h}/v1") for s, h in [("", "localhost:8000"), ("", "[::1]:1"), ("s", "api.openai.com"), ("", "10.0.0.1")]] == [True, True, False, False]  # fmt: skip
-    with pytest.raises(ServerError, match=r"https://api.example.com/v1: .* JUDGE_KEY holds no key, and JUDGE_KEY_FILE"):
+    with pytest.raises(
+        ServerError, match=r"https://api.example.com/v1: .* JUDGE_KEY and JUDGE_KEY_FILE are both unset"
+    ):
         read_key("https://api.example.com/v1", "JUDGE_KEY")
 
 
@@ -386,9 +388,9 @@ def test_a_key_may_lie_in_a_file_and_the_environment_goes_first(pairs, tmp_path,
     judged(service := Service(good), some(pairs, 1), None)
     assert service.keys == [f"Bearer {KEY}-of-a-file"]
     for text, message in (
-        ("", "which holds no key"),
-        (f"A={KEY}\nB=2", "holds a blank"),
-        ("schlüssel", "no plain ASCII"),
+        ("", "which contains no key"),
+        (f"A={KEY}\nB=2", "contains spaces"),
+        ("schlüssel", "non-ASCII"),
     ):
         (tmp_path / "key").write_text(text)
         with pytest.raises(ServerError, match=message) as caught:

@@ -142,7 +142,7 @@ def test_an_evaluator_of_alpaca_evals_asks_as_its_config_says(judging, pairs, tm
 
 def test_a_local_judge_needs_labels_of_one_token_and_prompts_that_fit(judging, pairs):
     model, tokenizer = judging
-    with pytest.raises(LocalJudgeError, match="'output two' is no single token"):
+    with pytest.raises(LocalJudgeError, match="'output two' is not a single token"):
         label_tokens(tokenizer, ("m", "output two"))
     assert {tokenizer.decode([i]).strip() for i in label_tokens(tokenizer, ("m", "M"))[1]} == {"M"}
     assert encode_messages(tokenizer, [{"role": "user", "content": "a"}])[0] == tokenizer.bos_token_id

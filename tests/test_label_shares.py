@@ -162,7 +162,7 @@ def test_a_text_judge_has_no_shares_and_its_cut_answers_are_named(pairs):
     stop = {"finish_reason": "stop"}
     _, told = judged(Service(lambda body: reply(says("m") | stop)), pairs, None, answer="text", floor=0.5)
     assert told["label_share"] is None and told["first_shown"] == 50
-    with pytest.raises(IncompleteJudging, match="cut off before it ends: raise max_tokens"):
+    with pytest.raises(IncompleteJudging, match="cut off: raise max_tokens"):
         judged(Service(lambda body: reply(says("<think>Well, m"))), pairs, None, answer="text", floor=0.5)
 
 

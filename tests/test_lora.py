@@ -117,5 +117,5 @@ def test_what_a_method_lacks_is_said_in_one_message(monkeypatch):
     assert "a GPU (this run is on 'cpu')" in message and "a single process (execution.processes is 2)" in message
     assert ("bitsandbytes" in message) == (find_spec("bitsandbytes") is None)
     monkeypatch.setattr("implicit.tuning.lora.find_spec", lambda name: None)
-    with pytest.raises(MethodUnavailable, match="'lora' needs the package peft; 'full' needs none of this"):
+    with pytest.raises(MethodUnavailable, match="'lora' needs the package peft; 'full' does not"):
         check_method("lora", device="cuda", processes=2)

@@ -59,7 +59,7 @@ def test_others_are_different_and_never_the_true_one():
     drawn = draw_others(12, others=5, seed=1)
     assert all(len(set(row)) == 5 and i not in row for i, row in enumerate(drawn))
     assert drawn == draw_others(12, others=5, seed=1) != draw_others(12, others=5, seed=2)
-    with pytest.raises(ValueError, match="give 1 to 2"):
+    with pytest.raises(ValueError, match="use 1 to 2"):
         draw_others(3, others=3, seed=0)
 
 

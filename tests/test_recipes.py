@@ -186,7 +186,7 @@ def test_recipes_read_a_python_list_and_execute_nothing(tmp_path):
     (messages,), _ = made("recipes", [row])
     assert [m["content"] for m in messages] == ["Recipe for Tea", ' - 2 "leaves"\n - water\'s\n\n\nBoil.\nWait.']
     for bad in (f"open({str(tmp_path / 'x')!r}, 'w')", "{'a': 1}", "[1]", "['a'", ""):
-        with pytest.raises(RecipeError, match="row 1: 'Cleaned_Ingredients' must hold a list of texts"):
+        with pytest.raises(RecipeError, match="row 1: 'Cleaned_Ingredients' must hold a list of strings"):
             made("recipes", [row | {"Cleaned_Ingredients": bad}])
     assert not (tmp_path / "x").exists()
 
@@ -199,9 +199,9 @@ def test_chess_pairs_ratings_and_moves_and_stops_at_a_game_without():
         {"role": "assistant", "content": "1. e4 e5 2. d2 1-0"},
     ]
     for left_out, number in ((1, 5), (8, 11)):  # the first game's WhiteElo, the second's BlackElo
-        with pytest.raises(RecipeError, match=rf"^row {number - 1}: 1 lines of ratings before these moves"):
+        with pytest.raises(RecipeError, match=rf"^row {number - 1}: 1 rating lines before these moves"):
             made("chess", rows[:left_out] + rows[left_out + 1 :])
-    with pytest.raises(RecipeError, match="row 11: 2 lines of ratings before these moves, not one of each colour"):
+    with pytest.raises(RecipeError, match="row 11: 2 rating lines before these moves, instead of one for each colour"):
         made("chess", [*rows[:8], rows[7], *rows[9:]])
 
 
@@ -294,7 +294,7 @@ def test_alpaca_draws_the_templates_that_the_authors_draw(tmp_path, capsys):
     ("source", "message"),
     [
         ("x = 1", "t.py: no list called 'encoding_templates_w_input'"),
-        ("x = (", "t.py: cannot be read as Python"),
+        ("x = (", "t.py: cannot be parsed as Python"),
         (TEMPLATES.replace('"{instruction}\\n"', 'open("x")'), "'encoding_templates_wo_input' must be a list of"),
         (TEMPLATES.replace("{input}", "{input.__class__}"), "'encoding_templates_w_input' must be a list of"),
         (TEMPLATES.replace("0.6", '"often"'), "'encoding_templates_wo_input' must be a list of"),
@@ -335,7 +335,7 @@ def test_a_wrong_hash_or_a_faulty_row_leaves_no_file(tmp_path):
         assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     (tmp_path / "games.txt").write_text("1. e4\n")
     done = run("make_dataset", tmp_path / "none.parquet", name="chess", source=source, world=None)
-    assert done.returncode == 1 and "games.txt, line 1: 0 lines of ratings" in done.stderr
+    assert done.returncode == 1 and "games.txt, line 1: 0 rating lines" in done.stderr
     assert not (tmp_path / "none.parquet").exists()
 
 
