@@ -1,4 +1,4 @@
-"""Who generates: this project, transformers in two ways, the paper's listing."""
+"""Contestants in generation: this project, transformers in two ways, the paper's listing."""
 
 import time
 from types import SimpleNamespace
@@ -27,10 +27,10 @@ def ours_generation(sizes: SimpleNamespace, name: str, *, rules: bool = False) -
 
 
 def transformers_generation(sizes: SimpleNamespace, name: str, batch: int) -> Work:
-    """transformers' own `generate`, with prompts in the order in which they come.
+    """transformers' own `generate`, with prompts in their given order.
 
-    One by one, where each prompt costs what it costs, only every eighth is answered, and the seconds are scaled up by
-    the number of tokens.
+    With batch size 1, which is slow, only every eighth prompt is answered, and the seconds are scaled up by the number
+    of tokens.
     """
     from transformers import LogitsProcessor
 
@@ -65,7 +65,7 @@ def transformers_generation(sizes: SimpleNamespace, name: str, batch: int) -> Wo
 
 
 def continuous_generation(sizes: SimpleNamespace, name: str) -> Work:
-    """transformers' continuous batching, what `generate_batch` is made of: each request with its own limit."""
+    """transformers' continuous batching, on which `generate_batch` is based: each request has its own limit."""
     from transformers import GenerationConfig
 
     model = model_of(sizes, name).to(DTYPE).eval()
@@ -90,7 +90,7 @@ def continuous_generation(sizes: SimpleNamespace, name: str) -> Work:
 
 
 def listing_generation(sizes: SimpleNamespace, name: str) -> Work:
-    """The paper's listing: one prompt at a time, no cache, a loop over the tokens that were said.
+    """The paper's listing: one prompt at a time, no cache, a loop over the generated tokens.
 
     Only a few prompts are answered, and the seconds are scaled up by the number of tokens.
     """

@@ -39,7 +39,7 @@ def test_a_damaged_file_of_answers_is_named_and_left_as_it_is(tmp_path):
     with Answers(path) as answers:
         answers.add(answer("a"))
     path.write_bytes(damaged := path.read_bytes() + b'{"key": 1}\n')
-    with pytest.raises(AnswersError, match=r"answers.jsonl, line 2: no answer"), Answers(path):
+    with pytest.raises(AnswersError, match=r"answers.jsonl, line 2: not an answer"), Answers(path):
         pass
     assert path.read_bytes() == damaged
 

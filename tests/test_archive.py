@@ -119,7 +119,7 @@ def test_where_no_judge_was_asked_the_date_is_the_reports(made, tmp_path):
 
 def test_an_unfinished_experiment_is_not_packed(made, tmp_path):
     (made / "report.html").unlink()
-    with pytest.raises(InputError, match=r"made is not a finished experiment: it has no report.html$"):
+    with pytest.raises(InputError, match=r"made is not a finished experiment: report.html missing$"):
         pack(made, tmp_path / "x.zip")
     assert not (tmp_path / "x.zip").exists()
     done = subprocess.run(

@@ -137,7 +137,7 @@ def settings_of_the_tokenizer_are_no_json(folder):
     halve(folder / "model" / "tokenizer_config.json")
 
 
-@wrong(import_model, r"the tokenizer of '.*model' has no EOS token, which responses are to end with")
+@wrong(import_model, r"the tokenizer of '.*model' has no EOS token, but responses must end with one")
 def a_tokenizer_without_an_eos(folder):
     (folder / "model" / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
 

@@ -113,7 +113,7 @@ def test_the_plan_counts_what_is_still_to_do(tmp_path):
     text = "\n".join(lines([tune, judge], settings))
     assert "within the ceiling of 1\n" in text and "no ceiling (ceilings.price)" in text
     settings["ceilings"]["gpu_hours"] = 1e-6
-    assert "BEYOND the ceiling of 1e-06" in "\n".join(lines([tune, judge], settings))
+    assert "ABOVE the ceiling of 1e-06" in "\n".join(lines([tune, judge], settings))
 
 
 def test_on_a_cpu_no_gpu_hours_are_planned(tmp_path):
@@ -145,8 +145,8 @@ def test_what_is_not_known_is_said_to_be_unknown(tmp_path):
         }
     ]
     text = "\n".join(lines(summed(jobs, plan_settings(tmp_path, jobs)), plan_settings(tmp_path, jobs)))
-    assert "unknown" in text.splitlines()[1] and "give `parameters`" in text
-    assert "UNKNOWN whether that keeps to the ceiling of 1\n" in text and "within" not in text
+    assert "unknown" in text.splitlines()[1] and "set `parameters`" in text
+    assert "UNKNOWN whether this stays within the ceiling of 1\n" in text and "within" not in text
 
 
 @pytest.mark.parametrize("job", [
@@ -158,10 +158,10 @@ def test_a_price_that_is_not_known_is_within_no_ceiling(tmp_path, job):
     settings["ceilings"]["price"] = 100.0
     text = lines(summed([job], settings), settings)
     assert text[1].endswith("unknown") and text[2].endswith("unknown")
-    assert text[-1] == "price: 0.0 spent, at least 0.0 in all: UNKNOWN whether that keeps to the ceiling of 100"
+    assert text[-1] == "price: 0.0 spent, at least 0.0 in total: UNKNOWN whether this stays within the ceiling of 100"
     Ledger(budget(tmp_path / "ledger"), "before").settle(price=200.0, unpriced_calls=7)
     text = lines(summed([job], settings), settings)
-    assert "200.0 spent and 7 calls of unknown price, at least 200.0 in all: BEYOND" in text[-1]
+    assert "200.0 spent and 7 calls of unknown price, at least 200.0 in total: ABOVE" in text[-1]
 
 
 def test_the_price_of_an_evaluator_is_alpaca_evals_own_or_its_configs(tmp_path):

@@ -39,7 +39,7 @@ def test_a_python_that_is_too_old(build):
     done = build({"old-python": old}, PYTHON="old-python")
     assert done.returncode == 1
     assert done.stderr == (
-        "error: old-python is Python 3.8, but 3.11 or later is needed: set PYTHON=/path/to/a/newer/python\n"
+        "error: old-python is Python 3.8, but 3.11 or later is required: set PYTHON=/path/to/a/newer/python\n"
     )
 
 

@@ -71,7 +71,7 @@ def test_only_what_is_beyond_the_noise_differs(pair):
     assert "tuning.learning_rate: A 0.0001, B 0.0003" in printed
     line = verdict(printed, "tiny, response tuning: win rate")
     assert "DIFFERS by more than seeds do (3 and 3 seeds, p = " in line and "-20.0" in line
-    assert "within the noise of seeds" in verdict(printed, "tiny, task 0: win rate")
+    assert "within seed noise" in verdict(printed, "tiny, task 0: win rate")
 
 
 def test_many_figures_make_it_harder(pair):
@@ -80,7 +80,7 @@ def test_many_figures_make_it_harder(pair):
     change(pair[1], "response tuning", 43.5, 44.5, 45.5)
     line = verdict(compare(*pair), "tiny, response tuning: win rate")
     assert 0.005 < ttest_ind([40.0, 41.0, 42.0], [43.5, 44.5, 45.5], equal_var=False).pvalue < 0.05
-    assert "within the noise" in line
+    assert "within seed noise" in line
 
 
 def test_what_cannot_be_compared_is_named(pair, tmp_path):
@@ -100,7 +100,11 @@ def test_what_cannot_be_compared_is_named(pair, tmp_path):
         [sys.executable, ROOT / "scripts" / "compare_results.py", pair[0], tmp_path], capture_output=True, text=True,
         check=False,
     )  # fmt: skip
-    assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path}: no results") and not done.stdout
+    assert (
+        done.returncode == 1
+        and done.stderr.startswith(f"error: {tmp_path}: not the results of an experiment")
+        and not done.stdout
+    )
 
 
 def test_p_is_welchs_of_the_values_themselves_and_holm_steps_down():

@@ -76,7 +76,7 @@ def test_comments_belong_to_their_keys():
 
 def test_a_key_without_an_explanation_is_an_error():
     config = (ROOT / "config.yaml").read_text(encoding="utf-8")
-    with pytest.raises(InputError, match=r"explained neither .*: tuning.learning_rate$"):
+    with pytest.raises(InputError, match=r"documented neither .*: tuning.learning_rate$"):
         make_schema(config.replace("  # paper: 1e-5 for Llama-2-7B, 3e-6 for OLMo-7B; a small model takes more", ""))
 
 

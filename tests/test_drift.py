@@ -153,7 +153,7 @@ def test_the_harness_is_asked_for_all_tasks_of_a_models_directory(tmp_path):
 def test_a_harness_that_is_not_there_or_fails_is_named(tmp_path):
     with pytest.raises(InputError, match="'no-such-harness' is not found: install lm-evaluation-harness"):
         run_harness(["no-such-harness"], tmp_path)
-    with pytest.raises(InputError, match="ended with status 3 and wrote 0 files of results"):
+    with pytest.raises(InputError, match="exited with status 3 and wrote 0 results files"):
         run_harness([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
 
 

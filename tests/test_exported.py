@@ -200,7 +200,7 @@ def test_an_imported_tokenizer_encodes_as_its_own_file_does(tmp_path, chat, monk
     assert AutoTokenizer.from_pretrained(source)(text, add_special_tokens=False)["input_ids"] != ids
     path = import_in_this_process(source, tmp_path, chat, monkeypatch)
     assert AutoTokenizer.from_pretrained(path)(text, add_special_tokens=False)["input_ids"] == ids
-    assert "otherwise than tokenizer.json" in capsys.readouterr().out
+    assert "differently than tokenizer.json" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])

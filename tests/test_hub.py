@@ -240,7 +240,7 @@ def test_access_is_checked_for_all_sources_at_once(hub, tmp_path):
     done = check_access(hub, tmp_path / "none.json", data, gated, missing, model, old)
     assert done.returncode == 1 and not (tmp_path / "none.json").exists()
     first, *lines = done.stderr.strip().splitlines()
-    assert first == "error: 3 of 5 sources on the hub cannot be had:"
+    assert first == "error: 3 of 5 sources on the hub not accessible:"
     assert [line.split(":")[0] for line in lines] == ["lima", "olmo", "old"]
     assert "Ask for access at https://huggingface.co/datasets/org/gated, then set HF_TOKEN" in lines[0]
     assert "model org/missing, revision main: not found" in lines[1] and "a local 'path' can stand in" in lines[1]

@@ -125,7 +125,7 @@ def test_labels_of_next_to_no_probability_are_no_preference(pairs, tmp_path):
     path, service = tmp_path / "a.jsonl", unsure_of(["Question 5?"])
     with pytest.raises(
         IncompleteJudging,
-        match=r"(?s)1 of 14 comparisons .* rows \['r5'\]; 1 .*judge.min_label_probability, 0.5: .*row 'r5'.*7.3e-07"
+        match=r"(?s)1 of 14 comparisons .* rows \['r5'\]; 1 .*judge.min_label_probability = 0.5: .*row 'r5'.*7.3e-07"
         r'.*"<think>" 0.9996, "The" 0.0003.*judge.answer: text.*enable_thinking: false.*judge.min_label_probability',
     ):
         judged(service, pairs, path, floor=0.5)

@@ -43,7 +43,7 @@ def test_every_metric_is_there_and_counted_anew_by_other_code(made, metrics, cap
     assert registry.METRICS.keys() - set(metrics["metric"]) == OF_OTHER_JUDGES
     assert check_collected(by_key(metrics), by_key(collect(Experiment.read(made.experiment.as_settings())))) == []
     assert check_recounted(by_key(metrics), Recount(made.experiment)) + check_data(metrics, made.experiment) == []
-    (alone,) = [line for line in capsys.readouterr().out.splitlines() if "from records alone" in line]
+    (alone,) = [line for line in capsys.readouterr().out.splitlines() if "from records only" in line]
     recorded = {metric.name for metric in registry.DECLARED if metric.stage == "tune"} | {"protected"}
     assert set(alone.partition("alone: ")[2].split(", ")) == recorded
     changed = metrics.assign(value=metrics["value"] + 0.001)

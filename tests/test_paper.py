@@ -141,8 +141,8 @@ def test_make_plan_prints_tokens_hours_calls_and_the_ceilings(project):
     )
     assert rows["tune"][1:4] == ["140", "140", f"{tokens:,}"]
     assert rows["judge"][5] == f"{70 * 56 + 90 * 805:,}"
-    assert re.search(r"GPU hours: 0.0 spent, at least [\d.]+ in all: BEYOND the ceiling of 50", done.stdout)
-    assert re.search(r"price: 0.0 spent, 1[0-9]{2}.\d in all: BEYOND the ceiling of 100", done.stdout)
+    assert re.search(r"GPU hours: 0.0 spent, at least [\d.]+ in total: ABOVE the ceiling of 50", done.stdout)
+    assert re.search(r"price: 0.0 spent, 1[0-9]{2}.\d in total: ABOVE the ceiling of 100", done.stdout)
     assert not (project / "results").exists()
 
 

@@ -145,5 +145,5 @@ def test_what_is_left_out_and_what_has_fewer_is_counted(world):
 def test_kinds_of_instructions_that_no_oracle_knows_are_refused(world):
     rows, _ = drawn_from(world, 20, negatives=["any"])
     rows[3]["request"] = None
-    with pytest.raises(InputError, match=r"ranking.negatives: same_kind is known of the tiny world's .* \['3'\]"):
+    with pytest.raises(InputError, match=r"ranking.negatives: same_kind needs requests of the tiny world, .* \['3'\]"):
         draws(rows, {"others": 4, "seed": 0, "negatives": ["any", "same_kind"]})

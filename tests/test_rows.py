@@ -301,7 +301,7 @@ def test_the_log_of_a_dataset_says_what_is_dropped_doubled_and_not_taken(tmp_pat
     make_dataset.main()
     log = capsys.readouterr().out
     assert "3 conversations of 4 rows of" in log
-    assert "2 turns that no response follows, which tuning drops, 1 the same as an earlier one" in log
+    assert "2 turns without a following response, which tuning drops, 1 duplicates" in log
     assert notes_on([talk("ua")]) == ""
     assert len(read_table("conversations", output)) == 3
 

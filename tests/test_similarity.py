@@ -209,5 +209,5 @@ def test_what_does_not_fit_is_told_and_leaves_no_file(inputs, encoder_path, tmp_
     assert done.returncode == 1 and "lacks weights of a BertModel: ['encoder.layer.2." in done.stderr
     write_table("responses", responses[::-1], folder / "responses.parquet")
     done = run()
-    assert done.returncode == 1 and "the responses are not those to the evaluation set" in done.stderr
+    assert done.returncode == 1 and "the responses do not belong to the evaluation set" in done.stderr
     assert "Traceback" not in done.stderr and not (folder / "similarity.parquet").exists()
