@@ -1,4 +1,4 @@
-"""The file in which a judge's answers are kept."""
+"""The file that stores a judge's answers."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Servers that misbehave, each fault by script: what is asked again, how often, what counts, and what is kept."""
+"""Misbehaving servers with scripted faults: what is retried, how often, what counts, and what is kept."""
 
 import json
 import signal
@@ -56,19 +56,19 @@ RIGHT = [2.0, 2.0, 2.0, 1.5] + [2.0] * 8
 
 
 def reset(handler):
-    """The connection ends with RST, before a word of an answer."""
+    """The connection is reset before any part of an answer."""
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.connection.close()
 
 
 def silent(handler):
-    """Nothing comes, and the connection stays open until the client has enough."""
+    """Nothing is sent, and the connection stays open until the client gives up."""
     handler.connection.settimeout(5)
     handler.connection.recv(1)
 
 
 def endless(handler):
-    """A blank every few moments, for ever, as some proxies send while they wait for a model."""
+    """A space every few moments, indefinitely, as some proxies send while they wait for a model."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
     for _ in range(500):
         handler.wfile.write(b" ")
@@ -76,7 +76,7 @@ def endless(handler):
 
 
 def broken_off(handler):
-    """Fewer bytes than the header promises."""
+    """Fewer bytes than the header announces."""
     handler.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"choices": [')
 
 
@@ -105,7 +105,7 @@ def echoed(body):
     return 200, {}, f"You sent Authorization: Bearer {KEY}"
 
 
-RETRIED = {  # name: (what the server does, what the message says of it)
+RETRIED = {  # name: (what the server does, what the message says about it)
     "429 without Retry-After": (status(429), "status 429"),
     "429 with Retry-After": (status(429, Retry_After="0.05"), "status 429"),
     "429 with a date in the past": (status(429, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"), "status 429"),
@@ -144,7 +144,7 @@ RETRIED = {  # name: (what the server does, what the message says of it)
 
 
 def faulty(fault, times, *, of="Question 1?"):
-    """A server that fails so many times on one question, and answers all others."""
+    """A server that fails a given number of times on one question and answers all others."""
     left = [times]
 
     def before(number, body):
@@ -162,9 +162,9 @@ def some(pairs, count=3):
 
 @pytest.mark.parametrize("name", RETRIED)
 def test_a_fault_that_may_pass_is_tried_again_and_then_named_with_its_row(pairs, tmp_path, name):
-    """Of three rows one fails: twice, and then it is answered; always, and then the next run asks for it alone."""
+    """One of three rows fails: twice, and is then answered; or always, and then the next run asks only for it."""
     fault, why = RETRIED[name]
-    # Only a server that hangs is given up soon: on a busy machine, a good answer may take a second.
+    # Only a hanging server gets a short timeout: on a busy machine, a good answer may take a second.
     timeout = 1.0 if fault in (silent, endless) else 20.0
     service = faulty(fault, 2)
     found, told = judged(service, some(pairs), None, timeout=timeout)
@@ -176,7 +176,7 @@ def test_a_fault_that_may_pass_is_tried_again_and_then_named_with_its_row(pairs,
         IncompleteJudging, match=rf"(?s)1 of 3 comparisons .* rows \['r1'\]; reasons: .*{why}.*kept"
     ) as caught:
         judged(service, some(pairs), path, log=log, timeout=timeout)
-    assert len(service.bodies) == 2 + 3  # as often as `attempts` says, and no more
+    assert len(service.bodies) == 2 + 3  # exactly `attempts` times
     assert len(path.read_text().splitlines()) == 2
     assert KEY not in str(caught.value) + "".join(log) + path.read_text()
 
@@ -217,7 +217,7 @@ def test_when_nothing_is_answered_the_rest_is_not_asked(pairs, tmp_path):
     with pytest.raises(IncompleteJudging, match=r"11 of 12 comparisons .* rows \['r0', 'r1', 'r2', 'r4'"):
         judged(service, pairs, tmp_path / "a.jsonl", log=log)
     assert (tmp_path / "a.jsonl").read_bytes() == b""
-    # After ten questions in a row without an answer nothing more is asked; some were under way.
+    # After ten consecutive questions without an answer, no more are asked; some were in flight.
     assert 30 <= len(service.bodies) <= 33 and any("the rest is not asked" in line for line in log)
 
 
@@ -229,7 +229,7 @@ def named(body):
 
 
 def numbered(service, count=12, **changes):
-    """The texts that came back for ``count`` questions."""
+    """The texts returned for ``count`` questions."""
     with served(service) as url, Answers(None) as answers:
         questions = [Question([{"role": "user", "content": f"q{i}"}], 10.0, 1.0) for i in range(count)]
         server = asking(url, request={}, **changes)
@@ -247,7 +247,7 @@ def test_answers_that_overtake_each_other_stay_with_their_questions():
 
 
 def test_an_answer_that_comes_twice_is_not_taken_for_the_next_one():
-    """On a connection that is kept open, the second copy would be read as the answer to the next question."""
+    """On a persistent connection, the second copy would be read as the answer to the next question."""
 
     def twice(body):
         said = json.dumps(named(body)).encode()
@@ -298,7 +298,7 @@ def wait_for(condition, seconds=60):
 
 
 def test_a_run_that_is_killed_loses_no_answer_and_pays_for_none_twice(pairs, tmp_path, monkeypatch):
-    """SIGKILL while three requests are under way, which were never answered; the server counts what it answers."""
+    """SIGKILL while three unanswered requests are in flight; the server counts its answers."""
     write_files(tmp_path, pairs)
     path, answered = tmp_path / "deep" / "answers.jsonl", []
 
@@ -322,7 +322,7 @@ def test_a_run_that_is_killed_loses_no_answer_and_pays_for_none_twice(pairs, tmp
         process.stdout.close()
         assert len(answered) == 5 == len(path.read_text().splitlines()) and not (tmp_path / "out.json").exists()
         reserved = spent(tmp_path / "ledger")["price"]
-        assert reserved > 5 * 0.0001  # what a killed job had set aside stays set aside until it runs again
+        assert reserved > 5 * 0.0001  # the reservation of a killed job is kept until it runs again
         service.before = lambda number, body: None
         monkeypatch.setattr(sys, "argv", words)
         judge_responses.main()
@@ -334,7 +334,7 @@ def test_a_run_that_is_killed_loses_no_answer_and_pays_for_none_twice(pairs, tmp
 
 
 def test_an_answer_that_cannot_be_written_leaves_the_file_whole(tmp_path):
-    """A limit of the file's size stands in for a full disk: the line that passes it is written in part."""
+    """A file size limit stands in for a full disk: the line that exceeds it is partially written."""
     path = tmp_path / "answers.jsonl"
     code = f"""
 import resource, signal, sys

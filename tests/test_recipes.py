@@ -1,4 +1,4 @@
-"""Rows from every kind of file, as streams, and the paper's datasets from their raw rows as the authors make them."""
+"""Rows streamed from every kind of file, and the paper's datasets from their raw rows as the authors make them."""
 
 import csv
 import gzip
@@ -53,7 +53,7 @@ def packed(path):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """The same rows as every kind of file: ending -> path."""
+    """The same rows in every file format: extension -> path."""
     folder = tmp_path_factory.mktemp("rows")
     (folder / "rows.json").write_text(json.dumps(ROWS), encoding="utf-8")
     lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS)
@@ -136,7 +136,7 @@ def pgn(games):
 
 @pytest.mark.parametrize("ending", [".txt", ".txt.gz"])
 def test_a_file_of_millions_of_lines_takes_no_memory(tmp_path, ending):
-    """Games are taken from the head of a long file whose end is no text, and its range read without being held."""
+    """Games are taken from the start of a long file with a binary end, whose rows are streamed, not kept in memory."""
     path = tmp_path / f"games{ending}"
     content = "\n".join(pgn(60_000)).encode() + b"\n\xff\xff\n"
     path.write_bytes(gzip.compress(content, compresslevel=1) if ending.endswith("gz") else content)
@@ -250,7 +250,7 @@ def alpaca_rows(count):
 
 
 def naive_alpaca(rows, with_input, without_input):
-    """What the authors' loop does, with the global generator as they seed it."""
+    """The authors' loop, with the global generator seeded as in their script."""
     random.seed(42)
     found = []
     for row in rows:
@@ -360,7 +360,7 @@ def test_multi_turn_conversations_stay_as_they_are(tmp_path):
 
 @contextmanager
 def served(answers):
-    """A real server on loopback: path -> (status, content, the length that it claims). Gives its address."""
+    """A real server on loopback: path -> (status, content, claimed length). Yields its address."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

@@ -1,4 +1,4 @@
-"""`make verify`: a finished experiment is as it was made; whatever is changed by hand is found and named."""
+"""`make verify`: a finished experiment has no discrepancies; any manual change is detected and reported."""
 
 import gzip
 import json
@@ -29,7 +29,7 @@ def copied(project, tmp_path):
     return folder, folder / "results" / "test"
 
 
-# What is edited in what is made of the metrics.
+# Edits to files that are made from the metrics.
 EDITS = {
     "tables/kinds.csv": ("base,", "base,1"),
     "tables/table1.csv": ("oracle", "another"),
@@ -124,7 +124,7 @@ def test_a_row_that_is_gone_and_a_file_that_is_gone_are_named(copied):
 
 @pytest.mark.parametrize("model", ["claude-2.1", "gpt4_gamed"])
 def test_length_control_is_recounted_as_alpaca_eval_counts_it(shared, tmp_path, model):
-    """Figures of the public leaderboard, from AlpacaEval's own annotations and table."""
+    """Figures on the public leaderboard, from AlpacaEval's own annotations and table."""
     folder = shared / "alpaca_eval"
     rows = [
         row | {"quality_1": None} for row in json.loads(gzip.decompress((folder / f"{model}.json.gz").read_bytes()))
