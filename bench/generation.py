@@ -46,7 +46,7 @@ def transformers_generation(sizes: SimpleNamespace, name: str, batch: int) -> Wo
             return scores
 
     def work() -> dict[str, Any]:
-        said, everything, started = 0, sum(lengths), time.perf_counter()
+        generated, everything, started = 0, sum(lengths), time.perf_counter()
         for start in range(0, len(prompts), 8 if batch == 1 else batch):
             rows, own = prompts[start : start + batch], lengths[start : start + batch]
             width = max(map(len, rows))
@@ -57,9 +57,9 @@ def transformers_generation(sizes: SimpleNamespace, name: str, batch: int) -> Wo
                 pad_token_id=PAD, logits_processor=[StopsHere(own, width)],
             )[:, width:]  # fmt: skip
             ended = (found == EOS).int().argmax(dim=1)
-            said += int(ended.sum())
-        seconds = (time.perf_counter() - started) * everything / said
-        return {"seconds": seconds, "lengths": everything if batch == 1 else said}
+            generated += int(ended.sum())
+        seconds = (time.perf_counter() - started) * everything / generated
+        return {"seconds": seconds, "lengths": everything if batch == 1 else generated}
 
     return work
 
@@ -73,7 +73,7 @@ def continuous_generation(sizes: SimpleNamespace, name: str) -> Work:
     config = GenerationConfig(max_new_tokens=sizes.new_tokens, do_sample=False, eos_token_id=-1, pad_token_id=PAD)
 
     def work() -> dict[str, Any]:
-        said = 0
+        generated = 0
         with model.continuous_batching_context_manager(generation_config=config, block=True, timeout=60) as manager:
             for prompt, length in zip(prompts, lengths, strict=True):
                 manager.add_request(prompt, max_new_tokens=length)
@@ -83,8 +83,8 @@ def continuous_generation(sizes: SimpleNamespace, name: str) -> Work:
                 if result is None:
                     raise RuntimeError(f"{waiting} of {len(prompts)} requests were not answered")
                 if result.is_finished():
-                    said, waiting = said + len(result.generated_tokens), waiting - 1
-        return {"lengths": said}
+                    generated, waiting = generated + len(result.generated_tokens), waiting - 1
+        return {"lengths": generated}
 
     return work
 
@@ -102,7 +102,7 @@ def listing_generation(sizes: SimpleNamespace, name: str) -> Work:
 
     @torch.inference_mode()
     def work() -> dict[str, Any]:
-        said, everything, started = 0, sum(lengths), time.perf_counter()
+        generated, everything, started = 0, sum(lengths), time.perf_counter()
         for i in some:
             ids, response = list(prompts[i]), []
             for t in range(lengths[i]):
@@ -119,7 +119,7 @@ def listing_generation(sizes: SimpleNamespace, name: str) -> Work:
                 token = int(chosen.argmax())
                 ids.append(token)
                 response.append(token)
-            said += len(response)
-        return {"seconds": (time.perf_counter() - started) * everything / said, "lengths": everything}
+            generated += len(response)
+        return {"seconds": (time.perf_counter() - started) * everything / generated, "lengths": everything}
 
     return work

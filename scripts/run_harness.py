@@ -39,8 +39,8 @@ def harness_command(settings: dict[str, Any], *, model: Path, output: Path, devi
 
 
 def figures(results: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Task -> metric -> value from the harness's results, without its standard errors, which are over questions."""
-    found_by_task = {
+    """Task -> metric -> value from the harness's results; its standard errors (over questions) are left in its file."""
+    scores = {
         task: {
             metric: value
             for metric, value in found.items()
@@ -48,7 +48,7 @@ def figures(results: dict[str, Any]) -> dict[str, dict[str, float]]:
         }
         for task, found in results["results"].items()
     }
-    return {task: metrics for task, metrics in found_by_task.items() if metrics}
+    return {task: metrics for task, metrics in scores.items() if metrics}
 
 
 def run_harness(command: list[str], folder: Path) -> dict[str, Any]:
