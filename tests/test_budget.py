@@ -146,7 +146,7 @@ def test_what_is_not_known_is_said_to_be_unknown(tmp_path):
     ]
     text = "\n".join(lines(summed(jobs, plan_settings(tmp_path, jobs)), plan_settings(tmp_path, jobs)))
     assert "unknown" in text.splitlines()[1] and "set `parameters`" in text
-    assert "UNKNOWN whether this stays within the ceiling of 1\n" in text and "within" not in text
+    assert "UNKNOWN whether this stays within the ceiling of 1\n" in text and ": within" not in text
 
 
 @pytest.mark.parametrize("job", [
