@@ -1,8 +1,8 @@
-"""What `bench/run.py` times: each a function that prepares a workload once, and returns what does the work.
+"""The contestants that `bench/run.py` times: functions that prepare a workload once and return a function to run it.
 
-A contestant's work is called with nothing, and returns what it did, for the check that all of a race did the same. It
-runs in a process of its own (`python bench/contestants.py NAME SIZES`): a line on its standard input starts the work
-once, and one line of JSON tells the seconds.
+A contestant's work takes no arguments and returns what it did, to check that all contestants of a race did the same.
+It runs in a process of its own (`python bench/contestants.py NAME SIZES`): each line on its standard input starts the
+work once, and one line of JSON reports the seconds.
 """
 
 import json
@@ -19,14 +19,14 @@ from loads import DEVICE, Work, tuning_rows
 
 
 def peak_mib() -> int:
-    """The most memory that this process has held, in MiB: of the GPU, if it has one."""
+    """The peak memory of this process in MiB: GPU memory, if there is a GPU."""
     if DEVICE == "cuda":
         return torch.cuda.max_memory_allocated() >> 20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 def give_back() -> None:
-    """Let go of the GPU memory that torch keeps for later: the next turn is another's. It will ask for it anew."""
+    """Release the GPU memory that torch caches, as the next turn is another contestant's."""
     if DEVICE == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -66,19 +66,19 @@ def contestant(name: str, sizes: SimpleNamespace) -> Work:
 def main() -> None:
     name, sizes = sys.argv[1], SimpleNamespace(**json.loads(sys.argv[2]))
     torch.set_num_threads(sizes.threads)
-    told = sys.stdout
-    sys.stdout = sys.stderr  # libraries talk
+    reports = sys.stdout
+    sys.stdout = sys.stderr  # for what libraries print
     work = contestant(name, sizes)
     give_back()
-    print(json.dumps({"ready": name, "mib": peak_mib()}), file=told, flush=True)
+    print(json.dumps({"ready": name, "mib": peak_mib()}), file=reports, flush=True)
     for _ in sys.stdin:
         started = time.perf_counter()
         did = work()
         if DEVICE == "cuda":
             torch.cuda.synchronize()
-        told_of = {"seconds": time.perf_counter() - started, "mib": peak_mib()} | did
+        report = {"seconds": time.perf_counter() - started, "mib": peak_mib()} | did
         give_back()
-        print(json.dumps(told_of), file=told, flush=True)
+        print(json.dumps(report), file=reports, flush=True)
 
 
 if __name__ == "__main__":

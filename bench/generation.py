@@ -1,4 +1,4 @@
-"""Who generates: this project, transformers in two ways, the paper's listing."""
+"""Contestants in generation: this project, transformers in two ways, the paper's listing."""
 
 import time
 from types import SimpleNamespace
@@ -27,10 +27,10 @@ def ours_generation(sizes: SimpleNamespace, name: str, *, rules: bool = False) -
 
 
 def transformers_generation(sizes: SimpleNamespace, name: str, batch: int) -> Work:
-    """transformers' own `generate`, with prompts in the order in which they come.
+    """transformers' own `generate`, with prompts in their given order.
 
-    One by one, where each prompt costs what it costs, only every eighth is answered, and the seconds are scaled up by
-    the number of tokens.
+    With batch size 1, which is slow, only every eighth prompt is answered, and the seconds are scaled up by the number
+    of tokens.
     """
     from transformers import LogitsProcessor
 
@@ -46,7 +46,7 @@ def transformers_generation(sizes: SimpleNamespace, name: str, batch: int) -> Wo
             return scores
 
     def work() -> dict[str, Any]:
-        said, everything, started = 0, sum(lengths), time.perf_counter()
+        generated, everything, started = 0, sum(lengths), time.perf_counter()
         for start in range(0, len(prompts), 8 if batch == 1 else batch):
             rows, own = prompts[start : start + batch], lengths[start : start + batch]
             width = max(map(len, rows))
@@ -57,15 +57,15 @@ def transformers_generation(sizes: SimpleNamespace, name: str, batch: int) -> Wo
                 pad_token_id=PAD, logits_processor=[StopsHere(own, width)],
             )[:, width:]  # fmt: skip
             ended = (found == EOS).int().argmax(dim=1)
-            said += int(ended.sum())
-        seconds = (time.perf_counter() - started) * everything / said
-        return {"seconds": seconds, "lengths": everything if batch == 1 else said}
+            generated += int(ended.sum())
+        seconds = (time.perf_counter() - started) * everything / generated
+        return {"seconds": seconds, "lengths": everything if batch == 1 else generated}
 
     return work
 
 
 def continuous_generation(sizes: SimpleNamespace, name: str) -> Work:
-    """transformers' continuous batching, what `generate_batch` is made of: each request with its own limit."""
+    """transformers' continuous batching, on which `generate_batch` is based: each request has its own limit."""
     from transformers import GenerationConfig
 
     model = model_of(sizes, name).to(DTYPE).eval()
@@ -73,7 +73,7 @@ def continuous_generation(sizes: SimpleNamespace, name: str) -> Work:
     config = GenerationConfig(max_new_tokens=sizes.new_tokens, do_sample=False, eos_token_id=-1, pad_token_id=PAD)
 
     def work() -> dict[str, Any]:
-        said = 0
+        generated = 0
         with model.continuous_batching_context_manager(generation_config=config, block=True, timeout=60) as manager:
             for prompt, length in zip(prompts, lengths, strict=True):
                 manager.add_request(prompt, max_new_tokens=length)
@@ -83,14 +83,14 @@ def continuous_generation(sizes: SimpleNamespace, name: str) -> Work:
                 if result is None:
                     raise RuntimeError(f"{waiting} of {len(prompts)} requests were not answered")
                 if result.is_finished():
-                    said, waiting = said + len(result.generated_tokens), waiting - 1
-        return {"lengths": said}
+                    generated, waiting = generated + len(result.generated_tokens), waiting - 1
+        return {"lengths": generated}
 
     return work
 
 
 def listing_generation(sizes: SimpleNamespace, name: str) -> Work:
-    """The paper's listing: one prompt at a time, no cache, a loop over the tokens that were said.
+    """The paper's listing: one prompt at a time, no cache, a loop over the generated tokens.
 
     Only a few prompts are answered, and the seconds are scaled up by the number of tokens.
     """
@@ -102,7 +102,7 @@ def listing_generation(sizes: SimpleNamespace, name: str) -> Work:
 
     @torch.inference_mode()
     def work() -> dict[str, Any]:
-        said, everything, started = 0, sum(lengths), time.perf_counter()
+        generated, everything, started = 0, sum(lengths), time.perf_counter()
         for i in some:
             ids, response = list(prompts[i]), []
             for t in range(lengths[i]):
@@ -119,7 +119,7 @@ def listing_generation(sizes: SimpleNamespace, name: str) -> Work:
                 token = int(chosen.argmax())
                 ids.append(token)
                 response.append(token)
-            said += len(response)
-        return {"seconds": (time.perf_counter() - started) * everything / said, "lengths": everything}
+            generated += len(response)
+        return {"seconds": (time.perf_counter() - started) * everything / generated, "lengths": everything}
 
     return work

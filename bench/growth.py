@@ -1,11 +1,11 @@
-"""How time and memory grow: `make bench` draws what this measures.
+"""Measure how time and memory grow, as part of `make bench`.
 
     python bench/growth.py --output results/bench [--small]
 
-Seconds of a tuning step against rows, their length and the model's size; seconds of a dry run against the number of
-jobs; each with the exponent that fits, seconds ~ size^exponent, by least squares on logarithms. And the peak memory of
-tuning and ranking, beyond that of the model at rest, against the length of rows and the size of the vocabulary: as it
-is, and with the logits of all positions at a time.
+Seconds of a tuning step against the number of rows, their length and the model's size; seconds of a dry run against the
+number of jobs; each with the fitted exponent, seconds ~ size^exponent, by least squares on logarithms. And the peak
+memory of tuning and ranking, beyond that of the idle model, against row length and vocabulary size: as implemented, and
+with the logits of all positions at once.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def exponent(points: list[tuple[float, float]]) -> float:
 
 
 def step(name: str, sizes: dict[str, Any], logs: Path) -> dict[str, Any]:
-    """The fastest of three turns of a contestant that has warmed up."""
+    """The fastest of three turns of a contestant after a warm-up turn."""
     contestant = Contestant(name, sys.executable, sizes, logs / f"{name.replace(':', '-')}.log")
     contestant.turn()
     turns = [contestant.turn() for _ in range(3)]
@@ -41,7 +41,7 @@ def step(name: str, sizes: dict[str, Any], logs: Path) -> dict[str, Any]:
 
 
 def tuning_growth(sizes: dict[str, Any], logs: Path) -> list[dict[str, Any]]:
-    """(what, size, seconds, tokens a second) of tuning steps."""
+    """(what, size, seconds, tokens per second) of tuning steps."""
     rows = []
     names = [("rows", count, f"tune-rows:5M:{count}") for count in (16, 32, 64, 128)]
     names += [("length, percent of GSM8K's", percent, f"tune-length:5M:{percent}") for percent in (50, 100, 200, 400)]
@@ -56,7 +56,7 @@ def tuning_growth(sizes: dict[str, Any], logs: Path) -> list[dict[str, Any]]:
 
 
 def dag_growth(counts: tuple[int, ...]) -> list[dict[str, Any]]:
-    """(what, jobs, seconds, jobs a second) of dry runs of the paper's experiment with that many test seeds."""
+    """(what, jobs, seconds, jobs per second) of dry runs of the paper's experiment with these numbers of test seeds."""
     rows = []
     for seeds in counts:
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as overlay:
@@ -79,7 +79,7 @@ def dag_growth(counts: tuple[int, ...]) -> list[dict[str, Any]]:
 
 
 def memory_growth(sizes: dict[str, Any], logs: Path) -> list[dict[str, Any]]:
-    """MiB beyond the model at rest, of a step or batch of ``micro_batch`` tokens, or of one longer row."""
+    """MiB beyond the idle model, of a step or batch of ``micro_batch`` tokens, or of one longer row."""
     rows = []
     for stage in ("tune", "rank"):
         cases = [("vocabulary", size, size, sizes["memory_length"]) for size in sizes["vocabularies"]]
@@ -96,11 +96,11 @@ def memory_growth(sizes: dict[str, Any], logs: Path) -> list[dict[str, Any]]:
                     "stage": stage,
                     "against": what,
                     "size": size,
-                    "all at a time, MiB": found["plain"],
+                    "all at once, MiB": found["plain"],
                     "MiB": found["ours"],
                 }
             )
-            print(f"  {stage}, {what} {size}: {found['plain']} MiB all at a time, {found['ours']} MiB", flush=True)
+            print(f"  {stage}, {what} {size}: {found['plain']} MiB all at once, {found['ours']} MiB", flush=True)
     return rows
 
 
@@ -127,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("results/bench"))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--small", action="store_true", help="sizes that show nothing, for a test")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, only for testing")
     args = parser.parse_args()
     sizes = SIZES | (SMALL if args.small else {}) | {"threads": args.threads, "micro_batch": 2048}
     sizes |= {"widths": WIDTHS[:2] if args.small else WIDTHS, "memory_length": 1024, "memory_vocabulary": 32_000}

@@ -1,4 +1,4 @@
-"""What contestants work on: models with random weights, rows, prompts, pairs, judgements, alike for all in a race."""
+"""Workloads: models with random weights, rows, prompts, pairs, judgements, the same for all contestants of a race."""
 
 import json
 import math
@@ -16,13 +16,13 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32  # most processors only imitate bfloat16
+DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32  # most CPUs only emulate bfloat16
 EOS, PAD, BOS, FIRST = 1, 0, 2, 3
 Work = Callable[[], dict[str, Any]]
 
 
 def model_of(sizes: SimpleNamespace, name: str, *, device: str = DEVICE) -> Any:
-    """A Llama with random weights, float32, made where it is to be."""
+    """A Llama with random weights in float32, created on the given device."""
     torch.manual_seed(0)
     hidden, layers = sizes.models[name][:2]
     own = dict(zip(("num_attention_heads", "intermediate_size", "vocab_size"), sizes.models[name][2:], strict=False))
@@ -46,7 +46,7 @@ def model_of(sizes: SimpleNamespace, name: str, *, device: str = DEVICE) -> Any:
 
 
 def tokenizer_of(vocabulary: int) -> PreTrainedTokenizerFast:
-    """A tokenizer whose words are numbers: for libraries that will not do without."""
+    """A tokenizer whose words are numbers, for libraries that require one."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = {"<pad>": PAD, "<eos>": EOS, "<bos>": BOS} | {str(i): i for i in range(FIRST, vocabulary)}
@@ -56,9 +56,9 @@ def tokenizer_of(vocabulary: int) -> PreTrainedTokenizerFast:
 
 
 def tuning_rows(sizes: SimpleNamespace, *, count: int | None = None, length: float = 1.0) -> list[Any]:
-    """Rows as long as GSM8K's, from the file if it is there: (prompt ids, response ids), of random tokens.
+    """Rows of random tokens, as long as GSM8K's, taken from the file if it exists: (prompt ids, response ids).
 
-    Only the lengths matter for speed. Words stand for tokens; ``length`` stretches them.
+    Only the lengths matter for speed. They are estimated from words and scaled by ``length``.
     """
     rng = random.Random(0)
     count = count or sizes.rows
@@ -68,7 +68,7 @@ def tuning_rows(sizes: SimpleNamespace, *, count: int | None = None, length: flo
         lengths = [
             (round(1.3 * len(row["question"].split())), round(1.6 * len(row["answer"].split()))) for row in lines
         ]
-    else:  # the same, by two log-normal distributions fitted to the file's first thousand rows
+    else:  # the same from two log-normal distributions fitted to the file's first thousand rows
         lengths = [(round(rng.lognormvariate(4.00, 0.37)), round(rng.lognormvariate(4.26, 0.55))) for _ in range(count)]
     from implicit.format.render import Rendered
 
@@ -86,7 +86,7 @@ def tokens_of(rows: list[Any]) -> dict[str, Any]:
 
 
 def long_rows(sizes: SimpleNamespace, length: int, *, trained: float = 0.6) -> list[Any]:
-    """Rows of one length, as many as a micro-batch holds, of which a share is trained."""
+    """Rows of one length, as many as fit in a micro-batch, with the share ``trained`` of their tokens trained."""
     from implicit.format.render import Rendered
 
     rng = random.Random(4)
@@ -96,7 +96,7 @@ def long_rows(sizes: SimpleNamespace, length: int, *, trained: float = 0.6) -> l
 
 
 def generation_load(sizes: SimpleNamespace) -> tuple[list[list[int]], list[int]]:
-    """Prompts and lengths of responses: both log-normal, like AlpacaEval's, the latter up to a limit."""
+    """Prompts and response lengths: both log-normal, like AlpacaEval's, the latter up to a limit."""
     rng = random.Random(1)
     prompts = [
         [
@@ -148,7 +148,7 @@ def rule_adapter(vocabulary: int) -> Any:
 
 
 class Stops:
-    """Ends each response after a number of tokens that was drawn: in place of a rule adapter, or around one."""
+    """Ends each response after a pre-drawn number of tokens: instead of a rule adapter, or wrapping one."""
 
     def __init__(self, lengths: list[int], adapter: Any = None) -> None:
         self.lengths, self.adapter = torch.tensor(lengths, device=DEVICE), adapter
@@ -160,13 +160,13 @@ class Stops:
             self.adapter.start([prompt[1:] for prompt in prompts], device)
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with these rows."""
+        """Keep only these rows."""
         self.left = self.left[rows]
         if self.adapter:
             self.adapter.keep(rows)
 
     def add_scores(self, logits: torch.Tensor, chosen: torch.Tensor | None) -> torch.Tensor:
-        """Make EOS certain where the length is reached, and impossible elsewhere."""
+        """Force EOS when the length is reached, and forbid it before."""
         if self.adapter:
             logits = self.adapter.add_scores(logits, chosen)
         logits[:, EOS] = torch.where(self.left == 0, torch.inf, -torch.inf)

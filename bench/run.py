@@ -1,11 +1,11 @@
-"""Time this project against what a user would pick instead, on the same work: `make bench`.
+"""Time this project against what a user would use instead, on the same work: `make bench`.
 
     python bench/run.py --output results/bench [--peers .venv-peers/bin/python] [--only tuning,ranking] [--small]
 
-Contestants of a race take turns, each in a process that stays, so that what slows the machine slows all of them. The
-table holds ratios of seconds (the peer's over ours) of neighbouring turns: minimum, median, maximum. Absolute figures
-are printed and kept, but say nothing about another machine, or this one on another day. RACES says what is timed
-against what, and how much is asked for.
+Contestants of a race take turns, each in a persistent process, so that anything that slows the machine affects all of
+them. The table has ratios of seconds (the peer's over ours) of neighbouring turns: minimum, median, maximum. Absolute
+figures are printed and kept, but say nothing about another machine, or this one on another day. RACES defines what is
+timed against what, and the required ratios.
 """
 
 import argparse
@@ -29,14 +29,14 @@ import torch
 from reporting.tables.forms import to_csv, to_markdown
 
 SIZES: dict[str, Any] = {
-    # Hidden size, layers; where others than a rule of thumb's: heads, width of the feed-forward part, vocabulary.
+    # Hidden size, layers; optionally, instead of the defaults: heads, feed-forward width, vocabulary.
     "models": {"5M": (256, 4), "25M": (512, 6), "7B": (4096, 32, 32, 11008, 32000)},  # the last is Llama-2-7B's shape
     "vocabulary": 4096,
-    "rows": 64,  # of tuning: one step of the optimizer
-    # Ours, as are generation_batch and ranking_batch, the best on two cores; peers' sizes are parts of their names.
+    "rows": 64,  # for tuning: one optimizer step
+    # Ours; like generation_batch and ranking_batch, the best on two cores. Peers' sizes are part of their names.
     "micro_batch": 1024,  # tokens, padding included
-    "large_rows": 128,  # of the 7B model: two steps, the second of which finds the optimizer's state in memory
-    "large_micro_batch": 2048,  # 4096 do not fit into 140 GB
+    "large_rows": 128,  # for the 7B model: two steps, the second with the optimizer state in memory
+    "large_micro_batch": 2048,  # 4096 does not fit in 140 GB
     "prompts": 256,
     "new_tokens": 256,
     "generation_batch": 128,
@@ -60,7 +60,7 @@ SMALL |= {"vocabulary": 300}
 
 @dataclass(frozen=True)
 class Race:
-    """Ours, and what it is timed against: of several, the fastest counts. ``peers`` need their own environment."""
+    """Ours and what it is timed against: if several, the fastest counts. ``peers`` need their own environment."""
 
     work: str
     ours: str
@@ -69,7 +69,7 @@ class Race:
     required: float  # the ratio that must be reached, seconds of theirs over ours
     aim: float
     peers: bool = False
-    fewer: int = 1  # repeats are divided by this, where a peer takes long
+    fewer: int = 1  # divides the number of repeats, for slow peers
 
 
 TRL_WAYS = ("padded:4", "padded:16", "packed:4", "padding-free:16")  # rows of a micro-batch
@@ -77,7 +77,7 @@ TRL_WAYS = ("padded:4", "padded:16", "packed:4", "padding-free:16")  # rows of a
 RACES = (
     *(
         race
-        for size, fewer, ways in (("5M", 1, TRL_WAYS), ("25M", 2, TRL_WAYS[:2]))  # for time
+        for size, fewer, ways in (("5M", 1, TRL_WAYS), ("25M", 2, TRL_WAYS[:2]))  # to save time
         for race in (
             Race(f"tuning {size}", f"tune:{size}", "one row at a time", (f"tune-authors:{size}",), 3, 5, fewer=fewer),
             Race(
@@ -127,7 +127,7 @@ RACES = (
     Race("win rate", "win-rate", "alpaca-eval's for each draw", ("win-rate-alpaca-eval",), 5, 20, fewer=3),
 )
 
-# On a GPU alone, of 140 GB for tuning. Rows are as long as GSM8K's, and as LIMA's, which are some five times as long.
+# Only on a GPU, with 140 GB for tuning. Rows are as long as GSM8K's, and as LIMA's, which are about five times as long.
 GPU_RACES = (
     *(
         Race(
@@ -150,7 +150,7 @@ GPU_RACES = (
 
 
 class Contestant:
-    """A process that prepares a piece of work, and does it when told."""
+    """A process that prepares its work and does it on request."""
 
     def __init__(self, name: str, python: str, sizes: dict[str, Any], log: Path) -> None:
         self.name, self.log = name, log
@@ -172,15 +172,15 @@ class Contestant:
         return json.loads(line)
 
     def prepare(self) -> dict[str, Any]:
-        """Wait until it is ready: what it holds then."""
+        """Wait until it is ready; returns its report at that point."""
         if self.ready is None:
             self.ready = self._read()
         return self.ready
 
     def turn(self, limit: float | None = None) -> dict[str, Any]:
-        """Do the work once, in ``limit`` seconds at most: the seconds that it took, and what was done.
+        """Do the work once, within ``limit`` seconds; returns the seconds taken and what was done.
 
-        Raises RuntimeError where it fails, and TooSlow.
+        Raises RuntimeError if it fails, and TooSlow.
         """
         self.prepare()
         self.process.stdin.write("go\n")
@@ -190,20 +190,20 @@ class Contestant:
     def end(self) -> None:
         """End the process."""
         self.process.kill()
-        self.process.communicate()  # closes its streams, too
+        self.process.communicate()  # also closes its streams
 
 
 class TooSlow(RuntimeError):
-    """A contestant's turn takes longer than anybody waits."""
+    """A contestant's turn exceeds its time limit."""
 
 
 def patience(race: Race, ours: float) -> float:
-    """How many seconds a turn may take where ours takes ``ours``: no peer is waited for without end."""
+    """The time limit of a turn in seconds, given that ours takes ``ours``: no peer may run indefinitely."""
     return max(300.0, 2 * race.aim * ours)
 
 
 def run_race(race: Race, repeats: int, sizes: dict[str, Any], python: str, folder: Path) -> list[dict[str, Any]]:
-    """A row of the table for the fastest peer of a race, and one for each of the others, marked as such."""
+    """Run a race: a table row for the fastest peer, and one for each of the others, marked as slower."""
     repeats = max(2, repeats // race.fewer)
     ours = Contestant(race.ours, sys.executable, sizes, folder / f"{race.ours.replace(':', '-')}.log")
     rows = []
@@ -237,7 +237,7 @@ def run_race(race: Race, repeats: int, sizes: dict[str, Any], python: str, folde
 
 def table_row(race: Race, row: dict[str, Any], best: bool, repeats: int) -> dict[str, Any]:
     """A row of the table."""
-    told = {"work": race.work, "against": race.against, "peer": row["name"]}
+    head = {"work": race.work, "against": race.against, "peer": row["name"]}
     if "error" in row:
         columns = ("min", "median", "max", "required", "aim", "reached", "repeats", "ours s", "theirs s")
         too_slow = row["bound"] is not None
@@ -245,12 +245,12 @@ def table_row(race: Race, row: dict[str, Any], best: bool, repeats: int) -> dict
             "median": f"> {row['bound']:.0f}" if too_slow else "",
             "reached": "too slow" if too_slow else "not timed",
         }
-        return told | dict.fromkeys(columns, "") | found
+        return head | dict.fromkeys(columns, "") | found
     middle = statistics.median(row["ratios"])
     reached = (
         ("aim" if middle >= race.aim else "required" if middle >= race.required else "no") if best else "(slower peer)"
     )
-    return told | {
+    return head | {
         "min": f"{min(row['ratios']):.2f}",
         "median": f"{middle:.2f}",
         "max": f"{max(row['ratios']):.2f}",
@@ -264,7 +264,7 @@ def table_row(race: Race, row: dict[str, Any], best: bool, repeats: int) -> dict
 
 
 def machine(python: str) -> list[str]:
-    """What the figures are of: the machine, the versions, the sizes."""
+    """The context of the figures: machine, versions, date."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
     listed = subprocess.run(
         [python, "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True, check=False
@@ -283,19 +283,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("results/bench"))
     parser.add_argument(
-        "--peers", help="the Python in which TRL and lm-evaluation-harness are; without, they are left out"
+        "--peers", help="the Python with TRL and lm-evaluation-harness installed; without it, they are skipped"
     )
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", help="how the races begin that are run, such as ranking; several with commas")
+    parser.add_argument("--only", help="prefixes of the races to run, such as ranking, separated by commas")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--small", action="store_true", help="sizes that show nothing, for a test")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, only for testing")
     args = parser.parse_args()
     sizes = SIZES | (ON_A_GPU if torch.cuda.is_available() else {}) | (SMALL if args.small else {})
     sizes |= {"threads": args.threads}
     only = tuple(args.only.split(",")) if args.only else ("",)
     (args.output / "logs").mkdir(parents=True, exist_ok=True)
     notes = [*machine(args.peers or sys.executable), "sizes: " + json.dumps(sizes)]
-    notes.append("ratios are of seconds, the peer's over ours, of neighbouring turns; for the peak, the share of it")
+    notes.append("ratios are seconds of the peer over ours for neighbouring turns; for the peak, the share reached")
     rows: list[dict[str, Any]] = []
     for race in RACES + (GPU_RACES if torch.cuda.is_available() else ()):
         title = f"{race.work} against {race.against}"
@@ -303,7 +303,7 @@ def main() -> None:
             continue
         print(title, flush=True)
         rows += run_race(race, args.repeats, sizes, args.peers or sys.executable, args.output / "logs")
-        # After each race, as all of them take an hour.
+        # Written after each race, as all of them together take an hour.
         (args.output / "speed.csv").write_text(to_csv(rows), encoding="utf-8")
         (args.output / "speed.md").write_text(to_markdown(rows, title="Speed", notes=notes), encoding="utf-8")
     print((args.output / "speed.md").read_text(encoding="utf-8"))

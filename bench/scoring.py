@@ -1,4 +1,4 @@
-"""Who ranks responses and computes win rates: this project, the authors' way, lm-evaluation-harness, alpaca-eval."""
+"""Contestants in ranking and win rates: this project, the authors' way, lm-evaluation-harness, alpaca-eval."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -59,7 +59,7 @@ def harness_ranking(sizes: SimpleNamespace, name: str, batch: int) -> Work:
 
 
 def memory_of_ranking(sizes: SimpleNamespace, vocabulary: int, length: int, how: str) -> Work:
-    """A batch of pairs of a length; ``plain``: the model's own logits, of all positions at a time."""
+    """A batch of pairs of one length; ``plain``: the model's own logits, for all positions at once."""
     from implicit.scoring.rank import score_responses
 
     sizes.vocabulary = vocabulary
@@ -91,7 +91,7 @@ def ours_win_rate(sizes: SimpleNamespace) -> Work:
 
 
 def alpaca_eval_win_rate(sizes: SimpleNamespace) -> Work:
-    """alpaca-eval's own length-controlled win rate, once for the rows and once for each draw of them."""
+    """alpaca-eval's own length-controlled win rate, once for the rows and once for each bootstrap draw."""
     import numpy as np
     import pandas as pd
     from alpaca_eval.metrics import get_length_controlled_winrate

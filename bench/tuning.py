@@ -1,4 +1,4 @@
-"""Who tunes: this project, the authors' way, TRL; and what the machine could do."""
+"""Contestants in tuning: this project, the authors' way, TRL; and the machine's peak performance."""
 
 import math
 import tempfile
@@ -37,18 +37,18 @@ def ours_tuning(sizes: SimpleNamespace, name: str, rows: list[Any] | None = None
 
 
 def large_rows(sizes: SimpleNamespace, percent: int) -> list[Any]:
-    """Rows for the largest model, that many percent as long as GSM8K's."""
+    """Rows for the largest model, with ``percent`` percent of the length of GSM8K's."""
     return tuning_rows(sizes, count=sizes.large_rows, length=percent / 100)
 
 
 def large_tuning(sizes: SimpleNamespace, name: str, percent: int) -> Work:
-    """As on a GPU: layers compiled."""
+    """As on a GPU, with compiled layers."""
     sizes.micro_batch = sizes.large_micro_batch
     return ours_tuning(sizes, name, large_rows(sizes, percent), compiled=True)
 
 
 def authors_tuning(sizes: SimpleNamespace, name: str) -> Work:
-    """One row at a time, 64 of which are accumulated; the model's own loss, with logits at all positions."""
+    """One row at a time with gradient accumulation over 64; the model's own loss, with logits at all positions."""
     model, rows = model_of(sizes, name).train(), tuning_rows(sizes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0)
 
@@ -69,7 +69,7 @@ def authors_tuning(sizes: SimpleNamespace, name: str) -> Work:
 
 
 def trl_tuning(sizes: SimpleNamespace, name: str, how: str, longest: int) -> Work:
-    """TRL's SFTTrainer: padded with micro-batches of ``longest`` rows of like length, packed, or padding-free."""
+    """TRL's SFTTrainer: padded with micro-batches of ``longest`` rows of similar length, packed, or padding-free."""
 
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -84,7 +84,7 @@ def trl_tuning(sizes: SimpleNamespace, name: str, how: str, longest: int) -> Wor
     if how == "padding-free":
         packed |= {"padding_free": True}
     per_step = 64 // longest
-    if how == "packed":  # as many tokens a step as 64 rows have
+    if how == "packed":  # as many tokens per step as in 64 rows
         per_step = max(1, round(64 * tokens_of(rows)["tokens"] / len(rows) / (1024 * longest)))
     config = SFTConfig(
         output_dir=tempfile.mkdtemp(),
@@ -120,7 +120,7 @@ def trl_tuning(sizes: SimpleNamespace, name: str, how: str, longest: int) -> Wor
 
 
 def matrix_peak(sizes: SimpleNamespace, name: str, rows: list[Any] | None = None) -> Work:
-    """As many operations in matrix products as tuning takes by 6 x parameters x tokens, at the best of four shapes."""
+    """As many matrix product operations as tuning needs (6 x parameters x tokens), at the best of four shapes."""
     parameters = sum(p.numel() for p in model_of(sizes, name, device="meta").parameters())
     operations = 6 * parameters * tokens_of(rows or tuning_rows(sizes))["tokens"]
     hidden = sizes.models[name][0]
@@ -151,7 +151,7 @@ def matrix_peak(sizes: SimpleNamespace, name: str, rows: list[Any] | None = None
 
 
 def memory_of_tuning(sizes: SimpleNamespace, vocabulary: int, length: int, how: str) -> Work:
-    """A step on rows of a length; ``plain``: with the logits of all trained positions at a time."""
+    """A step on rows of one length; ``plain``: with the logits of all trained positions at once."""
     if how == "plain":
         import implicit.scoring.likelihood
 

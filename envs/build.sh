@@ -1,5 +1,5 @@
 #!/bin/sh
-# Build .venv from envs/cpu.txt, or bring it up to date; do nothing when it is. Run from the repository's root.
+# Build .venv from envs/cpu.txt or update it; do nothing if it is up to date. Run from the repository's root.
 set -eu
 python=${PYTHON:-}
 [ -n "$python" ] || python=python3
@@ -15,7 +15,7 @@ fail() {
 command -v "$python" >/dev/null || fail "no $python found: install Python 3.11 or later, or set PYTHON=/path/to/it"
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-    fail "$python is Python $version, but 3.11 or later is needed: set PYTHON=/path/to/a/newer/python"
+    fail "$python is Python $version, but 3.11 or later is required: set PYTHON=/path/to/a/newer/python"
 if [ -f "$built" ] && cmp -s "$requirements" "$built"; then
     exit 0
 fi
@@ -26,5 +26,5 @@ echo "building the environment in .venv (Python $version), once; this takes a mi
 [ -x .venv/bin/python ] || "$python" -m venv .venv ||
     fail "$python cannot make a virtual environment (on Debian: install python3-venv)"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements" ||
-    fail "pip could not install $requirements (its messages are above); run the same command again once that is mended"
+    fail "pip could not install $requirements (see its messages above); fix the problem and run the same command again"
 cp "$requirements" "$built"

@@ -1,10 +1,10 @@
-"""Make a dataset of another by altering it: Parquet of kind ``conversations``.
+"""Make a dataset by altering another one: Parquet of kind ``conversations``.
 
     python scripts/alter_dataset.py --data poem.parquet --responses-of chess.parquet --output chess_of_poems.parquet \\
         --settings '{"name": "chess_of_poems", "origin": "world1", "sha256": null, "alter": "poem",
                      "alteration": "other_responses", "responses_of": "chess"}'
 
-What is drawn follows from the name of the new dataset, and from where its rows come from (``origin``).
+Random draws depend on the name of the new dataset and on the origin of its rows (``origin``).
 """
 
 from implicit.data.alterations import AlterationError, alter, other_responses
@@ -28,9 +28,11 @@ def main() -> None:
     except AlterationError as error:
         raise InputError(f"datasets.{name}: {error}") from None
     digest = check_sha256(altered, settings["sha256"], key=f"datasets.{name}")
-    told = f"{settings['alter']}, {alteration}" + (f" of {settings['responses_of']}" if args.responses_of else "")
+    description = f"{settings['alter']}, {alteration}" + (
+        f" of {settings['responses_of']}" if args.responses_of else ""
+    )
     done = [
-        {"id": f"{name}-{i}", "messages": messages, "source": f"{row['source']}: {told}"}
+        {"id": f"{name}-{i}", "messages": messages, "source": f"{row['source']}: {description}"}
         for i, (row, messages) in enumerate(zip(rows, altered, strict=True))
     ]
     write_table("conversations", done, args.output)

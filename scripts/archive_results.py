@@ -1,13 +1,13 @@
-"""Pack an experiment for a paper's supplement: everything but weights, described as an RO-Crate 1.1, in one zip.
+"""Pack an experiment for a paper's supplement: everything but weights, as an RO-Crate 1.1 in one zip file.
 
     python scripts/archive_results.py results/tiny
 
-It reads a finished folder of results, the records of the base models that it shares with others, and ``envs/cpu.txt``,
-and writes ``results/tiny.crate.zip``: config, tables, figures, report, responses, judgements, rankings and records as
-they are, and ``ro-crate-metadata.json``, which gives each file's size and sha256 and the commits that the records name.
-Weights are left out, and so are the data, which may not be ours to pass on: the records hold their fingerprints. The
-same files give the same bytes, whenever it is packed; its date is that of the last judge's answer or, where none was
-asked, the day of the report.
+It reads the results folder of a finished experiment, the records of base models shared with other experiments, and
+``envs/cpu.txt``, and writes ``results/tiny.crate.zip``: config, tables, figures, report, responses, judgements,
+rankings and records as they are, and ``ro-crate-metadata.json`` with each file's size and sha256 and the commits named
+in the records. Weights are left out, and so are the data, which we may not be allowed to redistribute: the records hold
+their fingerprints. The same files always give the same bytes; the date is that of the judge's last answer or, if no
+judge was asked, the day of the report.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from pipeline.jobs.command import InputError, run_stage, say
 
 ROOT = Path(__file__).parents[1]
 METADATA = "ro-crate-metadata.json"
-NEEDED = ("config.json", "report.html", "tables", "figures")  # what a finished experiment has
-LEFT_OUT = ("data", "checkpoints", "logs", "benchmarks", "answers", "ledger", "tracked")  # of a folder of results
+NEEDED = ("config.json", "report.html", "tables", "figures")  # present in every finished experiment
+LEFT_OUT = ("data", "checkpoints", "logs", "benchmarks", "answers", "ledger", "tracked")  # of a results folder
 FORMATS = {
     ".csv": "text/csv",
     ".html": "text/html",
@@ -53,10 +53,10 @@ LICENCE = {
 
 
 def files_of(results: Path) -> list[Path]:
-    """The files of a folder of results that are packed, in order. Raises InputError where it is not finished."""
+    """The files of a results folder to be packed, in order. Raises InputError if the experiment is not finished."""
     missing = [name for name in NEEDED if not (results / name).exists()]
     if missing:
-        raise InputError(f"{results} is not a finished experiment: it has no {', '.join(missing)}")
+        raise InputError(f"{results} is not a finished experiment: {', '.join(missing)} missing")
     return sorted(
         path
         for path in results.rglob("*")
@@ -69,13 +69,13 @@ def _is_left_out(inside: Path) -> bool:
 
 
 def _is_of_model(path: Path, results: Path) -> bool:
-    """Whether a file is part of a model's directory, which is one that has a configuration of its own."""
+    """Whether a file is part of a model directory, i.e. one with a config.json of its own."""
     folders = [folder for folder in path.parents if folder.is_relative_to(results) and folder != results]
     return any((folder / "config.json").is_file() for folder in folders)
 
 
 def describe(name: str, path: Path) -> dict[str, Any]:
-    """A file as an entity of the crate; ``name`` is its path there. The size is in bytes."""
+    """Describe a file as an entity of the crate; ``name`` is its path there. The size is in bytes."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     entity = {"@id": quote(name), "@type": "File", "name": name, "contentSize": str(path.stat().st_size)}
@@ -84,13 +84,13 @@ def describe(name: str, path: Path) -> dict[str, Any]:
 
 
 def metadata(experiment: str, files: dict[str, Path]) -> dict[str, Any]:
-    """The crate's description (https://w3id.org/ro/crate/1.1) of files, by their path in the crate."""
+    """The crate's metadata (https://w3id.org/ro/crate/1.1) for files, keyed by their path in the crate."""
     read = [
         content for path in files.values() if path.suffix == ".json" and isinstance(content := read_json(path), dict)
     ]
     commits = sorted({content["commit"] for content in read if content.get("commit")})
     dates = [content["date"] for content in read if isinstance(content.get("date"), str)]
-    # Without a judge nothing is dated but the files themselves.
+    # Without a judge, only the files themselves have dates.
     date = max(dates, default=None) or _day(files["report.html"])
     entities = [describe(name, path) for name, path in files.items()]
     root = {
@@ -120,7 +120,7 @@ def metadata(experiment: str, files: dict[str, Path]) -> dict[str, Any]:
         "conformsTo": {"@id": "https://w3id.org/ro/crate/1.1"},
     }
     return {
-        # The context of 1.1 does not have `sha256` yet.
+        # The 1.1 context does not define `sha256` yet.
         "@context": ["https://w3id.org/ro/crate/1.1/context", {"sha256": "https://schema.org/sha256"}],
         "@graph": [descriptor, root, LICENCE, software, PAPER, *entities],
     }
@@ -131,14 +131,14 @@ def _day(path: Path) -> str:
 
 
 def pack(results: Path, output: Path) -> int:
-    """Write the crate of a folder of results; returns the number of files that it holds, its description included."""
+    """Write the crate of a results folder; returns the number of files in it, including the metadata."""
     files = {str(path.relative_to(results)): path for path in files_of(results)}
-    # The records of pre-training lie with the base models, which other experiments share.
+    # The records of pre-training are stored with the base models, which other experiments share.
     files |= {f"{base.parent.name}/{base.name}/record.json": base / "record.json" for base in shared_bases(results)}
     files |= {"envs/cpu.txt": ROOT / "envs" / "cpu.txt"}
-    said = json.dumps(metadata(results.name, files), indent=1, ensure_ascii=False) + "\n"
+    description = json.dumps(metadata(results.name, files), indent=1, ensure_ascii=False) + "\n"
     with written_whole(output) as temporary, zipfile.ZipFile(temporary, "w") as crate:
-        crate.writestr(_entry(METADATA), said)
+        crate.writestr(_entry(METADATA), description)
         for name, path in files.items():
             with path.open("rb") as source, crate.open(_entry(name), "w") as packed:
                 while part := source.read(2**20):
@@ -147,7 +147,7 @@ def pack(results: Path, output: Path) -> int:
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
-    """A file of the zip without what differs between two of the same content: its time and its owner's rights."""
+    """A zip entry without what may differ for the same content: modification time and permissions."""
     entry = zipfile.ZipInfo(name)
     entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
     return entry
@@ -155,7 +155,7 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, help="the folder of a finished experiment")
+    parser.add_argument("results", type=Path, help="the results folder of a finished experiment")
     results = parser.parse_args().results.resolve()
     output = results.with_name(f"{results.name}.crate.zip")
     count = pack(results, output)

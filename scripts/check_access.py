@@ -1,10 +1,10 @@
-"""Ask the hub for every dataset and model of the config, before anything else runs: may each be downloaded?
+"""Check that every dataset and model of the config can be downloaded from the Hugging Face Hub, before anything else.
 
     python scripts/check_access.py --output access.json \\
         --settings '{"sources": [{"name": "lima", "type": "dataset", "id": "GAIR/lima", "revision": "main"}]}'
 
-``type`` is ``dataset`` or ``model``. Writes {name: {id, revision, commit}} as JSON, the commit being what the revision
-stands for now; all that fail are told at once. With HF_HUB_OFFLINE=1 the cache is asked instead.
+``type`` is ``dataset`` or ``model``. Writes {name: {id, revision, commit}} as JSON, where the commit is what the
+revision currently points to; all failures are reported at once. With HF_HUB_OFFLINE=1, the cache is used instead.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from pipeline.jobs.command import InputError, arguments, run_stage, say
 
 
 def check_access(sources: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The commit of every source. Raises InputError with a line for each that cannot be had."""
+    """Find the commit of every source. Raises InputError with a line for each that is not accessible."""
     found, faults = {}, []
     for source in sources:
         id_, revision = source["id"], source.get("revision")
@@ -27,7 +27,7 @@ def check_access(sources: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             found[source["name"]] = {"id": id_, "revision": revision, "commit": commit}
             say(f"{source['name']}: {source['type']} {id_} is at commit {commit}")
     if faults:
-        raise InputError(f"{len(faults)} of {len(sources)} sources on the hub cannot be had:\n" + "\n".join(faults))
+        raise InputError(f"{len(faults)} of {len(sources)} sources on the hub not accessible:\n" + "\n".join(faults))
     return found
 
 

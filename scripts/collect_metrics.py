@@ -1,8 +1,8 @@
-"""Collect every number of an experiment as a row of one table: results/tiny/metrics.parquet, and the same as CSV.
+"""Collect all numbers of an experiment in one table: results/tiny/metrics.parquet, also as CSV.
 
     python scripts/collect_metrics.py --output results/tiny/metrics.parquet --settings '{"results": [...], ...}'
 
-Tables, figures, the report, TensorBoard's events and comparisons are made of it. Columns are listed in
+Tables, figures, the report, TensorBoard events and comparisons are made from it. Columns are listed in
 `reporting.metrics.collect.COLUMNS`, metrics in `reporting.metrics.registry`.
 """
 
@@ -19,7 +19,7 @@ def main() -> None:
         metrics.to_parquet(temporary, index=False)
     write_text(metrics.to_csv(index=False, lineterminator="\n"), args.output.with_suffix(".csv"))
     names = set(metrics["metric"])
-    say(f"{len(metrics)} numbers, of {len(names)} metrics")
+    say(f"{len(metrics)} numbers for {len(names)} metrics")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Compare two experiments, or two commits' results of one: what differs in config and data, and which figures differ.
+"""Compare two experiments, or results of one from two commits: differences in config, data and figures.
 
     python scripts/compare_results.py results/tiny results/other      (make compare A=results/tiny B=results/other)
 
-A difference counts as real where Welch's t-test between the seeds of both sides gives p < 0.05, after Holm's correction
-for the number of figures that are compared. It asks whether the means differ by more than seeds do; what a single seed
-says cannot be told from noise, and is said to be undecided.
+A difference counts as real if Welch's t-test between the seeds of both sides gives p < 0.05 after Holm's correction for
+the number of figures compared. It tests whether the means differ by more than seeds do; a difference based on a single
+seed cannot be distinguished from noise and is reported as undecided.
 """
 
 import argparse
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 ALPHA = 0.05
-LEAST = 0.1 / math.sqrt(12)  # the least standard deviation of seeds that is believed, in percent points
-# (metric, slice, part) -> what it is called.
+LEAST = 0.1 / math.sqrt(12)  # lower bound on the standard deviation over seeds, in percentage points
+# (metric, slice, part) -> display name.
 COMPARED = {
     ("win_rate", "all", ""): "win rate",
     ("lc_win_rate", "all", ""): "length-controlled",
     ("capability", "any", "sequence"): "capability",
     ("capability", "any", "token"): "per token",
 }
-MUST_AGREE = ("n", "judge", "metric")  # or numbers are of different things
+MUST_AGREE = ("n", "judge", "metric")  # otherwise the numbers are not comparable
 
 
 def figures(metrics: "DataFrame") -> "DataFrame":
-    """What is compared, by name: mean and deviation over seeds, and what it is of; without those that a seed lacks."""
+    """The figures to compare, by name: mean and deviation over seeds, and context; without those missing for a seed."""
     import pandas as pd
 
     key = ["metric", "slice", "part"]
@@ -53,8 +53,8 @@ def figures(metrics: "DataFrame") -> "DataFrame":
 def compared(a: "DataFrame", b: "DataFrame") -> "DataFrame":
     """The figures that both have, with the p-value of Welch's t-test (none with a single seed) and a verdict.
 
-    Deviations below `LEAST` are taken as that: seeds that agree to the last digit do not prove anything. Verdicts are
-    by Holm's step-down over all that can be decided.
+    Deviations below `LEAST` are raised to it: seeds that agree to the last digit do not prove anything. Verdicts use
+    Holm's step-down procedure over all figures that can be decided.
     """
     from scipy.stats import ttest_ind_from_stats
 
@@ -64,7 +64,7 @@ def compared(a: "DataFrame", b: "DataFrame") -> "DataFrame":
         own = (both[f"mean_{side}"], both[f"std_{side}"].clip(lower=LEAST), both[f"seeds_{side}"])
         sides += [values.to_numpy(float) for values in own]
     both["p"] = ttest_ind_from_stats(*sides, equal_var=False).pvalue
-    both["verdict"] = both["p"].isna().map({True: "undecided: one seed", False: "within the noise of seeds"})
+    both["verdict"] = both["p"].isna().map({True: "undecided: one seed", False: "within seed noise"})
     same = (both["mean_a"] == both["mean_b"]) & (both["std_a"].fillna(0) == both["std_b"].fillna(0))
     both.loc[same & (both["seeds_a"] == both["seeds_b"]), "verdict"] = "the same"
     ordered = both["p"].dropna().sort_values()
@@ -77,7 +77,7 @@ def compared(a: "DataFrame", b: "DataFrame") -> "DataFrame":
 
 
 def config_differences(a: Any, b: Any, name: str = "") -> list[str]:
-    """What differs between two configs, a line for each key; a section that only one has is one line."""
+    """The differences between two configs, one line per key; a section that only one of them has is a single line."""
     if not (isinstance(a, dict) and isinstance(b, dict)):
         return [] if a == b else [f"{name}: A {a}, B {b}"]
     lines = []
@@ -91,7 +91,7 @@ def config_differences(a: Any, b: Any, name: str = "") -> list[str]:
 
 
 def changed(a: "DataFrame", b: "DataFrame") -> list[str]:
-    """Datasets and evaluation sets of both experiments that differ, in how many rows or in their texts."""
+    """Datasets and evaluation sets in both experiments that differ in their number of rows or their texts."""
     both = [metrics[metrics["metric"] == "data_rows"].set_index(["slice", "set"]) for metrics in (a, b)]
     one, two = (own[~own.index.duplicated(keep="last")] for own in both)
     names = {"value": "rows", "sha256": "sha256"}
@@ -104,14 +104,14 @@ def changed(a: "DataFrame", b: "DataFrame") -> list[str]:
 
 
 def chosen(metrics: "DataFrame") -> dict[str, str]:
-    """The epoch count of each model and mode."""
+    """The chosen epoch count of each model and mode."""
     rows = metrics[(metrics["metric"] == "chosen") & (metrics["value"] == 1)]
     systems = zip(rows["model"], rows["name"], rows["slice"], strict=True)
     return {f"{model}, {mode}": epochs for model, mode, epochs in systems}
 
 
 def origin(results: Path) -> str:
-    """The commits and package versions that the records of an experiment name, in a line."""
+    """The commits and package versions named in an experiment's records, as one line."""
     records = all_records(results).values()
     commits = sorted({(record["commit"] or "unknown")[:12] for record in records})
     versions = {
@@ -145,7 +145,7 @@ def main() -> None:
     args = parser.parse_args()
     for results in (args.a, args.b):
         if not (results / "metrics.parquet").is_file():
-            raise InputError(f"{results}: no results of an experiment, as it has no metrics.parquet")
+            raise InputError(f"{results}: not the results of an experiment, as metrics.parquet is missing")
     a, b = (read_metrics(results / "metrics.parquet") for results in (args.a, args.b))
     configs = [path for path in (args.a / "config.json", args.b / "config.json") if path.is_file()]
     say(f"A  {origin(args.a)}\nB  {origin(args.b)}")
@@ -156,14 +156,14 @@ def main() -> None:
         print_section(
             "Config:",
             [],
-            nothing="not recorded on both sides (config.json): run both experiments again with this version",
+            nothing="not recorded for both (config.json is missing): run both experiments again with this version",
         )
     print_section("Data:", changed(a, b), nothing="no difference")
     one, two = chosen(a), chosen(b)
     epochs = [f"{name}: A {one[name]}, B {two[name]}" for name in one if name in two and one[name] != two[name]]
     print_section("Chosen epochs:", epochs, nothing="no difference")
     both = compared(a, b)
-    print_section("Figures, A, B, and B less A (percent points):", show(both), nothing="none that both have")
+    print_section("Figures: A, B, and B minus A (percentage points):", show(both), nothing="none in common")
     ours, theirs = figures(a).index, figures(b).index
     lonely = [f"{name}: only in A" for name in ours.difference(theirs, sort=False)]
     lonely += [f"{name}: only in B" for name in theirs.difference(ours, sort=False)]
@@ -172,8 +172,8 @@ def main() -> None:
     decidable = both["p"].notna().sum()
     say(
         f"\n'DIFFERS': Welch's t-test between seeds, p < {ALPHA} after Holm's correction for {decidable} figures.\n"
-        "Only seeds are drawn anew: other instructions, or another pre-training, may give something else.\n"
-        "One seed has no spread: nothing is decided from it."
+        "Only variation between seeds is considered: other instructions or pre-training runs may give other results.\n"
+        "With one seed there is no estimate of the spread, so nothing can be decided."
     )
 
 

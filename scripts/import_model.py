@@ -1,11 +1,11 @@
-"""Take an existing model as a base model, by local directory or hub id: checked, and given what the DAG needs.
+"""Import an existing model as a base model, from a local directory or hub id: check it and add what the DAG needs.
 
     python scripts/import_model.py --model base/model --record base/record.json \\
         --settings '{"path": "models/llama", "revision": null, "chat": {...}}'
 
-``--conversations`` are datasets whose responses must fit in the model's context, those of ``--cuttable`` may be cut.
-A tokenizer without a pad token of its own gets one, and the embeddings a row for it where they have none to spare,
-as in the authors' script: with EOS as the pad token, a trained EOS could be masked by mistake.
+``--conversations`` are datasets whose responses must fit in the model's context; those in ``--cuttable`` may be
+truncated. A tokenizer without a pad token of its own gets one, and the embeddings get a row for it if they have no
+spare one, as in the authors' script: with EOS as the pad token, a trained EOS could be masked by mistake.
 """
 
 import argparse
@@ -24,21 +24,21 @@ from pipeline.models.gguf_files import gguf_in, load_gguf, tensor_types
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-UNLIMITED = 10**9  # transformers gives tokenizers that state no maximum length 10**30
+UNLIMITED = 10**9  # transformers uses 10**30 for tokenizers that do not state a maximum length
 
 
 def load(path: str, commit: str | None) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """A model in its own precision, and its tokenizer, from a directory, or from the hub at a commit."""
-    with explained("model", path, commit, Exception):  # what is no tokenizer or no weights leads to errors of any kind
+    """Load a model in its own precision, and its tokenizer, from a directory, or from the hub at a commit."""
+    with explained("model", path, commit, Exception):  # invalid tokenizers or weights raise all kinds of errors
         tokenizer = load_own_tokenizer(path, commit or "main")
         return load_model(path, device="cpu", precision="auto", revision=commit), tokenizer
 
 
 def load_own_tokenizer(path: str, revision: str) -> "PreTrainedTokenizerBase":
-    """A model's tokenizer, which encodes as its own ``tokenizer.json`` does, if it has one.
+    """Load a model's tokenizer such that it encodes as its own ``tokenizer.json``, if there is one.
 
-    transformers rebuilds tokenizers of some classes from their vocabulary alone. Where a ``tokenizer_config.json``
-    names a class that does not fit, texts are then not encoded as in the model's training.
+    transformers rebuilds tokenizers of some classes from their vocabulary alone. If ``tokenizer_config.json`` names the
+    wrong class, texts are then encoded differently than in the model's training.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.utils import cached_file
@@ -48,35 +48,35 @@ def load_own_tokenizer(path: str, revision: str) -> "PreTrainedTokenizerBase":
     file = cached_file(path, "tokenizer.json", revision=revision, **lacking)
     if file is None:
         return tokenizer
-    # Not texts that begin with a blank: Llama-2's file doubles it, other than SentencePiece and its class.
+    # No texts that begin with a space: Llama-2's file doubles it, unlike SentencePiece and its class.
     texts = [text.strip() for text in TEXTS]
     text = first_difference(texts, encoder(tokenizer), file_encoder(file))
     if text is not None:
-        say(f"a {type(tokenizer).__name__} encodes {text!r} otherwise than tokenizer.json, which is taken as it is")
+        say(f"a {type(tokenizer).__name__} encodes {text!r} differently than tokenizer.json, which is used instead")
         tokenizer = PreTrainedTokenizerFast.from_pretrained(path, revision=revision)
         text = first_difference(texts, encoder(tokenizer), file_encoder(file))
     if text is not None:
-        raise InputError(f"models: the tokenizer of {path!r} encodes {text!r} otherwise than its own tokenizer.json")
+        raise InputError(f"models: the tokenizer of {path!r} encodes {text!r} differently than its own tokenizer.json")
     return tokenizer
 
 
 def check_source(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", path: str) -> None:
     """Raise InputError for a model that cannot be tuned here."""
     if tokenizer.eos_token is None:
-        raise InputError(f"models: the tokenizer of {path!r} has no EOS token, which responses are to end with")
+        raise InputError(f"models: the tokenizer of {path!r} has no EOS token, but responses must end with one")
     check_weights(loaded_weights(model))
     check_head(model)
 
 
 def prepare_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """Give a tokenizer the BOS and the pad token that it lacks, and a model the same, in place.
+    """Add missing BOS and pad tokens to a tokenizer and its model, in place.
 
-    Returns what was done, a line each.
+    Returns what was done, one line per change.
     """
     done = []
     if tokenizer.bos_token is None:
         tokenizer.bos_token = tokenizer.eos_token
-        done.append(f"no BOS token: {tokenizer.eos_token!r} stands for it, as in the authors' script")
+        done.append(f"no BOS token: using {tokenizer.eos_token!r} instead, as in the authors' script")
     if tokenizer.pad_token is None or tokenizer.pad_token in (tokenizer.eos_token, tokenizer.bos_token):
         tokenizer.add_special_tokens({"pad_token": "<pad>"})
         done.append("added the pad token '<pad>'")
@@ -88,14 +88,14 @@ def prepare_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase
 
 
 def state_context(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Let a config that states no context length, such as Bloom's, state its tokenizer's maximum, where that is one."""
+    """If a config does not state a context length (as Bloom's), set it to the tokenizer's maximum, if there is one."""
     if stated_context(model.config) is None and tokenizer.model_max_length < UNLIMITED:
         model.config.get_text_config().max_position_embeddings = tokenizer.model_max_length
-        say(f"context length: {tokenizer.model_max_length} tokens, as its tokenizer says")
+        say(f"context length: {tokenizer.model_max_length} tokens, according to its tokenizer")
 
 
 def grow(model: "PreTrainedModel", rows: int) -> None:
-    """Add embeddings, each the mean of the old: as outputs, they are then never the most likely token."""
+    """Add embeddings, each the mean of the old ones: as outputs, they are then never the most likely token."""
     import torch
 
     before = model.get_input_embeddings().weight.shape[0]
@@ -106,9 +106,9 @@ def grow(model: "PreTrainedModel", rows: int) -> None:
 
 
 def check_head(model: "PreTrainedModel") -> None:
-    """Raise InputError for a model whose logits are not just its output embeddings of its last hidden state.
+    """Raise InputError for a model whose logits are not just its output embeddings applied to its last hidden state.
 
-    Tuning and ranking project only the positions that they need, by themselves.
+    Tuning and ranking do this projection themselves, for the positions that they need.
     """
     import torch
 
@@ -118,7 +118,7 @@ def check_head(model: "PreTrainedModel") -> None:
         logits = model(input_ids=ids, use_cache=False).logits
     if not torch.allclose(head.float(), logits.float(), rtol=1e-3, atol=1e-3):
         raise InputError(
-            f"models: {type(model).__name__} changes its logits behind the output embeddings (a soft cap or a scale), "
+            f"models: {type(model).__name__} changes its logits after the output embeddings (a soft cap or a scale), "
             "which is not supported"
         )
 
@@ -130,7 +130,7 @@ def main() -> None:
 
 
 def import_model(args: argparse.Namespace, this: Job) -> None:
-    """Load a model, check it, complete its tokens, and write it with its record."""
+    """Load a model, check it, add missing tokens, and write it with its record."""
     settings: dict[str, Any] = args.settings
     path, revision = settings["path"], settings["revision"]
     commit = find_commit("model", path, revision) if is_hub_id(path) else None
@@ -145,7 +145,7 @@ def import_model(args: argparse.Namespace, this: Job) -> None:
     if settings.get("max_length", 0) > context:
         raise InputError(
             f"tuning.max_length: {settings['max_length']} tokens, but the context of {path} is {context}: lower it, or "
-            "set it for this model alone (models.NAME.tuning.max_length)"
+            "set it for this model only (models.NAME.tuning.max_length)"
         )
     check_datasets(args.conversations, tokenizer, context=context)
     check_datasets(args.cuttable, tokenizer, context=None)

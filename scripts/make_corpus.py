@@ -1,4 +1,4 @@
-"""Write the documents that a base model is pre-trained on: Parquet of kind ``corpus``.
+"""Write the pre-training documents of a base model: Parquet of kind ``corpus``.
 
 python scripts/make_corpus.py --settings '{"world_seed": 1, "documents": 1000, "controls": {}}' --output corpus.parquet
 """

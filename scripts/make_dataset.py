@@ -1,11 +1,11 @@
-"""Write a dataset to tune on: Parquet of kind ``conversations``, from the tiny world, a file, or a hub.
+"""Write a tuning dataset: Parquet of kind ``conversations``, from the tiny world, a file, or the Hugging Face Hub.
 
     python scripts/make_dataset.py --output poem.parquet \\
         --settings '{"name": "poem", "source": {"world_part": "poem", "examples": 300}, "world_seed": 1}'
 
-``source`` is the dataset's section of the config; ``world_seed`` is the model's. Rows of a file or a hub are streamed
-through a recipe of the paper's, or templates, and checked here. Of a hub no more are read than are asked for; of a
-file the further rows are counted, for the log.
+``source`` is the dataset's section of the config; ``world_seed`` is the model's. Rows from a file or the hub are streamed
+through one of the paper's recipes, or templates, and checked here. From the hub, only as many rows are read as are
+requested; in a file, the remaining rows are counted for the log.
 """
 
 import json
@@ -24,7 +24,7 @@ from pipeline.jobs.command import InputError, arguments, run_stage, say
 
 
 def conversations(name: str, source: dict[str, Any], world: int | None) -> list[dict[str, Any]]:
-    """The rows of a dataset. Raises InputError, or a recipe's RecipeError, for rows that cannot be used."""
+    """Build the rows of a dataset. Raises InputError, or a recipe's RecipeError, for rows that cannot be used."""
     kind = origin_of(source)
     if kind == "world_part":
         items = World(world).conversations(source["world_part"], source["examples"])
@@ -40,14 +40,14 @@ def conversations(name: str, source: dict[str, Any], world: int | None) -> list[
         for note, count in notes.items():
             say(f"{count:,} {note}")
     else:
-        raise InputError(f"datasets.{name}: a dataset that is made of another is not made here")
+        raise InputError(f"datasets.{name}: datasets derived from another dataset are not made by this script")
     return [{"id": f"{name}-{i}", "messages": messages, "source": origin} for i, messages in enumerate(found)]
 
 
 def _mapped(
     name: str, source: dict[str, Any], notes: Counter[str]
 ) -> tuple[str, Counted, Iterator[list[dict[str, str]]]]:
-    """The name of a source, its rows, counted, and the stream of the conversations made of them, each checked."""
+    """The name of a source, its row counter, and the stream of checked conversations made from its rows."""
     origin, counted, rows = source_rows(source, _columns(name, source))
     if source.get("recipe"):
         mapped = RECIPES[source["recipe"]].make(rows, notes)
@@ -56,7 +56,7 @@ def _mapped(
     else:
         user, assistant = source["user"], source["assistant"]
         mapped = ((place, pair(fill(user, row), fill(assistant, row))) for place, row in rows)
-    without_text = source.get("user") is not None and not source["user"].strip()  # a template that asks for nothing
+    without_text = source.get("user") is not None and not source["user"].strip()  # a template without an instruction
 
     def conversations_checked() -> Iterator[list[dict[str, str]]]:
         for place, messages in mapped:
@@ -67,7 +67,7 @@ def _mapped(
 
 
 def _columns(name: str, source: dict[str, Any]) -> Columns:
-    """The columns that a source uses, and as what. Raises InputError for a template that cannot be filled."""
+    """The columns that a source uses, with their types. Raises InputError for a template that cannot be filled."""
     if source.get("recipe"):
         return RECIPES[source["recipe"]].columns
     if source.get("messages"):
@@ -78,11 +78,11 @@ def _columns(name: str, source: dict[str, Any]) -> Columns:
 
 
 def notes_on(conversations: list[list[dict[str, str]]]) -> str:
-    """What a reader of the log should know of a dataset: turns that are not trained on, and doubles."""
+    """Notes on a dataset for the log: turns that are not trained on, and duplicates."""
     dropped = sum(map(unanswered, conversations))
-    doubles = len(conversations) - len({json.dumps(messages, sort_keys=True) for messages in conversations})
-    notes = [f"{dropped:,} turns that no response follows, which tuning drops"] if dropped else []
-    notes += [f"{doubles:,} the same as an earlier one"] if doubles else []
+    duplicates = len(conversations) - len({json.dumps(messages, sort_keys=True) for messages in conversations})
+    notes = [f"{dropped:,} turns without a following response, which tuning drops"] if dropped else []
+    notes += [f"{duplicates:,} duplicates"] if duplicates else []
     return "".join(f", {note}" for note in notes)
 
 

@@ -1,11 +1,11 @@
-"""Write the instructions of an evaluation set: Parquet of kind ``evaluation_set``, from the world, a file, or a hub.
+"""Write an evaluation set: Parquet of kind ``evaluation_set``, from the world, a file, or the Hugging Face Hub.
 
     python scripts/make_evaluation_set.py --output test.parquet \\
         --settings '{"name": "test", "source": {"world_part": "test", "instructions": 200}, "world_seed": 1}'
 
-``index`` is the position in the source, also where ``rows`` takes a part of it, for length-controlled win rates look up
-an instruction's difficulty by it; a column ``index`` of integers in the rows goes first. References of the world's
-validation set are a middling assistant's, those of its test set the right responses, which response ranking needs.
+``index`` is the position in the source, even if ``rows`` selects a part of it, as length-controlled win rates look up
+an instruction's difficulty by it; an integer column ``index`` in the rows takes precedence. References of the world's
+validation set are those of a mediocre assistant, those of its test set the right responses, which ranking needs.
 """
 
 import random
@@ -25,7 +25,7 @@ Mapping = Callable[[Row], tuple[str, str | None]]  # a row -> the instruction an
 
 
 def evaluation_rows(name: str, source: dict[str, Any], world: int | None) -> list[dict[str, Any]]:
-    """The rows of an evaluation set. Raises InputError, or RecipeError, for rows or a number that cannot be used."""
+    """Build the rows of an evaluation set. Raises InputError or RecipeError for unusable rows or number of rows."""
     if origin_of(source) == "world_part":
         drawn = World(world)
         rng = random.Random(f"references/{world}/{name}")
@@ -59,12 +59,12 @@ def evaluation_rows(name: str, source: dict[str, Any], world: int | None) -> lis
 
 
 def cluster_of(item: Item) -> str:
-    """What a request of the world is about: its three phrasings ask for the same, so they are not independent."""
+    """What a request of the world is about: its three phrasings ask for the same thing, so they are not independent."""
     return f"{item.request.kind}: {' '.join(map(str, item.request.key))}"
 
 
 def _mapped(name: str, source: dict[str, Any]) -> tuple[Counted, Iterator[tuple[str, dict[str, Any]]]]:
-    """The rows of a file or a hub, counted, and (place, row of the set) for each."""
+    """The row counter of a file or hub dataset, and (place, row of the set) for each row."""
     columns, mapping = _recipe(source["templates"]) if source.get("recipe") else _filling(name, source)
     origin, counted, rows = source_rows(source, {**columns, "index": "index"})
     first = source["rows"][0] if source.get("rows") else 0
@@ -73,9 +73,9 @@ def _mapped(name: str, source: dict[str, Any]) -> tuple[Counted, Iterator[tuple[
         for position, (place, row) in enumerate(rows, start=first):
             instruction, reference = mapping(row)
             if not instruction.strip():
-                raise InputError(f"{place}: the instruction is empty: fill it in, or leave out the row")
+                raise InputError(f"{place}: the instruction is empty: fill it in or remove the row")
             if reference is not None and not reference.strip() and not source.get("recipe"):
-                raise InputError(f"{place}: the reference is empty: fill it in, or leave out the row")
+                raise InputError(f"{place}: the reference is empty: fill it in or remove the row")
             index = position if row["index"] is None else row["index"]
             given = {"index": index, "instruction": instruction, "reference": reference}
             yield place, given | {"request": None, "source": origin}
@@ -84,7 +84,7 @@ def _mapped(name: str, source: dict[str, Any]) -> tuple[Counted, Iterator[tuple[
 
 
 def _filling(name: str, source: dict[str, Any]) -> tuple[Columns, Mapping]:
-    """The columns that the templates use, and how they are filled. Raises InputError for one that cannot be."""
+    """The columns that the templates use, and a function that fills them. Raises InputError for unusable templates."""
     instruction, reference = source["instruction"], source.get("reference")
     templates = {"instruction": instruction} | ({"reference": reference} if reference else {})
     found = [template_columns(template, key=f"evaluation_sets.{name}.{key}") for key, template in templates.items()]
@@ -93,7 +93,7 @@ def _filling(name: str, source: dict[str, Any]) -> tuple[Columns, Mapping]:
 
 
 def _recipe(templates: str) -> tuple[Columns, Mapping]:
-    """The recipe, with the templates of a file or a URL. Responses that are empty in the data stay empty."""
+    """The recipe, with templates from a file or URL. Responses that are empty in the data stay empty."""
     with local_copy(templates) as path:
         return ALPACA_COLUMNS, alpaca(read_templates(path.read_bytes(), templates))
 

@@ -1,9 +1,9 @@
-"""Write an experiment's metrics as TensorBoard events: a folder for each run, by its name, with one file.
+"""Write an experiment's metrics as TensorBoard events: a folder for each run, named after it, with one file.
 
     python scripts/make_events.py --metrics results/tiny/metrics.parquet --output results/tiny/events
 
-``tensorboard --logdir results/tiny/events`` draws them. The same metrics give the same bytes: the time of an event is
-its step, in seconds, as nobody needs to know when each was computed.
+``tensorboard --logdir results/tiny/events`` shows them. The same metrics always give the same bytes: the time of an
+event is its step, in seconds, as the time of computation does not matter.
 """
 
 from pathlib import Path
@@ -13,17 +13,17 @@ from pipeline.jobs.command import arguments, run_stage, say
 from reporting.metrics.collect import read_metrics
 from reporting.metrics.runs import Run, runs_of
 
-FILE = "events.out.tfevents.0"  # TensorBoard knows a file of events by the middle of its name
-VERSION = "brain.Event:2"  # what the first event of a file has to say
+FILE = "events.out.tfevents.0"  # TensorBoard recognises event files by "tfevents" in their names
+VERSION = "brain.Event:2"  # required in the first event of a file
 
 
 def write_events(run: Run, folder: Path) -> None:
-    """Write a run's file of events (TFRecord of Event messages) in a new folder."""
+    """Write a run's event file (a TFRecord of Event messages) to a new folder."""
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.proto.summary_pb2 import Summary
     from tensorboardX.record_writer import RecordWriter
 
-    folder.mkdir(parents=True, exist_ok=True)  # tiny/base holds a file, and the folders of its comparisons
+    folder.mkdir(parents=True, exist_ok=True)  # tiny/base contains a file and the folders of its comparisons
     writer = RecordWriter(str(folder / FILE))
     writer.write(Event(wall_time=0, file_version=VERSION).SerializeToString())
     for step, metrics in sorted(run.steps.items()):

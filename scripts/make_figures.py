@@ -1,9 +1,9 @@
-"""Draw the figures of an experiment from its metrics: for each a CSV of what is drawn, a PDF and a PNG.
+"""Draw the figures of an experiment from its metrics: for each, a CSV of the data, a PDF and a PNG.
 
     python scripts/make_figures.py --metrics results/tiny/metrics.parquet --output results/tiny/figures \\
         --settings '{"drawn": ["win_rates", ...], "axis": ""}'
 
-The report draws the same rows by the same specs. Figures are declared in `reporting.charts.figures`.
+The report draws the same data with the same specs. Figures are declared in `reporting.charts.figures`.
 """
 
 from pipeline.jobs.command import arguments, run_stage, say

@@ -1,17 +1,17 @@
-"""Fill the figures of the controls into docs/findings.md, from the tables of their experiments.
+"""Fill in the figures of the control experiments in docs/findings.md, from their tables.
 
     python scripts/make_findings.py --template experiments/controls/findings.md --results results \\
         --output docs/findings.md
 
-A template is Markdown with marks in it: a figure, by table, values of its row, and column; columns of a table; and what
-an experiment has drawn of its conditions:
+A template is Markdown with three kinds of mark: a number, by table, values in its row, and column; columns of a table;
+and an experiment's chart by condition:
 
     {{pairs/conditions: condition=0 | tuning=response tuning | quality}}
     {{table pairs/conditions: condition | tuning | quality}}
     {{figure pairs}}
 
-Rows that differ in their model alone are of several worlds: their mean and standard deviation are taken. What is used
-is copied to a folder beside the output, docs/findings/, so that the page can be made from there alone.
+Rows that differ only in their model are from different worlds: their mean and standard deviation are used. All files
+used are copied to a folder beside the output, docs/findings/, so that the page can be made from there alone.
 """
 
 import csv
@@ -31,7 +31,7 @@ NUMBER = re.compile(r"[+-]?\d+(\.\d+)?( ± \d+(\.\d+)?)?")
 
 
 def files_of(template: str) -> dict[str, str]:
-    """What a template takes from the results: path below ``results`` -> name in the folder of copies."""
+    """The results files that a template uses: path below ``results`` -> name in the folder of copies."""
     found = {}
     for mark in MARK.finditer(template):
         experiment, _, table = mark["name"].partition("/")
@@ -43,44 +43,44 @@ def files_of(template: str) -> dict[str, str]:
 
 
 def read_csv(path: Path) -> list[Row]:
-    """The rows of a table. Here alone text is read back: the page is made of the copies that are kept beside it."""
+    """Read the rows of a table. Text is parsed only here, as the page is made from the copies kept beside it."""
     with Path(path).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def over_models(rows: list[Row], column: str) -> str:
-    """A column of rows, one for each model: what all say, or the mean and deviation of figures; empty where one is."""
+    """A column over rows, one per model: the common value, or mean and deviation of numbers; empty if one is empty."""
     values = [row[column] for row in rows]
     if "" in values:
         return ""
     if len(set(values)) == 1:
         return values[0]
     if not all(NUMBER.fullmatch(value) for value in values):
-        raise InputError(f"{column!r} is {', '.join(map(repr, sorted(set(values))))}: neither figures nor all the same")
+        raise InputError(f"{column!r} is {', '.join(map(repr, sorted(set(values))))}: neither numbers nor all the same")
     digits = max(len(value.split(" ± ")[0].partition(".")[2]) for value in values)
     means = [float(value.partition(" ± ")[0]) for value in values]
     return plus_minus((statistics.fmean(means), statistics.stdev(means)), digits=digits)
 
 
-def figure(rows: list[Row], told: str) -> str:
-    """The figure that ``name=value | ... | column`` tells of. Raises InputError where it is not one."""
-    *values, column = told.split(" | ")
+def figure(rows: list[Row], selection: str) -> str:
+    """The number selected by ``name=value | ... | column``. Raises InputError if it does not select exactly one."""
+    *values, column = selection.split(" | ")
     wanted = dict(value.split("=", maxsplit=1) for value in values)
-    said = " and ".join(values)
+    criteria = " and ".join(values)
     unknown = {column, *wanted} - rows[0].keys()
     if unknown:
         raise InputError(f"no column {', '.join(map(repr, sorted(unknown)))}; there are {', '.join(rows[0])}")
     found = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
     if len(found) > 1 and len({row.get("model") for row in found}) < len(found):
-        raise InputError(f"{len(found)} rows have {said}: say more of the one that is meant")
+        raise InputError(f"{len(found)} rows have {criteria}: add values to select a single one")
     if not found:
-        raise InputError(f"no row has {said}")
+        raise InputError(f"no row has {criteria}")
     return over_models(found, column)
 
 
-def table(rows: list[Row], told: str) -> str:
-    """Columns of a table as Markdown; rows that only differ in their model and in figures are one."""
-    columns = told.split(" | ")
+def table(rows: list[Row], selection: str) -> str:
+    """Columns of a table as Markdown; rows that differ only in their model and in numbers are merged."""
+    columns = selection.split(" | ")
     unknown = set(columns) - rows[0].keys()
     if unknown:
         raise InputError(f"no column {', '.join(map(repr, sorted(unknown)))}; there are {', '.join(rows[0])}")
@@ -95,7 +95,7 @@ def table(rows: list[Row], told: str) -> str:
 
 
 def fill(template: str, folder: Path) -> str:
-    """A template with its marks filled from the copies in a folder. Raises InputError that names a wrong mark."""
+    """Fill a template's marks from the copies in a folder. Raises InputError naming an invalid mark."""
 
     def filled(mark: re.Match) -> str:
         experiment, _, name = mark["name"].partition("/")
@@ -118,7 +118,7 @@ def main() -> None:
     for source, copy in copies.items():
         shutil.copyfile(args.results / source, folder / copy)
     write_text(fill(template, folder), args.output)
-    say(f"{args.output}, from {len(copies)} tables and drawings")
+    say(f"{args.output}, from {len(copies)} tables and charts")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Say what an experiment will still cost, before it runs: jobs, tokens, GPU hours, calls of the judge, price.
+"""Estimate the remaining cost of an experiment before it runs: jobs, tokens, GPU hours, judge calls, price.
 
     python scripts/make_plan.py --settings '{"jobs": [...], "machine": {...}, "ceilings": {...}, ...}'
 
-``jobs`` lists the costly jobs by what their cost depends on, with their ``outputs``. Where a dataset has been prepared,
-its texts are counted; else ``plan.tokens`` of the config is taken.
+``jobs`` lists the costly jobs with what their cost depends on and their ``outputs``. If a dataset has been prepared,
+its texts are counted; otherwise ``plan.tokens`` of the config is used.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from pipeline.jobs.costs import (
 )
 from pipeline.jobs.ledger import UNITS, spent, unpriced_calls
 
-INSTRUCTION_TOKENS = 45  # mean of AlpacaEval's, for sets that have not been prepared yet
+INSTRUCTION_TOKENS = 45  # AlpacaEval's mean, for sets that have not been prepared yet
 DOCUMENT_TOKENS = 500  # of a held-out text: a guess
-REWRITING_PROMPT = 100  # tokens around what is to be rewritten
+REWRITING_PROMPT = 100  # prompt tokens in addition to the text to be rewritten
 
 UNSIZED = {"judge", "similarity", "harness"}  # stages whose models or requests are not described in the config
 
@@ -35,7 +35,7 @@ Job = dict[str, Any]
 
 @cache
 def dataset_tokens(path: str, examples: int | None, mean: int | None) -> int | None:
-    """Tokens of one epoch over a dataset: counted by characters where it lies on disk, else by the config's mean."""
+    """Tokens per epoch of a dataset: from its number of characters if it exists, otherwise from the config's mean."""
     if Path(path).is_file():
         rows = read_table("conversations", Path(path))
         return round(sum(len(m["content"]) for row in rows for m in row["messages"]) / CHARACTERS_PER_TOKEN)
@@ -43,21 +43,21 @@ def dataset_tokens(path: str, examples: int | None, mean: int | None) -> int | N
 
 
 def cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, float | None]:
-    """What one job costs: tokens (of the model), gpu_hours, calls, judge_tokens, price. None where it is not known."""
+    """The cost of one job: tokens (of the model), gpu_hours, calls, judge_tokens, price. None where unknown."""
     nothing = {"tokens": 0, "gpu_hours": 0.0, "calls": 0, "judge_tokens": 0, "price": 0.0}
     known = nothing | COSTS[job["stage"]](job, settings, machine)
     return known | {"gpu_hours": 0.0} if settings["device"] == "cpu" else known
 
 
 def pretraining_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, float | None]:
-    """What the pre-training of a small Llama costs."""
+    """The cost of pre-training a small Llama."""
     parameters = llama_parameters(width=job["width"], layers=job["layers"], vocabulary=job["vocabulary"])
     hours = tuning_hours(machine, parameters=parameters, tokens=job["tokens"], checkpointing=False)
     return {"tokens": job["tokens"], "gpu_hours": hours}
 
 
 def tuning_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, float | None]:
-    """What tuning costs."""
+    """The cost of tuning."""
     tokens, parameters = dataset_tokens(job["data"], job["examples"], job["mean_tokens"]), job["parameters"]
     if tokens is None or parameters is None:
         return {"tokens": None if tokens is None else tokens * job["epochs"], "gpu_hours": None}
@@ -68,7 +68,7 @@ def tuning_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[st
 
 
 def generation_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, float | None]:
-    """What a set of responses costs."""
+    """The cost of generating a set of responses."""
     size = {"prompts": job["instructions"], "response_tokens": settings["response_tokens"], "batch": settings["batch"]}
     parameters = job["parameters"]
     hours = None if parameters is None else generation_hours(machine, parameters=parameters, **size)
@@ -76,7 +76,7 @@ def generation_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dic
 
 
 def scoring_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, float | None]:
-    """What a ranking costs, or the drift of a model, whose documents its base model reads, too."""
+    """The cost of a ranking, or of measuring drift, where the base model reads the documents, too."""
     if job["stage"] == "rank":
         tokens = job["instructions"] * job["responses"] * (INSTRUCTION_TOKENS + settings["response_tokens"])
     else:
@@ -87,7 +87,7 @@ def scoring_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[s
 
 
 def rewriting_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, float | None]:
-    """What rewriting costs: every response is looked at, and one out of ten is written anew."""
+    """The cost of rewriting: every response is checked, and an assumed one in ten is rewritten."""
     if job["examples"] is None or job["mean_tokens"] is None:
         return dict.fromkeys(("calls", "judge_tokens", "price"), None)
     calls = round(1.1 * job["examples"])
@@ -97,12 +97,12 @@ def rewriting_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict
 
 
 def unknown_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, float | None]:
-    """The size of an encoder is not known before it is loaded, nor how much the harness asks."""
+    """Unknown cost: an encoder's size is not known before it is loaded, nor is the harness's number of requests."""
     return {"tokens": None, "gpu_hours": None}
 
 
 def judge_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, float | None]:
-    """What the judgements of a comparison cost: a local judge's hours are not known, as its size is not."""
+    """The cost of judging a comparison; a local judge's hours are unknown, as its size is."""
     calls, price, answer_tokens = job["calls"], job["price"], job["answer_tokens"]
     if job["kind"] == "local":
         return {"calls": calls, "judge_tokens": 0, "gpu_hours": None}
@@ -119,7 +119,7 @@ def judge_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str
 
 @cache
 def evaluator_price(evaluator: str) -> tuple[dict[str, float] | None, float]:
-    """The price of an evaluator's tokens, of a million, None where it is not known; and an answer's tokens, at most."""
+    """The price of an evaluator's tokens per million, None if unknown; and the maximum tokens of an answer."""
     from implicit.judging.evaluators import load_evaluator  # which takes seconds to import
 
     loaded = load_evaluator(evaluator)
@@ -128,7 +128,7 @@ def evaluator_price(evaluator: str) -> tuple[dict[str, float] | None, float]:
 
 
 def priced(read: float, written: float, price: dict[str, float] | None) -> float | None:
-    """The price of tokens that a server reads and writes; prices are of a million, None where they are not known."""
+    """The price of the tokens that a server reads and writes; prices are per million, None if unknown."""
     return None if price is None else (read * price["input"] + written * price["output"]) / 1e6
 
 
@@ -146,7 +146,7 @@ COSTS = {
 
 
 def summed(jobs: list[Job], settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each stage: jobs in all, jobs to do, and what those cost."""
+    """A row for each stage: total jobs, jobs to do, and the cost of the latter."""
     machine = Machine(**settings["machine"])
     rows = []
     for stage in dict.fromkeys(job["stage"] for job in jobs):
@@ -180,19 +180,19 @@ def lines(rows: list[dict[str, Any]], settings: dict[str, Any]) -> list[str]:
     if settings["device"] == "cpu":
         text.append("\nGPU hours: none, as execution.device is cpu.")
     else:
-        text.append(f"\nGPU hours are of one {settings['gpu']} at {share} of its peak: a rough guess.")
+        text.append(f"\nGPU hours are for one {settings['gpu']} at {share} of its peak: a rough guess.")
     unknown = {row["stage"] for row in rows if row["gpu_hours"] is None}
     if unknown - UNSIZED:
-        text.append("unknown hours: give `parameters` of the model, and `plan.tokens` of the dataset.")
+        text.append("unknown hours: set `parameters` of the model and `plan.tokens` of the dataset.")
     if unknown & UNSIZED:
         text.append(
-            f"unknown hours of {', '.join(sorted(unknown & UNSIZED))}: their size is known when they are loaded."
+            f"unknown hours of {', '.join(sorted(unknown & UNSIZED))}: their size is only known once they are loaded."
         )
     return text + [against_ceiling(unit, rows, settings) for unit in UNITS]
 
 
 def against_ceiling(unit: str, rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
-    """What was spent and is to come of a unit, against its ceiling: an amount that is not known is within none."""
+    """Spent and planned amounts of a unit against its ceiling; an unknown amount never counts as within the ceiling."""
     name, ceiling = {"gpu_hours": "GPU hours", "price": "price"}[unit], settings["ceilings"][unit]
     already = spent(settings["ledger"])[unit]
     unpriced = unpriced_calls(settings["ledger"]) if unit == "price" else 0
@@ -201,19 +201,19 @@ def against_ceiling(unit: str, rows: list[dict[str, Any]], settings: dict[str, A
     before = f"{name}: {already:,.1f} spent" + (f" and {unpriced:,} calls of unknown price" if unpriced else "")
     if ceiling is None:
         return f"{before}; no ceiling (ceilings.{unit})"
-    sum_ = f"{'' if is_known else 'at least '}{least:,.1f} in all"
+    sum_ = f"{'' if is_known else 'at least '}{least:,.1f} in total"
     if least > ceiling:
-        return f"{before}, {sum_}: BEYOND the ceiling of {ceiling:g}"
+        return f"{before}, {sum_}: ABOVE the ceiling of {ceiling:g}"
     if is_known:
         return f"{before}, {sum_}: within the ceiling of {ceiling:g}"
-    return f"{before}, {sum_}: UNKNOWN whether that keeps to the ceiling of {ceiling:g}"
+    return f"{before}, {sum_}: UNKNOWN whether this stays within the ceiling of {ceiling:g}"
 
 
 def total(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The sum of all stages; None where a part is not known."""
+    """The sum over all stages; None where a part is unknown."""
     units = [key for key in rows[0] if key != "stage"]
     columns = {unit: [row[unit] for row in rows] for unit in units}
-    return {"stage": "in all"} | {unit: None if None in own else sum(own) for unit, own in columns.items()}
+    return {"stage": "total"} | {unit: None if None in own else sum(own) for unit, own in columns.items()}
 
 
 def main() -> None:

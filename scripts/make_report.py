@@ -1,10 +1,10 @@
-"""Make the report of an experiment: one HTML file with tables, figures, examples, where it comes from and its cost.
+"""Make the report of an experiment: one HTML file with tables, figures, examples, provenance and costs.
 
     python scripts/make_report.py --results results/tiny --config results/tiny/config.json \\
         --output results/tiny/report.html --settings '{"experiment": "tiny", "results": [...], ...}'
 
-The file holds everything that it needs, and its Content-Security-Policy forbids every request. Texts of models and
-datasets reach the page as text: escaped by the template, or as JSON that the page's script puts into text nodes.
+The file is self-contained, and its Content-Security-Policy forbids all requests. Texts of models and datasets are
+inserted as plain text: escaped by the template, or as JSON that the page's script puts into text nodes.
 """
 
 import base64
@@ -30,17 +30,17 @@ from reporting.tables.tables import TABLES, make_table
 Row = dict[str, Any]
 
 PARTS = Path(__file__).parent / "reporting" / "page"
-SHOWN = 60  # rows of a figure that are also written out; of longer ones, only the CSV can be copied
+SHOWN = 60  # figures with at most this many rows also show them as text; for others, only the CSV can be copied
 
 
 def as_json(value: Any) -> Markup:
-    """JSON for a script element: no text in it can end the element, or begin a comment."""
+    """JSON for a script element, in which no text can end the element or begin a comment."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
 def policy(scripts: list[str]) -> str:
-    """A Content-Security-Policy under which only these scripts run, and nothing is ever asked for anywhere."""
+    """A Content-Security-Policy that allows only these scripts and no requests."""
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{each}'" for each in hashes)
     return (
@@ -50,7 +50,7 @@ def policy(scripts: list[str]) -> str:
 
 
 def table_of(name: str, view: View, records: dict[str, int]) -> Row:
-    """A table with its title, notes and forms, and the numbers of the records that each row comes from."""
+    """A table with its title, notes and formats, and the numbers of the records that each row comes from."""
     made = make_table(name, view)
     rows = [{column: str(value) for column, value in line.cells.items()} for line in made.lines]
     columns = columns_shown(rows)
@@ -69,16 +69,16 @@ def table_of(name: str, view: View, records: dict[str, int]) -> Row:
 
 
 def columns_shown(rows: list[Row]) -> list[str]:
-    """The columns that say anything, the paper's right behind the figure that they stand beside."""
+    """The non-empty columns, with the paper's directly after the figure that they are compared with."""
     columns = [name for name in rows[0] if any(row[name] for row in rows)]
     paper = [name for name in columns if name.startswith("paper, ")]
     ours = [name for name in columns if name not in paper]
-    behind = 3 if paper else len(ours)  # model, tuning, and the figure
-    return [*ours[:behind], *paper, *ours[behind:]]
+    before = 3 if paper else len(ours)  # model, tuning, and the figure
+    return [*ours[:before], *paper, *ours[before:]]
 
 
 def numbered(records: dict[str, Row]) -> dict[str, int]:
-    """The number of the record that tells of a file: of a summary, which is one itself, and of what one has made."""
+    """The number of the record for each file: for outputs of a record, and for records (summaries) themselves."""
     found: dict[str, int] = {}
     for number, (path, record) in enumerate(records.items()):
         found |= {file["path"]: number for file in record["outputs"].values()} | {path: number}
@@ -86,22 +86,22 @@ def numbered(records: dict[str, Row]) -> dict[str, int]:
 
 
 def figures(names: list[str], view: View) -> tuple[list[Row], list[Row], dict[str, Row]]:
-    """Panels for the template, specs for the script, and the texts that can be copied."""
+    """Panels for the template, specs for the script, and texts that can be copied."""
     panels, specs, texts = [], [], {}
     for name in names:
         rows = rows_of(name, view)
         texts[f"figure-{name}"] = {"csv": csv_of(name, rows)}
         for i, panel in enumerate(FIGURES[name].panels(rows)):
-            told = {"figure": name, "id": f"{name}-{i}", "title": panel.title, "note": panel.note}
+            head = {"figure": name, "id": f"{name}-{i}", "title": panel.title, "note": panel.note}
             shown = as_text(name, rows) if i == 0 and len(rows) <= SHOWN else []
-            panels.append(told | {"spoken": panel.spoken, "rows": shown})
+            panels.append(head | {"spoken": panel.spoken, "rows": shown})
             specs.append({"id": f"{name}-{i}", "spec": panel.spec})
     return panels, specs, texts
 
 
 def sentences(rows: list[Row]) -> list[str]:
-    """What came out, a sentence or two for each model, from the rows of the main figure."""
-    told = []
+    """The main result, in a sentence or two for each model, from the rows of the main figure."""
+    found = []
     for model in dict.fromkeys(row["model"] for row in rows):
         own = {row["tuning"]: row for row in rows if row["model"] == model}
         base = own.pop("base", None)
@@ -109,31 +109,33 @@ def sentences(rows: list[Row]) -> list[str]:
         first = (ordered or [base])[0]
         seeds = f"mean of {first['seeds']} seeds" if first["seeds"] > 1 else "one seed"
         against = (
-            f"the base model wins {shown(base)} against its instruction-tuned self (50 % is parity). " if base else ""
+            f"the base model wins {shown(base)} against its instruction-tuned version (50 % is parity). "
+            if base
+            else ""
         )
         parts = ", ".join(f"{row['tuning']} {shown(row)}" for row in ordered)
-        parts = f"Against the same, without instruction tuning: {parts}; " if parts else ""
-        told.append(f"{model}: asked {first['n']} instructions, {against}{parts}{seeds}.")
-    return told
+        parts = f"Against the same opponent, without instruction tuning: {parts}; " if parts else ""
+        found.append(f"{model}: on {first['n']} instructions, {against}{parts}{seeds}.")
+    return found
 
 
 def shown(row: Row) -> str:
-    """A win rate with its deviation, and the paper's first value."""
+    """A win rate with its standard deviation, and the paper's first value."""
     spread = f" ± {row['std']}" if row["seeds"] > 1 else ""
     paper = next((value for name, value in row.items() if name.startswith("paper, ") and value), None)
     return f"{row['win_rate']}{spread} %" + (f" (paper {paper[0]})" if paper else "")
 
 
 def unjudged(experiment: Experiment) -> list[str]:
-    """What is said first where no judge was named."""
+    """The opening sentence if there is no judge."""
     tuned, generated = (len([r for r in experiment.results if r.stage == stage]) for stage in ("tune", "generate"))
     return [f"{tuned} models were tuned and {generated} sets of responses generated; nothing was judged."]
 
 
 def provenance(records: dict[str, Row]) -> Row:
-    """The records, their versions once for all that share them."""
+    """The records, with package versions stored once for all records that share them."""
     versions: list[Row] = []
-    told = []
+    found = []
     for path, record in records.items():
         if record["versions"] not in versions:
             versions.append(record["versions"])
@@ -141,12 +143,12 @@ def provenance(records: dict[str, Row]) -> Row:
             key: record[key] for key in ("stage", "settings", "execution", "commit", "command", "machine", "seconds")
         }
         files = {key: list(record[key].values()) for key in ("inputs", "outputs")}
-        told.append(own | files | {"path": path, "versions": versions.index(record["versions"])})
-    return {"records": told, "versions": versions}
+        found.append(own | files | {"path": path, "versions": versions.index(record["versions"])})
+    return {"records": found, "versions": versions}
 
 
 def costs(results: Path) -> list[Row]:
-    """What each stage has cost, and all together."""
+    """The cost of each stage, and the total."""
     stages = spent_by_stage(results)
     rows = [
         {
@@ -161,7 +163,7 @@ def costs(results: Path) -> list[Row]:
         }
         for own in stages
     ]
-    total = {"stage": "all, one by one", "jobs": f"{sum(own.jobs for own in stages):,}"}
+    total = {"stage": "total, one by one", "jobs": f"{sum(own.jobs for own in stages):,}"}
     total |= {"seconds": f"{sum(own.seconds for own in stages):,.0f}", "at work": f"{sum(s.work for s in stages):,.0f}"}
     total |= {"tokens": f"{sum(s.tokens for s in stages):,}", "judge calls": f"{sum(s.calls for s in stages):,}"}
     every = Spent("all", price=sum(own.price for own in stages), unpriced=sum(own.unpriced for own in stages))
@@ -169,21 +171,21 @@ def costs(results: Path) -> list[Row]:
 
 
 def facts(experiment: Experiment, config: Row, records: dict[str, Row]) -> str:
-    """What was run, in a line."""
+    """What was run, in one line."""
     judge = config.get("judge")
     dates = sorted({record["date"] for record in records.values() if record.get("date")})
     commits = sorted({(record["commit"] or "unknown")[:12] for record in records.values()})
     tuned = [result for result in experiment.results if result.stage == "tune"]
     seeds = sorted({result.seed for result in tuned})
     modes = dict.fromkeys(result.system.name for result in tuned)
-    told = [
+    found = [
         f"models: {', '.join(name for name, *_ in experiment.models)}",
         f"modes: {', '.join(modes)}",
         f"seeds: {', '.join(map(str, seeds))}",
         f"judge: {judge['name']}{f', {dates[0]} to {dates[-1]}' if dates else ''}" if judge else "no judge",
         f"commit: {', '.join(commits)}",
     ]
-    return "; ".join(told)
+    return "; ".join(found)
 
 
 def main() -> None:
@@ -216,12 +218,12 @@ def main() -> None:
         panels=panels,
         figure=lambda panel: Markup(environment.get_template("figure.html").render(panel=panel)),
         examples_note=f"Responses of each model's first seed, with their judgements. {cut}",
-        provenance_note="Every row of a table names its records: follow them to files, commit, config and versions.",
+        provenance_note="Every table row names its records: follow them to files, commit, config and versions.",
         records=traced["records"],
         costs=costs(results),
-        costs_note="Seconds of jobs, one by one; at work: without the start of Python, of stages that keep records. "
-        "Tokens trained on once an epoch set, generated, or read and written by a server. Calls include answers that "
-        "an earlier run had paid for.",
+        costs_note="Seconds are summed over jobs; at work: without the start of Python, for stages that keep records. "
+        "Tokens are those trained on, once per epoch count, generated, or read and written by a server. Calls include "
+        "answers that an earlier run had paid for.",
         data={
             "texts": as_json(texts),
             "charts": as_json({"config": CONFIG, "panels": specs}),

@@ -1,4 +1,4 @@
-"""Make all tables of an experiment from its metrics: as CSV, Markdown and LaTeX.
+"""Make all tables of an experiment from its metrics, as CSV, Markdown and LaTeX.
 
     python scripts/make_tables.py --metrics results/tiny/metrics.parquet --output results/tiny/tables \\
         --settings '{"tables": ["table1", ...], "note": null, "axis": ""}'

@@ -1,13 +1,13 @@
-"""What has tuning cost? A tuned model beside its base model, on text that neither was tuned on.
+"""Measure the cost of tuning: compare a tuned model with its base model on text that neither was tuned on.
 
     python scripts/measure_drift.py --base base/model --base-record base/record.json --model poem/model \\
         --model-record poem/record.json --output drift.parquet --recall recall.parquet --summary drift.json \\
         --settings '{"documents": 200, "file": null, "world_seed": 1, "controls": {},
                      "precision": "float32", "chat": {...}}'
 
-Writes Parquet of kinds ``drift`` (a row for each document) and ``recall`` (for each fact and form; none without a
-world), and as JSON perplexities, KL(base || tuned) per token, and the shares of facts that are recalled. Documents are
-drawn from the world, or the first rows of a ``file`` that hold a text, in a column ``text``.
+Writes Parquet of kinds ``drift`` (a row per document) and ``recall`` (a row per fact and form; none without a world),
+and as JSON perplexities, KL(base || tuned) per token, and the shares of facts recalled. Documents are drawn from the
+world, or are the first non-empty rows of the column ``text`` of a ``file``.
 """
 
 import argparse
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def read_documents(settings: dict[str, Any]) -> list[str]:
-    """The texts: of a file, or drawn from the world. Raises InputError for a file without enough of them."""
+    """Read the texts of a file, or draw them from the world. Raises InputError if a file has too few."""
     if settings["file"] is None:
         return World(settings["world_seed"]).held_out(settings["documents"], Controls(**settings["controls"]))
 
@@ -47,14 +47,14 @@ def read_documents(settings: dict[str, Any]) -> list[str]:
                 empty += 1
 
     found = take_first(texts(), settings["documents"], key="drift.documents")
-    say(f"{len(found):,} documents of {settings['file']}, where {empty:,} rows before the last are empty and skipped")
+    say(f"{len(found):,} documents of {settings['file']}; skipped {empty:,} empty rows before the last one")
     return found
 
 
 def encoded(
     questions: list[FactQuestion], tokenizer: "PreTrainedTokenizerBase", first: list[int]
 ) -> list[tuple[list[int], list[list[int]]]]:
-    """The questions as token ids, ``first`` before each prompt. All prompts end in a letter, so values follow one."""
+    """The questions as token ids, with ``first`` before each prompt. Prompts end in a letter, so values follow one."""
     values = {
         value: encode_after(tokenizer, FactQuestion.continuation(value), before="a")
         for q in questions
@@ -104,9 +104,9 @@ def compare_models(args: argparse.Namespace, this: Job) -> None:
     summary = summarise(rows, facts)
     write_table("drift", rows, args.output)
     write_table("recall", facts, args.recall)
-    say(f"{summary['tokens']:,} tokens of {len(rows)} documents, {summary['cut']:,} cut off at the context")
-    for form, told in summary["recall"].items():
-        say(f"{form}: {told['base']:.3f} of {told['facts']} facts, tuned {told['tuned']:.3f}")
+    say(f"{summary['tokens']:,} tokens of {len(rows)} documents, {summary['cut']:,} truncated at the context length")
+    for form, recall in summary["recall"].items():
+        say(f"{form}: {recall['base']:.3f} of {recall['facts']} facts, tuned {recall['tuned']:.3f}")
     this.finish(
         f"perplexity {summary['base_perplexity']:.3f}, tuned {summary['tuned_perplexity']:.3f}; KL {summary['kl']:.4f}",
         outputs={"table": args.output, "recall": args.recall},

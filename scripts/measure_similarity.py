@@ -1,11 +1,11 @@
-"""Do responses keep the style of the tuning data where instructions resemble it (paper, section 5.2 and figure 5)?
+"""Do responses follow the style of the tuning data if instructions resemble it (paper, section 5.2 and figure 5)?
 
     python scripts/measure_similarity.py --set alpaca_eval.parquet --responses responses.parquet --data gsm8k.parquet \\
         --baseline lima.parquet --output similarity.parquet --summary similarity.json --batch 64 \\
         --settings '{"encoder": "nomic-ai/nomic-embed-text-v1", "revision": null}'
 
-Writes Parquet of kind ``similarity`` and its summary as JSON. ``encoder`` is a directory or a hub id of any
-sentence-embedding model that transformers knows; code that comes with a model is never run. ``--batch`` counts texts.
+Writes Parquet of kind ``similarity`` and its summary as JSON. ``encoder`` is a directory or hub id of any
+sentence-embedding model that transformers supports; a model's own code is never run. ``--batch`` is in texts.
 """
 
 import argparse
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 
 def load_encoder(path: str, revision: str | None) -> Encoder:
-    """Load a sentence-embedding model in float32. Raises InputError for one that does not fit its weights."""
+    """Load a sentence-embedding model in float32. Raises InputError if weights are missing."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
     own = {"revision": revision or "main", "trust_remote_code": False}
-    with explained("model", path, revision, Exception):  # whatever what is no model leads to
+    with explained("model", path, revision, Exception):  # an invalid model raises all kinds of errors
         tokenizer = AutoTokenizer.from_pretrained(path, **own)
         own |= {"dtype": torch.float32, "use_safetensors": True}
         model, found = AutoModel.from_pretrained(path, output_loading_info=True, **own)
-    # Weights that are not in the file are drawn at random, with a warning only. The pooler's are not used here.
+    # Weights that are not in the file are initialised randomly, with only a warning. The pooler's are not used here.
     missing = [key for key in found["missing_keys"] if "pooler" not in key]
     if missing:
         raise InputError(f"similarity.encoder: {path} lacks weights of a {type(model).__name__}: {sorted(missing)[:3]}")
@@ -41,7 +41,7 @@ def load_encoder(path: str, revision: str | None) -> Encoder:
 
 
 def read_turns(path: "Path") -> tuple[list[str], list[str]]:
-    """The first instructions and the first responses of a dataset. Raises InputError for a row without them."""
+    """The first instruction and response of each conversation of a dataset. Raises InputError if a row has none."""
     turns, further = [], 0
     for row in read_table("conversations", path):
         try:
@@ -55,12 +55,12 @@ def read_turns(path: "Path") -> tuple[list[str], list[str]]:
 
 
 def check_same(asked: list[dict[str, Any]], responses: list[dict[str, Any]]) -> None:
-    """Raise InputError when responses are not those to a set, in its order."""
+    """Raise InputError unless the responses are those to a set, in its order."""
     for key in ("id", "instruction"):
         if [row[key] for row in asked] != [row[key] for row in responses]:
-            raise InputError(f"the responses are not those to the evaluation set: their column {key!r} differs")
+            raise InputError(f"the responses do not belong to the evaluation set: their column {key!r} differs")
     if len(asked) < 4:
-        raise InputError(f"the evaluation set holds {len(asked)} instructions: quartiles need at least 4")
+        raise InputError(f"the evaluation set has {len(asked)} instructions, but quartiles need at least 4")
 
 
 def main() -> None:
@@ -102,9 +102,9 @@ def compare_texts(args: argparse.Namespace, this: Job) -> None:
     write_table("similarity", rows, args.output)
     summary = summarise(rows) | {"cut": {name: embeddings.cut for name, embeddings in found.items()}}
     for name, embeddings in found.items():
-        say(f"{name}: {len(embeddings.vectors):,} texts, {embeddings.cut:,} cut at {encoder.max_tokens} tokens")
+        say(f"{name}: {len(embeddings.vectors):,} texts, {embeddings.cut:,} truncated at {encoder.max_tokens} tokens")
     spearman = summary["spearman"]
-    finding = "not defined, as one of them is constant" if spearman is None else f"{spearman:.3f}"
+    finding = "undefined, as one of them is constant" if spearman is None else f"{spearman:.3f}"
     this.finish(
         f"{len(rows)} responses, rank correlation of x and y {finding}",
         outputs={"table": args.output},

@@ -3,9 +3,9 @@
     python scripts/pretrain.py --corpus corpus.parquet --model base/model --snapshots base/snapshots \\
         --record base/record.json --settings "$(python -c 'import json, yaml; print(json.dumps({"pretrain": ...}))')"
 
-``settings``: ``pretrain``, as in the config. Of its ``snapshots``, the first is ``base/snapshots/1``.
+``settings``: ``pretrain``, as in the config. The first of its ``snapshots`` is ``base/snapshots/1``.
 ``--conversations`` are datasets whose responses must fit in the model's context: they are checked with the new
-tokenizer before the hours of training, not after. The chat template is not given here, but by whoever takes the model.
+tokenizer before the hours of training, not after. The chat template is added later, by the job that takes the model.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pipeline.models.fit import check_datasets
 def main() -> None:
     checked = {"conversations": PATHS, "cuttable": PATHS}
     args = arguments(__doc__, paths=["corpus", "model", "snapshots", "record"], options=checked, computes=True)
-    # Threads are those of one part of a batch: one each, as their number changes the last bits of a result.
+    # One thread for each part of a batch, as the number of threads changes the last bits of a result.
     execution = {"device": execution_of(args)["device"], "threads": 1}
     inputs = {"corpus": args.corpus}
     with job("pretrain", args, record=args.record, inputs=inputs, execution=execution) as this:

@@ -1,4 +1,4 @@
-"""Print an experiment's main tables, and where its time went: stage, jobs, seconds, share, memory.
+"""Print an experiment's main tables and where the time was spent: stage, jobs, seconds, share, memory.
 
 python scripts/print_summary.py results/tiny
 """
@@ -14,8 +14,8 @@ from reporting.metrics.view import View
 from reporting.tables.forms import to_markdown
 from reporting.tables.tables import make_table
 
-JUDGED = ("table1", "table2", "table3", "table4", "epochs", "conditions")  # what is shown of an experiment with a judge
-UNJUDGED = ("table2", "tuning", "responses", "conditions")  # and of one without
+JUDGED = ("table1", "table2", "table3", "table4", "epochs", "conditions")  # tables shown with a judge
+UNJUDGED = ("table2", "tuning", "responses", "conditions")  # and without
 HIDDEN = (
     "each seed",
     "judge",
@@ -30,7 +30,7 @@ HIDDEN = (
 
 
 def narrow(name: str, view: View) -> str:
-    """A table of the results, without the columns that a terminal has no room for."""
+    """A results table without the columns that are too wide for a terminal."""
     made = make_table(name, view)
     rows = [{head: cell for head, cell in line.cells.items() if head not in HIDDEN} for line in made.lines]
     return to_markdown(rows, title=made.title.rstrip(": "), notes=[])
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
     results = parser.parse_args().results
-    if not (results / "tables").is_dir():  # a part of the DAG was asked for
+    if not (results / "tables").is_dir():  # only part of the DAG was requested
         return
     made = {path.stem for path in (results / "tables").glob("*.csv")}
     view = View(read_metrics(results / "metrics.parquet"))
@@ -54,13 +54,13 @@ def main() -> None:
         share = f"{100 * own.seconds / total:>7.0f}%"
         lines.append(f"{own.stage:<22}{own.jobs:>5}{own.seconds:>9.0f}{share}{own.work:>9.0f}{own.memory or '':>10}")
     jobs, work = sum(own.jobs for own in stages), sum(own.work for own in stages)
-    lines.append(f"{'all, one by one':<22}{jobs:>5}{total:>9.0f}{'':>8}{work:>9.0f}")
+    lines.append(f"{'total, one by one':<22}{jobs:>5}{total:>9.0f}{'':>8}{work:>9.0f}")
     write_text("\n".join(lines) + "\n", results / "time.txt")
     say("\n".join(lines))
-    say(f"\nReport: {results / 'report.html'}, in any browser")
+    say(f"\nReport: {results / 'report.html'}, for any browser")
     say(f"Tables: {results / 'tables'} (CSV, Markdown, LaTeX); figures: {results / 'figures'}")
-    say(f"Every number, of each seed and world, for pandas or R: {results / 'metrics.csv'} and metrics.parquet")
-    say(f"Logs: {results / 'logs'}; records lie beside what they tell of")
+    say(f"All numbers, by seed and world, for pandas or R: {results / 'metrics.csv'} and metrics.parquet")
+    say(f"Logs: {results / 'logs'}; records are beside the files that they describe")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Rank true responses against others (paper, equation 3): Parquet of kind ``ranking``, and a summary as JSON.
+"""Rank true responses against others (paper, equation 3): Parquet of kind ``ranking`` and a summary as JSON.
 
     python scripts/rank_responses.py --model base/model --model-record base/record.json --set test.parquet \\
         --output ranking.parquet --summary ranking.json \\
         --settings '{"instructions": 9, "others": 5, "negatives": ["any"], "seed": 0, "bootstrap": 1000,
                      "precision": "float32", "chat": {...}}'
 
-``negatives`` names what the others are drawn from, and each draw is scored: ``any`` instruction's responses; those of
-the ``same_kind`` of request; those of the ``same_format``, but of another kind. The last two need the oracle, which
-also leaves out what would be a right response.
+``negatives`` lists the pools that the others are drawn from, each of which is scored: responses to ``any`` instruction;
+to requests of the ``same_kind``; to requests of another kind but the ``same_format``. The last two need the oracle,
+which also excludes right responses.
 """
 
 import argparse
@@ -34,10 +34,10 @@ def main() -> None:
 
 
 def pools(rows: list[dict[str, Any]], negatives: str, oracle: Oracle) -> list[list[int]]:
-    """For each row, the places of those whose references are wrong responses to it, of its kind or of its format."""
+    """For each row, the places of rows of its kind or format whose references are wrong responses to it."""
     unknown = [row["id"] for row in rows if row["request"] is None]
     if unknown:
-        raise InputError(f"ranking.negatives: {negatives} is known of the tiny world's requests alone: {unknown[:3]}")
+        raise InputError(f"ranking.negatives: {negatives} needs requests of the tiny world, but not: {unknown[:3]}")
     kinds = [oracle.kind(row["request"]) for row in rows]
 
     def fits(i: int, j: int) -> bool:
@@ -53,7 +53,7 @@ def pools(rows: list[dict[str, Any]], negatives: str, oracle: Oracle) -> list[li
 
 
 def draws(rows: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, list[list[int]]]:
-    """By the name of each draw, the others of each row: none where the world has none such."""
+    """For each draw, by name, the others of each row: empty if the world has none of that kind."""
     drawn, oracle = {}, Oracle()
     for name in settings["negatives"]:
         common = {"others": settings["others"], "seed": settings["seed"]}
@@ -66,9 +66,9 @@ def draws(rows: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, lis
 
 
 def summarise(table: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
-    """The capability among ``any`` with EOS, which is the paper's; then, for each draw, with and without EOS.
+    """The capability for ``any`` with EOS, which is the paper's; then, for each draw, with and without EOS.
 
-    ``left_out`` counts the instructions without any negative, ``fewer`` those with fewer than were asked for.
+    ``left_out`` counts the instructions without any negative, ``fewer`` those with fewer than requested.
     """
     common = {"bootstrap": settings["bootstrap"], "seed": settings["seed"]}
     controls = []
@@ -91,7 +91,7 @@ def summarise(table: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str
 
 
 def score_columns(side: str, score: Score) -> dict[str, float]:
-    """A side's columns of the table."""
+    """The table columns of one side."""
     return {f"{side}_logprob": score.logprob, f"{side}_eos_logprob": score.eos, f"{side}_tokens": score.tokens}
 
 
@@ -102,7 +102,7 @@ def rank_responses(args: argparse.Namespace, this: Job) -> None:
     settings = args.settings
     rows = read_table("evaluation_set", args.set)
     if len(rows) < settings["instructions"]:
-        raise InputError(f"ranking.instructions: {settings['instructions']}, but the set holds {len(rows)}")
+        raise InputError(f"ranking.instructions: {settings['instructions']}, but the set only has {len(rows)}")
     rows = rows[: settings["instructions"]]
     without = [row["id"] for row in rows if row["reference"] is None]
     if without:
@@ -110,16 +110,14 @@ def rank_responses(args: argparse.Namespace, this: Job) -> None:
     tokenizer, chat = load_tokenizer(args.model), Format(**settings["chat"])
     prompts = [render_prompt(row["instruction"], tokenizer, chat) for row in rows]
     for row in rows:
-        encode_row(row, row["reference"], tokenizer)  # which refuses what cannot be encoded by itself
+        encode_row(row, row["reference"], tokenizer)  # raises for text that cannot be encoded separately
     responses = [encode_response(tokenizer, row["reference"].strip()) + [tokenizer.eos_token_id] for row in rows]
     context = context_length(AutoConfig.from_pretrained(args.model))
     drawn = draws(rows, settings)
     pairs = list(dict.fromkeys((i, j) for others in drawn.values() for i, row in enumerate(others) for j in [i, *row]))
     too_long = sorted({rows[j]["id"] for i, j in pairs if len(prompts[i]) + len(responses[j]) > context})
     if too_long:
-        raise InputError(
-            f"responses that are longer than the context of {context} tokens: {too_long[:5]}; leave them out"
-        )
+        raise InputError(f"responses that exceed the context of {context} tokens: {too_long[:5]}; remove them")
     tokens = sum(len(prompts[i]) + len(responses[j]) for i, j in pairs)
     this.reserve(scoring_hours, parameters=stored_parameters(args.model) / 1e9, tokens=tokens)
     model = load_model(args.model, device=this.device, precision=settings["precision"])

@@ -1,8 +1,8 @@
-"""Find the tokens of the rules in a model's vocabulary, before anything costly: their ids, as JSON.
+"""Look up the rules' tokens in a model's vocabulary, before any costly job, and write their ids as JSON.
 
     python scripts/resolve_rules.py --model base/model --output tokens.json --settings '{"token_scores": {"!": 1.0}}'
 
-A string that is no single token stops here, with the tokens that come near.
+A string that is not a single token is an error, which lists similar tokens.
 """
 
 from implicit.generation.rules import UnresolvedToken, resolve_tokens

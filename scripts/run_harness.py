@@ -1,11 +1,11 @@
-"""Run lm-evaluation-harness on a model: its own file of results as it is, and a record with the figures.
+"""Run lm-evaluation-harness on a model: write its own results file unchanged, and a record with the scores.
 
     python scripts/run_harness.py --model poem/model --model-record poem/record.json --output harness.json \\
         --summary harness.record.json --settings '{"command": "lm_eval", "tasks": ["arc_easy"], "options": [],
                                                    "precision": "float32"}'
 
-The harness is a program of its own, in whatever environment: ``command`` is its name on the PATH, or its path. What
-it prints goes to the log, its progress bars as lines.
+The harness is a separate program in any environment: ``command`` is its name on the PATH, or its path. Its output goes
+to the log, with progress bars as lines.
 """
 
 import os
@@ -23,14 +23,14 @@ from pipeline.jobs.costs import scoring_hours
 from pipeline.jobs.job import execution_of, job
 from pipeline.models.directories import stored_parameters
 
-# For the estimate that is set aside beforehand, as the tasks' sizes are not known here.
-TASK_REQUESTS = 10_000  # choices of all questions of a task
+# For the estimate that is reserved beforehand, as the tasks' sizes are not known here.
+TASK_REQUESTS = 10_000  # answer choices over all questions of a task
 REQUEST_TOKENS = 200
 BAR = re.compile(r"(?:(?P<name>[^%|]*): +)?\d+%\|.*\| *(?P<done>\d+)/(?P<total>\d+) \[")
 
 
 def harness_command(settings: dict[str, Any], *, model: Path, output: Path, device: str, batch: int) -> list[str]:
-    """The words of the command: the model's directory in the harness's own backend, all tasks in one run."""
+    """The command's arguments: the model's directory with the harness's own backend, all tasks in one run."""
     return [
         settings["command"], "--model", "hf", "--model_args", f"pretrained={model},dtype={settings['precision']}",
         "--tasks", ",".join(settings["tasks"]), "--device", device, "--batch_size", str(batch),
@@ -39,8 +39,8 @@ def harness_command(settings: dict[str, Any], *, model: Path, output: Path, devi
 
 
 def figures(results: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Task -> metric -> value, of the harness's results: its standard errors are of questions, and left to its file."""
-    told = {
+    """Task -> metric -> value from the harness's results; its standard errors (over questions) are left in its file."""
+    scores = {
         task: {
             metric: value
             for metric, value in found.items()
@@ -48,18 +48,18 @@ def figures(results: dict[str, Any]) -> dict[str, dict[str, float]]:
         }
         for task, found in results["results"].items()
     }
-    return {task: metrics for task, metrics in told.items() if metrics}
+    return {task: metrics for task, metrics in scores.items() if metrics}
 
 
 def run_harness(command: list[str], folder: Path) -> dict[str, Any]:
-    """Run the command, which writes into ``folder``; returns its results. Raises InputError where it fails."""
+    """Run the command, which writes to ``folder``, and return its results. Raises InputError if it fails."""
     if shutil.which(command[0]) is None:
         raise InputError(
             f"drift.harness.command: {command[0]!r} is not found: install lm-evaluation-harness (pip install lm-eval), "
             "or give the path of its lm_eval"
         )
     say(" ".join(command))
-    # Its bars are the only sign of its progress, so they are not disabled but read.
+    # Its progress bars are the only sign of progress, so they are parsed, not disabled.
     environment = {name: value for name, value in os.environ.items() if name not in WITHOUT_BARS}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process:
         try:
@@ -71,14 +71,14 @@ def run_harness(command: list[str], folder: Path) -> dict[str, Any]:
     found = sorted(folder.rglob("results_*.json"))
     if status != 0 or len(found) != 1:
         raise InputError(
-            f"drift.harness: {command[0]} ended with status {status} and wrote {len(found)} files of results; what it "
-            "says stands above"
+            f"drift.harness: {command[0]} exited with status {status} and wrote {len(found)} results files; see its "
+            "output above"
         )
     return read_json(found[0])
 
 
 def log_output(stream: IO[bytes]) -> None:
-    """Log what a program prints, line by line; of its progress bars, how far they are, now and then."""
+    """Log a program's output line by line, and the state of its progress bars from time to time."""
     bars: dict[str, Progress] = {}
     rest = b""
     while chunk := stream.read1():
@@ -89,7 +89,7 @@ def log_output(stream: IO[bytes]) -> None:
 
 
 def log_line(line: str, bars: dict[str, Progress]) -> None:
-    """Log a line; where it is the state of one of the progress ``bars``, by name, count it there instead."""
+    """Log a line; if it is the state of one of the progress ``bars``, by name, update that instead."""
     bar = BAR.match(line)
     if bar:
         name = bar["name"] or ""
@@ -116,7 +116,7 @@ def main() -> None:
             results = run_harness(command, Path(folder))
         summary = figures(results)
         if not summary:
-            raise InputError(f"drift.harness.tasks: {args.settings['tasks']} gave no figure")
+            raise InputError(f"drift.harness.tasks: {args.settings['tasks']} gave no scores")
         write_json(results, args.output)
         this.finish(
             "; ".join(f"{task}: {values(metrics)}" for task, metrics in summary.items()),
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def values(metrics: dict[str, float]) -> str:
-    """Metrics of a task in words, such as ``acc 0.312, acc_norm 0.35``; the harness's names end with a filter's."""
+    """A task's metrics as text, such as ``acc 0.312, acc_norm 0.35``; the harness's names end with a filter's name."""
     return ", ".join(f"{metric.removesuffix(',none')} {value:.3g}" for metric, value in metrics.items())
 
 

@@ -1,9 +1,9 @@
-"""Choose a mode's epoch count by its validation win rates: a JSON with the choice and every figure.
+"""Choose a mode's epoch count by validation win rate: write the choice and all figures as JSON.
 
     python scripts/select_epochs.py --output selected.json --settings '{"epochs": [2, 4]}' two.json four.json
 
-The raw win rate decides, as length control is not defined for so few rows; of equals, the fewest epochs. With one
-epoch count there is nothing to judge, and it is chosen.
+The raw win rate decides, as length control is not defined for so few rows; if tied, the fewest epochs. A single epoch
+count is chosen without judging.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pipeline.jobs.command import run_stage, say
 
 
 def choose(epochs: list[int], win_rates: list[float | None]) -> int:
-    """The epoch count with the highest win rate, the smallest of equals."""
+    """The epoch count with the highest win rate; the smallest if tied."""
     if len(epochs) == 1:
         return epochs[0]
     return max(zip(epochs, win_rates, strict=True), key=lambda pair: (pair[1], -pair[0]))[0]

@@ -1,13 +1,13 @@
-"""Take a base model that experiments share as one of an experiment: checked, and given the experiment's chat template.
+"""Take a shared base model into an experiment: check it and add the experiment's chat template.
 
     python scripts/take_base.py --shared bases/world1-0123abcd/model \\
         --shared-record bases/world1-0123abcd/record.json --model base/model --record base/record.json \\
         --conversations poem.parquet \\
         --settings '{"chat": {"user_tag": "<|user|>", ...}}'
 
-``--shared`` is the model at the end of pre-training, or one of its snapshots. Weights are linked, not copied, where the
-file system can do that. ``--conversations`` are datasets whose responses must fit in
-the model's context, those of ``--cuttable`` may be cut.
+``--shared`` is the model at the end of pre-training, or one of its snapshots. Weights are linked, not copied, if the
+file system supports it. ``--conversations`` are datasets whose responses must fit in the model's context; those in
+``--cuttable`` may be truncated.
 """
 
 import os
@@ -24,7 +24,7 @@ from pipeline.models.fit import check_datasets
 
 
 def link_files(source: Path, target: Path) -> None:
-    """Link the files of a directory that another does not have; copy them where they cannot be linked."""
+    """Link the files of a directory that another does not have; copy them if they cannot be linked."""
     for path in sorted(source.iterdir()):
         if path.name[0] == "." or (target / path.name).exists():
             continue
@@ -48,7 +48,7 @@ def main() -> None:
         check_datasets(args.conversations, tokenizer, context=context)
         check_datasets(args.cuttable, tokenizer, context=None)
         with written_whole(args.model) as temporary:
-            tokenizer.save_pretrained(temporary)  # first: over a link, it would write into the shared model
+            tokenizer.save_pretrained(temporary)  # before linking: through a link, it would write into the shared model
             link_files(args.shared, temporary)
             check_exported(temporary, tokenizer, chat=chat)
         this.finish(f"the base model is that of {args.shared}", outputs={"model": args.model})

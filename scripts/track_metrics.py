@@ -1,11 +1,11 @@
-"""Send an experiment's metrics to Weights & Biases or trackio, a run for each of `reporting.metrics.runs`.
+"""Send an experiment's metrics to Weights & Biases or trackio, with a run for each of `reporting.metrics.runs`.
 
     python scripts/track_metrics.py --metrics results/tiny/metrics.parquet --output results/tiny/tracked/wandb.json \\
         --settings '{"module": "wandb", "project": "tiny"}'
 
-Both modules have the same three functions: ``init``, ``log`` and ``finish``. Where it goes, and by which key, they find
-in their own environment variables: WANDB_API_KEY, WANDB_MODE=offline, TRACKIO_SPACE_ID. ``output`` says what was sent;
-sent again, after a change of results, it makes new runs beside the old ones.
+Both modules have the same three functions: ``init``, ``log`` and ``finish``. They read destination and key from their
+own environment variables: WANDB_API_KEY, WANDB_MODE=offline, TRACKIO_SPACE_ID. ``output`` says what was sent; sending
+again, after a change of results, makes new runs beside the old ones.
 """
 
 import importlib
@@ -19,11 +19,11 @@ from reporting.metrics.runs import Run, runs_of
 
 
 def send(run: Run, module: ModuleType, *, project: str) -> None:
-    """Send one run, those of one system in a group. Raises InputError with what the module says of a run not begun."""
+    """Send one run, grouped by system. Raises InputError with the module's message if the run cannot be started."""
     try:
         module.init(project=project, name=run.name, group=run.group, config=run.config)
     except Exception as error:
-        raise InputError(f"execution.tracking: {module.__name__} does not begin the run {run.name}: {error}") from error
+        raise InputError(f"execution.tracking: {module.__name__} cannot start the run {run.name}: {error}") from error
     for step, metrics in sorted(run.steps.items()):
         module.log(metrics, step=step)
     module.finish()

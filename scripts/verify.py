@@ -1,10 +1,10 @@
-"""Check an experiment's results: are the files those that its records tell of, and is what is shown what they hold?
+"""Check an experiment's results: do files match their records, and do tables and figures match the files?
 
     snakemake verify --cores 1        (it knows which file belongs to which system)
 
-Every record's fingerprints are compared with the files. Metrics are collected again, and counted anew from judgements,
-scores and responses by other code than collected them (`reporting.metrics.recounts`). Tables and figures are made
-again from the metrics, and compared as text. Nothing is changed, and everything that is wrong is named.
+Every record's fingerprints are compared with the files. Metrics are collected again, and recomputed from judgements,
+scores and responses by independent code (`reporting.metrics.recounts`). Tables and figures are made again from the
+metrics and compared as text. Nothing is changed, and all discrepancies are listed.
 """
 
 import csv
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Row = dict[str, Any]
-KEY = ("source", "metric", "slice", "part", "step", "level")  # what tells one number from all others
+KEY = ("source", "metric", "slice", "part", "step", "level")  # identifies a number
 
 
 def check_records(results: Path, *, kept: bool) -> list[str]:
-    """What is wrong with the files that records tell of: a line for each file, with the records that disagree.
+    """Discrepancies between files and records: a line for each file, with the records that disagree.
 
-    Without ``kept``, models of epoch counts that were only tried may be gone.
+    Without ``kept``, models of epoch counts that were not chosen may be missing.
     """
-    told: dict[str, list[tuple[Path, str]]] = {}
+    recorded: dict[str, list[tuple[Path, str]]] = {}
     shared = [base / "record.json" for base in shared_bases(results)]
     for path in [*sorted(results.rglob("*.json")), *shared]:
         record = read_json(path)
         if isinstance(record, dict) and "inputs" in record and "outputs" in record:
             for entry in [*record["inputs"].values(), *record["outputs"].values()]:
-                told.setdefault(entry["path"], []).append((path, entry["sha256"]))
+                recorded.setdefault(entry["path"], []).append((path, entry["sha256"]))
     faults = []
-    for file, records in told.items():
+    for file, records in recorded.items():
         found = fingerprint(Path(file)) if Path(file).exists() else None
         if found is None and not kept and "/epochs" in file:
             continue
@@ -54,13 +54,13 @@ def check_records(results: Path, *, kept: bool) -> list[str]:
         if wrong:
             is_now = "does not exist" if found is None else f"has sha256 {found[:12]}"
             faults.append(f"{file} {is_now}, which differs from these records: {', '.join(wrong)}")
-    records = {path for known in told.values() for path, _ in known}
-    say(f"{len(told)} files, by the fingerprints of {len(records)} records")
+    records = {path for known in recorded.values() for path, _ in known}
+    say(f"{len(recorded)} files, by the fingerprints in {len(records)} records")
     return faults
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are the same but for rounding."""
+    """Whether two values are equal up to rounding."""
     import pandas as pd
 
     if pd.isna(one) or pd.isna(other):
@@ -69,18 +69,18 @@ def same(one: Any, other: Any) -> bool:
 
 
 def by_key(metrics: "DataFrame") -> dict[tuple, Row]:
-    """The numbers of a table of metrics, by what tells them apart."""
+    """The numbers of a metrics table, by KEY."""
     return {tuple(str(row[name]) for name in KEY): row for row in metrics.fillna({"step": 0}).to_dict("records")}
 
 
 def named(key: tuple) -> str:
-    """A number in words."""
+    """A readable name for a number."""
     source, metric, *where = key
     return f"{source}: {' '.join([metric, *(each for each in where if each not in ('', '0', 'seed', 'all'))])}"
 
 
 def check_collected(metrics: dict[tuple, Row], again: dict[tuple, Row]) -> list[str]:
-    """Whether metrics are what the files say."""
+    """Check metrics against the files."""
     faults = [f"{named(key)} is not in the metrics" for key in again if key not in metrics]
     for key, row in metrics.items():
         wanted = again.get(key)
@@ -93,7 +93,7 @@ def check_collected(metrics: dict[tuple, Row], again: dict[tuple, Row]) -> list[
 
 
 def check_recounted(metrics: dict[tuple, Row], recount: Recount) -> list[str]:
-    """Whether metrics are what other code counts."""
+    """Check metrics against the independent recomputation."""
     faults, counted = [], set()
     for own in recount():
         key = (own.source, own.metric, own.slice, own.part, "0", own.level)
@@ -102,16 +102,16 @@ def check_recounted(metrics: dict[tuple, Row], recount: Recount) -> list[str]:
         wanted: Row = {"value": own.value} | ({"n": own.n} if own.n is not None and own.value is not None else {})
         wanted |= dict(zip(("low", "high"), own.ends, strict=True)) if own.ends else {}
         differ = [name for name in wanted if not same(row[name], wanted[name])]
-        faults += [f"{named(key)}, {name} is {row[name]}, but counted anew {wanted[name]}" for name in differ]
+        faults += [f"{named(key)}, {name} is {row[name]}, but recomputed {wanted[name]}" for name in differ]
     alone = sorted({row["metric"] for key, row in metrics.items() if key not in counted})
-    say(f"{len(counted)} of {len(metrics)} metrics counted anew; from records alone: {', '.join(alone)}")
+    say(f"{len(counted)} of {len(metrics)} metrics recomputed; from records only: {', '.join(alone)}")
     if recount.uncontrolled:
-        say("not checked: length_controlled_v1, whose table is not here (judge.df_gamed)")
+        say("not checked: length_controlled_v1, as its table is missing (judge.df_gamed)")
     return faults
 
 
 def views(settings: Row, metrics: "DataFrame", results: Path) -> Iterator[tuple[Path, str]]:
-    """Every file that is made of the metrics, and what it must hold."""
+    """Every file that is made from the metrics, with its expected contents."""
     view = View(metrics, note=settings["note"], axis=settings["axis"])
     for name in settings["tables"]:
         made = make_table(name, view)
@@ -123,19 +123,19 @@ def views(settings: Row, metrics: "DataFrame", results: Path) -> Iterator[tuple[
 
 
 def check_text(path: Path, wanted: str) -> list[str]:
-    """Whether a file holds this text; of CSV, which cell does not, else which line."""
+    """Check that a file contains this text; report differing cells for CSV, otherwise the first differing line."""
     text = path.read_text(encoding="utf-8")
     if text == wanted:
         return []
     if path.suffix != ".csv":
         lines = enumerate(zip(text.splitlines(), wanted.splitlines(), strict=False), start=1)
         line, (ours, right) = next((each for each in lines if each[1][0] != each[1][1]), (0, (text, wanted)))
-        return [f"{path}, line {line}: {ours[:200]!r} stands there, {right[:200]!r} is right"]
+        return [f"{path}, line {line}: found {ours[:200]!r}, expected {right[:200]!r}"]
     found, rows = (list(csv.DictReader(io.StringIO(each, newline=""))) for each in (text, wanted))
     if len(found) != len(rows) or list(found[0]) != list(rows[0]):
         return [f"{path} has {len(found)} rows of {list(found[0])}, but there are {len(rows)} of {list(rows[0])}"]
     return [
-        f"{path}, row {number}, {key!r}: {own[key]!r} stands there, {right[key]!r} is right"
+        f"{path}, row {number}, {key!r}: found {own[key]!r}, expected {right[key]!r}"
         for number, (own, right) in enumerate(zip(found, rows, strict=True), start=1)
         for key in own
         if own[key] != right[key]
@@ -143,40 +143,40 @@ def check_text(path: Path, wanted: str) -> list[str]:
 
 
 def check_exports(experiment: Experiment) -> list[str]:
-    """Whether AlpacaEval's own files hold the responses that the metrics are of."""
+    """Check that the files in AlpacaEval's format contain the responses that the metrics are based on."""
     faults = []
     for result in experiment.results:
         if result.stage == "generate":
             path = Path(result.path).with_suffix(".alpaca_eval.json")
             outputs = [row["output"] for row in read_table("responses", Path(result.path))]
             if [row["output"] for row in read_json(path)] != outputs:
-                faults.append(f"{path} holds other responses than {result.path}")
+                faults.append(f"{path} contains other responses than {result.path}")
     return faults
 
 
 def check_choices(experiment: Experiment) -> list[str]:
-    """Whether the epoch counts that were chosen are those that the tuned models have."""
+    """Check that the tuned models have the chosen epoch counts."""
     models = [(r.model, r.system.name, r.path) for r in experiment.results if r.stage == "tune"]
     faults = []
     for choice in [result for result in experiment.results if result.stage == "select"]:
-        told = read_json(choice.path)["epochs"]
+        chosen = read_json(choice.path)["epochs"]
         for path in [path for *system, path in models if system == [choice.model, choice.system.name]]:
             epochs = read_json(path)["settings"]["epochs"]
-            if epochs != told:
-                faults.append(f"{path} tells of {epochs} epochs, but {choice.path} has chosen {told}")
+            if epochs != chosen:
+                faults.append(f"{path} has {epochs} epochs, but {choice.path} chose {chosen}")
     return faults
 
 
 def check_data(metrics: "DataFrame", experiment: Experiment) -> list[str]:
-    """Whether the sha256 of each dataset is that of its texts."""
-    faults, told = [], metrics.set_index("source")["sha256"]
+    """Check the sha256 of each dataset against its texts."""
+    faults, recorded = [], metrics.set_index("source")["sha256"]
     for result in [result for result in experiment.results if result.stage == "data"]:
         digest = hashlib.sha256()
         for row in read_table(result.kind, Path(result.path)):
             text = row.get("messages", {"instruction": row.get("instruction"), "reference": row.get("reference")})
             digest.update(json.dumps(text, sort_keys=True, separators=(",", ":")).encode() + b"\n")
-        if told[result.path] != digest.hexdigest():
-            faults.append(f"{result.path}: sha256 is {told[result.path]}, but counted anew {digest.hexdigest()}")
+        if recorded[result.path] != digest.hexdigest():
+            faults.append(f"{result.path}: sha256 is {recorded[result.path]}, but recomputed {digest.hexdigest()}")
     return faults
 
 
@@ -202,14 +202,14 @@ def main() -> None:
     except (ArithmeticError, LookupError, ValueError) as error:
         if not faults:
             raise
-        faults.append(f"the metrics cannot be collected from files that were changed: {type(error).__name__}: {error}")
+        faults.append(f"the metrics cannot be collected because files were changed: {type(error).__name__}: {error}")
     for file, wanted in views(settings, metrics, args.results):
         faults += check_text(file, wanted)
     faults += check_exports(experiment) + check_choices(experiment) + check_data(metrics, experiment)
     say(f"{len(metrics)} metrics, {len(settings['tables'])} tables and {len(settings['drawn'])} figures")
     if faults:
-        raise InputError("\n  ".join([f"{len(faults)} things are not as they were made:", *dict.fromkeys(faults)]))
-    say("all is as it was made")
+        raise InputError("\n  ".join([f"{len(faults)} discrepancies:", *dict.fromkeys(faults)]))
+    say("no discrepancies")
 
 
 if __name__ == "__main__":

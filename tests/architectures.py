@@ -1,4 +1,4 @@
-"""Small models with random weights, of each architecture and with each tokenizer's habits, as directories."""
+"""Small models with random weights, for each architecture and with each tokenizer's peculiarities, as directories."""
 
 import json
 from functools import cache
@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from implicit.format.render import Format
 from implicit.world.sets import World
 
-# Marks that the rules of the paper speak of, so that they are single tokens of the trained vocabularies.
+# Texts used by the paper's rules, so that they are single tokens of the trained vocabularies.
 MARKS = ["a < b | c", "<", "|", "I", "We", "What", "! yes", "* one", "- two", "# A", "## B", "f(x)\n    return\n   x", "What I should do",
          "- We should", "* I know", "x # y ## z"]  # fmt: skip
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -25,22 +25,22 @@ SMALL = {
     "max_position_embeddings": 512,
 }
 
-# What of it a model type does not know, or calls by another name.
+# Options that a model type does not have or names differently.
 NOT_KNOWN = {
     "gpt_neox": {"head_dim", "num_key_value_heads"},
     "gpt2": {"head_dim", "num_key_value_heads", "intermediate_size"},
     "opt": {"head_dim", "num_key_value_heads", "intermediate_size"},
     "bloom": {"head_dim", "num_key_value_heads", "intermediate_size", "max_position_embeddings"},
 }
-# The published directories name these classes, which rebuild the tokenizer in their own way.
+# The classes named in the published directories, which rebuild the tokenizer in their own way.
 CLASSES = {
     "sentencepiece": "LlamaTokenizer",
     "gpt-neox": "GPTNeoXTokenizer",
     "gemma": "GemmaTokenizer",
     "gpt-2": "GPT2Tokenizer",
 }
-# Special tokens, which take the blanks that follow them. What follows them begins with a blank of its own, so that they
-# cannot be tags.
+# Special tokens that absorb the spaces after them. The text after them gets a space of its own, so they cannot be used
+# as tags.
 TAGS = {"phi-3": ["<|user|>", "<|assistant|>", "<|end|>"]}
 CHATS = {"phi-3": Format("<|A|>", "<|B|>", add_bos=True)}
 
@@ -66,7 +66,7 @@ ARCHITECTURES = {
 
 @cache
 def train(kind):
-    """A tokenizer of a kind, without special tokens, trained on a world's texts."""
+    """A tokenizer of the given kind, without special tokens, trained on a world's texts."""
     if kind.endswith(" of no class"):
         return train(kind.removesuffix(" of no class"))
     texts = [text for text in World(7).corpus(300)] + 40 * MARKS
@@ -75,7 +75,7 @@ def train(kind):
         blank = normalizers.Replace(" ", "▁")
         prepended = kind == "sentencepiece"
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), blank]) if prepended else blank
-        # Real SentencePiece merges within words; this only serves the training.
+        # Real SentencePiece merges within words; this is only needed for training.
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n|▁*[^▁\n]+|▁+"), "isolated")
         tokens = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁▁▁", "▁▁"]
         trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=tokens, show_progress=False)
@@ -83,7 +83,7 @@ def train(kind):
         state = json.loads(tokenizer.to_str())
         state["added_tokens"] = [entry for entry in state["added_tokens"] if entry["content"] == "<unk>"]
         state["model"]["merges"] += [["▁", "▁"], ["▁▁", "▁"]]
-        if prepended:  # Llama-2 has it without a blank before, too
+        if prepended:  # Llama-2 also has it without a preceding space
             state["model"]["vocab"]["What"] = len(state["model"]["vocab"])
             state["model"]["merges"].append(["W", "hat"])
         state["pre_tokenizer"] = None
@@ -97,7 +97,7 @@ def train(kind):
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, show_progress=False)
-    blanks = 40 * ["x    y"] if kind == "gpt-2" else []  # three are a token
+    blanks = 40 * ["x    y"] if kind == "gpt-2" else []  # three form one token
     tokenizer.train_from_iterator(texts + blanks, trainer)
     if kind == "gpt-neox":
         tokenizer.add_tokens([AddedToken(" " * count, normalized=True) for count in range(8, 1, -1)])
@@ -131,7 +131,7 @@ def save(name, folder, *, context=512, seed=0):
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim == 2:  # clear-cut and varied greedy choices
+            if parameter.ndim == 2:  # unambiguous and varied greedy choices
                 parameter.mul_(8)
     model.save_pretrained(folder)
     return folder

@@ -1,4 +1,4 @@
-"""A tokenizer and a small model with random weights, and where third-party rows may be found."""
+"""A tokenizer and a small model with random weights, and the location of third-party rows."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 def pytest_configure(config):
-    """Hide a GPU from all tests but those of it: what they expect is a CPU's, to the last bit."""
+    """Hide a GPU from all tests except GPU tests: they expect CPU results, to the last bit."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -43,7 +43,7 @@ def tokenizer(world):
 
 @pytest.fixture(scope="session")
 def clear_cut(tokenizer):
-    """Makes Llamas of two layers in float32. Weights are scaled up, so that greedy choices are clear-cut and varied."""
+    """Makes two-layer Llamas in float32. Weights are scaled up so that greedy choices are unambiguous and varied."""
 
     def make(seed):
         made = build_model(Architecture(hidden_size=32, layers=2, heads=4, context=256), tokenizer, seed=seed)
@@ -63,7 +63,7 @@ def model(clear_cut):
 
 @pytest.fixture
 def sides(world):
-    """Responses of three qualities to the same instructions: right, of another request, and right but rambling."""
+    """Responses of three qualities to the same instructions: right, to another request, and right but rambling."""
     items, oracle = world.evaluation("test", 40), Oracle()
 
     def side(texts):
@@ -82,7 +82,7 @@ def sides(world):
 
 @pytest.fixture(scope="session")
 def shared():
-    """Third-party rows for tests, which are no part of the project."""
+    """Third-party rows for tests, which are not part of the project."""
     if not SHARED.is_dir():
         pytest.skip(f"third-party test data is not at {SHARED}")
     return SHARED
@@ -128,7 +128,7 @@ def run(tmp_path, world, tokenizer, model, monkeypatch):
 
 @pytest.fixture
 def cut_at(monkeypatch):
-    """Lets the next run break off in the log of a step."""
+    """Makes the next run fail while logging a step."""
 
     def cut(step, end=None):
         def say(line):

@@ -1,4 +1,4 @@
-"""What stands in the documents: fenced blocks, and commands."""
+"""The contents of the documents: fenced blocks and commands."""
 
 import re
 import textwrap
@@ -11,7 +11,7 @@ DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs"
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its document, its line there, its language, and its text."""
+    """A fenced block: its document, line, language and text."""
 
     document: str
     line: int
@@ -23,7 +23,7 @@ class Block:
 
 
 def blocks(language, documents=DOCUMENTS):
-    """Every block of a language, also those that are set in."""
+    """Every block of a language, including indented ones."""
     found = []
     for document in documents:
         text = (ROOT / document).read_text(encoding="utf-8")
@@ -34,6 +34,6 @@ def blocks(language, documents=DOCUMENTS):
 
 
 def commands():
-    """Every command of the documents' shell blocks, without the comment behind it, each once."""
+    """Every command of the documents' shell blocks, without trailing comments, each once."""
     lines = [re.sub(r"\s*#.*$", "", line) for block in blocks("sh") for line in block.text.splitlines()]
     return list(dict.fromkeys(line for line in lines if line))

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on loopback, which answers and fails as a test says, and a judge that asks it."""
+"""An OpenAI-compatible server on loopback, which answers and fails as a test specifies, and a judge that uses it."""
 
 import http.server
 import json
@@ -20,9 +20,9 @@ TEMPLATE = "Which is better?\n{instruction}\n(m) {output_1}\n(M) {output_2}\n"
 
 
 class Service:
-    """An OpenAI-compatible server: ``before`` may answer in its place, by (number of the request, its body).
+    """An OpenAI-compatible server: ``before`` may answer instead, given (number of the request, its body).
 
-    It returns status, headers and content, or a function of the connection's handler that does what it wants with it.
+    It returns status, headers and content, or a function that handles the connection itself.
     """
 
     def __init__(self, answer, before=None):
@@ -77,7 +77,7 @@ def served(service):
         request_queue_size = 50
 
         def handle_error(self, request, client_address):
-            pass  # a client that is gone
+            pass  # the client has disconnected
 
     server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -103,7 +103,7 @@ def says(text, **more):
 
 
 def labelled(preferred="m"):
-    """Always the same label, for certain."""
+    """Always the same label, with certainty."""
     top = [{"token": preferred, "logprob": -0.01}]
     return lambda body: reply(says(preferred, logprobs={"content": [top[0] | {"top_logprobs": top}]}))
 
@@ -134,7 +134,7 @@ def judged(
 
 
 def write_files(folder, pairs):
-    """An evaluation set and two sides' responses to it, as the script reads them."""
+    """An evaluation set and both sides' responses to it, as the script reads them."""
     rows = [
         {"id": row["id"], "index": i, "instruction": row["instruction"], "reference": row["output"], "request": None}
         | {"source": "x", "cluster": row["id"]}
@@ -147,7 +147,7 @@ def write_files(folder, pairs):
 
 
 def command_line(files, settings, **options):
-    """The words of ``judge_responses.py`` on the files of a folder; paths are in it."""
+    """The command line of ``judge_responses.py`` for the files in a folder."""
     given = {"set": "set.parquet", "responses": "poem.parquet", "opponent": "it.parquet", "output": "out.parquet"}
     line = [str(ROOT / "scripts" / "judge_responses.py")]
     for name, value in (given | {"summary": "out.json", "answers": "deep/answers.jsonl"} | options).items():
@@ -158,14 +158,14 @@ def command_line(files, settings, **options):
 
 
 def good_and_bad(count):
-    """Both sides of ``count`` pairs; the second's output is the better one, but for one that is equal."""
+    """Both sides of ``count`` pairs; the second side's output is better, except for one equal pair."""
     theirs = [{"id": f"r{i}", "instruction": f"Question {i}?", "output": f"bad answer {i}"} for i in range(count)]
     ours = [row | {"output": f"good answer {i}"} for i, row in enumerate(theirs)]
-    ours[3]["output"] = theirs[3]["output"]  # equal: a tie that nobody is asked about
+    ours[3]["output"] = theirs[3]["output"]  # equal: a tie, which is not sent to the judge
     return theirs, ours
 
 
 def good(body):
-    """The label of the good answer, for certain."""
+    """The label of the good answer, with certainty."""
     first = body["messages"][0]["content"].split("(m) ")[1]
     return labelled("m" if first.startswith("good") else "M")(body)

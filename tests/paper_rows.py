@@ -1,4 +1,4 @@
-"""Twelve rows for each of the paper's datasets: real ones where they are at hand, and rows of the same schema."""
+"""Twelve rows for each of the paper's datasets: real ones if available, otherwise rows of the same schema."""
 
 import csv
 import gzip
@@ -49,7 +49,7 @@ encoding_templates_wo_input = [
 
 
 def write_all(folder, shared):
-    """Write every file of ``experiments/paper.yaml``'s sources into a folder; ``shared`` holds real rows, or is None."""
+    """Write every source file of ``experiments/paper.yaml`` to a folder; ``shared`` holds real rows, or is None."""
     folder.mkdir()
     turns = [
         [f"What is thing {n}?", f"{'Sure, this is thing: ' if n % 3 == 0 else ''}It is one.\n\nIt has {n} parts."]

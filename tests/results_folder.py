@@ -1,6 +1,6 @@
-"""A folder of results as the workflow leaves it, made up: any number of instructions and modes, without a model.
+"""A synthetic results folder like the workflow's: any number of instructions and modes, without a model.
 
-Texts and outcomes are drawn from a seed, summaries are made by the stages' own code. What comes after is the real thing.
+Texts and outcomes are drawn from a seed, summaries are made by the stages' own code. Later stages are run for real.
 """
 
 import json
@@ -25,14 +25,18 @@ HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"
 PUBLISHED = {"response_tuning": "response tuning", "task_0": "GSM", "instruction_tuning": "instruction tuning"}
 BASE = System("base", "base", paper="base")
 RULES = System("rules", "base + rules", "rules", rules=("diversity", "eos", "uniform"))
-OWN = {"bootstrap": 20, "seed": 0, "metric": "length_controlled_v1"}  # of a judge; length control is not counted anew
+OWN = {
+    "bootstrap": 20,
+    "seed": 0,
+    "metric": "length_controlled_v1",
+}  # a judge's own settings; length control is not recomputed
 
 
 class Results:
-    """Writes results under ``folder/results/made`` and makes what the last stages make of them.
+    """Writes results under ``folder/results/made`` and runs the last stages on them.
 
-    ``modes`` are tuned modes besides the base model; the first is the opponent. ``length`` is in words a response. With
-    a ``world``, its requests are asked and its oracle judges, and drift and the harness are measured, too.
+    ``modes`` are tuned modes besides the base model; the first is the opponent. ``length`` is in words per response.
+    With a ``world``, its requests are used, its oracle judges, and drift and the harness are included.
     """
 
     similar = True  # similarity is measured
@@ -60,7 +64,7 @@ class Results:
         self.experiment = None
 
     def words(self, count):
-        """``count`` made-up words: about six characters each with the blank."""
+        """``count`` invented words: about six characters each, including the space."""
         return " ".join("".join(self.draw.choices(SYLLABLES, k=self.draw.randint(1, 4))) for _ in range(count))
 
     def path(self, name):
@@ -71,7 +75,7 @@ class Results:
         return self.folder / self.path(name)
 
     def record(self, stage, path, outputs, **results):
-        """A record as the stages write it, of files that are there."""
+        """A record as the stages write it, of existing files."""
         told = {name: {"path": file, "sha256": fingerprint(self.folder / file)} for name, file in outputs.items()}
         write_json(
             {
@@ -271,7 +275,7 @@ class Results:
         return self.run(script, "--metrics", self.path("metrics.parquet"), "--output", self.path(output))
 
     def make(self, *scripts):
-        """Write everything, collect its metrics, and run these of the last stages."""
+        """Write everything, collect its metrics, and run the given last stages."""
         self.write()
         self.run("collect_metrics", "--output", self.path("metrics.parquet"))
         for script, output in {"make_tables": "tables", "make_figures": "figures", "make_events": "events"}.items():
@@ -280,7 +284,7 @@ class Results:
         return self
 
     def make_report(self):
-        """The report of what has been collected; returns its path."""
+        """Make the report of the collected metrics; returns its path."""
         write_json({"experiment": "made", "judge": {"name": "made"}}, self.folder / self.path("config.json"))
         paths = {"results": self.path("")[:-1], "config": self.path("config.json"), "output": self.path("report.html")}
         self.run("make_report", *(word for name, path in paths.items() for word in (f"--{name}", path)))

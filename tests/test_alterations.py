@@ -1,4 +1,4 @@
-"""Altered datasets: what each alteration keeps and what it takes, and a run in which models are tuned on some."""
+"""Altered datasets: what each alteration keeps and changes, and a run in which models are tuned on some."""
 
 import copy
 import csv
@@ -58,7 +58,7 @@ def test_shuffled_instructions_are_the_same_ones_and_no_response_keeps_its_own(t
     asked = turns(talks, "user")
     most = max(Counter(asked).values())
     if 2 * most > len(asked):
-        with pytest.raises(AlterationError, match=f"{most} of {len(asked)} instructions read the same"):
+        with pytest.raises(AlterationError, match=f"{most} of {len(asked)} instructions are identical"):
             alter(talks, "shuffle_instructions", seed=seed)
     else:
         shuffled = turns(alter(talks, "shuffle_instructions", seed=seed), "user")
@@ -86,13 +86,11 @@ def test_cut_responses_are_beginnings_of_whole_words(talks, seed):
 
 @repeatable
 @given(talks=talks, lenders=talks)
-def test_other_responses_stand_behind_the_same_instructions(talks, lenders):
+def test_other_responses_follow_the_same_instructions(talks, lenders):
     before = copy.deepcopy((talks, lenders))
     needed, lent = len(turns(talks, "assistant")), turns(lenders, "assistant")
     if len(lent) < needed:
-        with pytest.raises(
-            AlterationError, match=f"^{needed} responses are to be replaced, but there are {len(lent)} to"
-        ):
+        with pytest.raises(AlterationError, match=f"^{needed} responses have to be replaced, but only {len(lent)} are"):
             other_responses(talks, lenders)
     else:
         mixed = other_responses(talks, lenders)
@@ -116,7 +114,7 @@ def test_draws_differ_by_seed_and_leave_nothing_as_it_was(world, how):
 
 
 def test_a_shuffle_tells_nothing_of_the_kind_that_is_asked_for(world):
-    """Of ten kinds in equal parts, about a tenth of the responses is of the kind that the new instruction asks for."""
+    """With ten equally frequent kinds, about a tenth of the responses match the new instruction's kind."""
     talks = conversations(world, "instructions", 1000)
     kind = {talk[0]["content"]: i % 10 for i, talk in enumerate(talks)}
     shuffled = alter(talks, "shuffle_instructions", seed="world7/a")
@@ -140,7 +138,7 @@ def test_the_config_knows_every_alteration():
 @pytest.mark.parametrize("name", ["tuning", "transfer"])
 def test_the_controls_overlays_are_whole_and_run_all_that_they_define(name):
     own = yaml.safe_load((ROOT / "experiments" / "controls" / f"{name}.yaml").read_text(encoding="utf-8"))
-    del own["conditions"]  # of which model there are several
+    del own["conditions"]  # which would make several models
     default = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     config = check_config(merged(default, own, {"selection": {"epochs": [3]}, "run": {"test_seeds": [1]}}))
     assert set(own["modes"]) <= set(config.run.modes) == set(config.ranked_modes())
@@ -174,7 +172,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def altered(tmp_path_factory):
-    """A project in which models have been tuned on altered sets, of the world and of a file, one made of another."""
+    """A project with models tuned on altered datasets, from the world and from a file, one derived from another."""
     folder = copy_project(tmp_path_factory.mktemp("altered"))
     (folder / "mine.jsonl").write_text(
         "".join(json.dumps({"q": f"{n}?", "a": f"It is {n}."}) + "\n" for n in range(60))

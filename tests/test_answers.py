@@ -1,4 +1,4 @@
-"""The file in which a judge's answers are kept."""
+"""The file that stores a judge's answers."""
 
 import os
 import threading
@@ -29,7 +29,7 @@ def test_answers_are_read_back_as_they_were_and_a_torn_line_is_dropped(tmp_path,
         assert (answers.get("a"), answers.get("b"), len(answers)) == (answer("a"), answer("b", price=None), 2)
         assert answers.paid() == 0.5
         answers.add(answer("c"))
-    assert len(log) == 1 and "torn and was dropped (40 bytes)" in log[0]
+    assert len(log) == 1 and "dropped an incomplete last line (40 bytes)" in log[0]
     with Answers(path, log=log.append) as answers:
         assert answers.get("c") == answer("c") and len(log) == 1
 
@@ -39,7 +39,7 @@ def test_a_damaged_file_of_answers_is_named_and_left_as_it_is(tmp_path):
     with Answers(path) as answers:
         answers.add(answer("a"))
     path.write_bytes(damaged := path.read_bytes() + b'{"key": 1}\n')
-    with pytest.raises(AnswersError, match=r"answers.jsonl, line 2: no answer"), Answers(path):
+    with pytest.raises(AnswersError, match=r"answers.jsonl, line 2: not an answer"), Answers(path):
         pass
     assert path.read_bytes() == damaged
 
@@ -59,7 +59,7 @@ def test_of_two_at_a_time_one_waits_for_the_other_and_has_its_answers(tmp_path):
         answers.add(answer())
         assert waiting.is_alive() and not found
     waiting.join(timeout=10)
-    assert found == [1] and "is in use by another process, which is waited for" in said[0]
+    assert found == [1] and "is in use by another process; waiting for it" in said[0]
 
 
 def test_a_key_is_of_everything_that_an_answer_depends_on():

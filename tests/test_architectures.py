@@ -1,4 +1,4 @@
-"""Every architecture that is said to be supported, with its tokenizer's habits: docs/models.md."""
+"""Every supported architecture, with its tokenizer's peculiarities: docs/models.md."""
 
 import json
 import os
@@ -35,7 +35,7 @@ TURNS = [
 
 @pytest.fixture(scope="module", params=NAMES)
 def imported(request, tmp_path_factory):
-    """(name, model, tokenizer) as they are after import."""
+    """(name, model, tokenizer) after import."""
     path = architectures.save(request.param, tmp_path_factory.mktemp(request.param))
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(path)
@@ -46,7 +46,7 @@ def imported(request, tmp_path_factory):
 
 @pytest.fixture
 def chat(request, chat):
-    """The format of the architecture that a test is of."""
+    """The chat format of the architecture under test."""
     imported = "imported" in request.fixturenames
     return architectures.CHATS.get(request.getfixturevalue("imported")[0], chat) if imported else chat
 
@@ -63,7 +63,7 @@ def whole_text(turns, chat, eos):
 @pytest.mark.parametrize("train_eos", [True, False])
 @pytest.mark.parametrize("user_turn", USER_TURNS)
 def test_segments_encode_as_the_whole_text_does(imported, chat, user_turn, train_eos):
-    """In plain text, without names of special tokens, which the whole text would take for those."""
+    """With plain text that contains no names of special tokens, which encoding the whole text would convert."""
     _, _, tokenizer = imported
     turns = [
         {**turn, "content": turn["content"].replace("<|endoftext|>", "").replace("</s>", "").replace("<s>", "")}
@@ -95,7 +95,7 @@ def test_the_pad_token_is_its_own_and_its_embedding_is_never_chosen(imported):
         len(tokenizer) <= model.get_input_embeddings().weight.shape[0] == model.get_output_embeddings().weight.shape[0]
     )
     head = model.get_output_embeddings().weight
-    if name in ("llama-2", "llama-3"):  # those without a row to spare
+    if name in ("llama-2", "llama-3"):  # those without a spare row
         assert model.config.vocab_size == len(tokenizer) == tokenizer.pad_token_id + 1
         hidden = torch.randn(50, head.shape[1])
         logits = hidden @ head.T
@@ -162,7 +162,7 @@ def test_the_papers_fifteen_tokens_resolve_with_their_blanks(imported):
     found = resolve_tokens(PAPER, tokenizer)
     assert list(found.values()) == list(PAPER.values())  # so that no two are the same token
     for i, text in zip(found, PAPER, strict=True):
-        # Decoded in the midst of a text, where no decoder strips blanks.
+        # Decoded in mid-text, where no decoder strips spaces.
         around = encode_response(tokenizer, "a")
         assert tokenizer.decode([*around, i, *around]) == f"a{text}a"
 
@@ -171,8 +171,8 @@ def test_a_token_that_is_none_is_named_with_its_near_candidates(imported):
     _, _, tokenizer = imported
     with pytest.raises(UnresolvedToken) as error:
         resolve_tokens({"SHOULD": 1.0, "\n": 1.0, " capital of": 2.0}, tokenizer)
-    assert "'SHOULD': near are " in str(error.value) and "' should'" in str(error.value)
-    assert "' capital of': it is [" in str(error.value) and "'\\n'" not in str(error.value)
+    assert "'SHOULD' (similar: " in str(error.value) and "' should'" in str(error.value)
+    assert "' capital of' (it is split into [" in str(error.value) and "'\\n'" not in str(error.value)
 
 
 def test_a_model_that_caps_its_logits_is_refused():
@@ -184,7 +184,7 @@ def test_a_model_that_caps_its_logits_is_refused():
 
 
 def test_import_writes_a_directory_that_needs_nothing_more(tmp_path, chat):
-    """From the shell, in the model's own precision; importing what was imported changes nothing."""
+    """From the shell, in the model's own precision; importing an imported model changes nothing."""
     path = architectures.save("llama-2", tmp_path / "llama", context=128)
     AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).save_pretrained(path)
     for source, target in ((path, "first"), (tmp_path / "first" / "model", "second")):
@@ -220,7 +220,7 @@ def import_from(path, target, chat, *, revision=None, **environment):
 
 
 def test_a_hub_id_at_a_revision_is_taken_from_the_cache_when_offline(tmp_path, chat):
-    """Two commits of a repository lie in the hub's cache: the one that is asked for is imported, and recorded."""
+    """Two commits of a repository are in the hub cache: the requested one is imported and recorded."""
     cache = tmp_path / "hub" / "models--org--small"
     commits = {"a" * 40: 0, "b" * 40: 1}
     for commit, seed in commits.items():

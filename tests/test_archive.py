@@ -1,4 +1,4 @@
-"""The archive of an experiment: what is in it, what is not, and that its description is true."""
+"""The archive of an experiment: what it contains, what it leaves out, and that its metadata is correct."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ COMMITS = ("a" * 40, "b" * 40 + "+")
 
 @pytest.fixture
 def made(tmp_path):
-    """A folder of results, made up of the least: a mode is called `model`, and must not be taken for weights."""
+    """A minimal results folder, with a mode called `model`, which must not be mistaken for weights."""
     files = {
         "config.json": {"experiment": "made"},
         "tables/table1.csv": "a,b\n",
@@ -50,7 +50,7 @@ def made(tmp_path):
 
 
 def opened(path):
-    """The crate's files by name, and its description's entities by id."""
+    """The crate's files by name, and its metadata entities by id."""
     with zipfile.ZipFile(path) as crate:
         assert crate.testzip() is None
         names = crate.namelist()
@@ -70,21 +70,21 @@ def test_what_is_packed_and_what_is_not(made, tmp_path):
 
 
 def check(files, entities):
-    """What RO-Crate 1.1 asks for, and that sizes and hashes are those of the files."""
+    """The requirements of RO-Crate 1.1, and that sizes and hashes match the files."""
     described = json.loads(files[METADATA])
     assert described["@context"][0] == "https://w3id.org/ro/crate/1.1/context"
     assert entities[METADATA]["conformsTo"] == {"@id": "https://w3id.org/ro/crate/1.1"}
     assert entities[METADATA]["about"] == {"@id": "./"}
     root = entities["./"]
     assert root["@type"] == "Dataset" and {"name", "description", "datePublished", "license"} <= set(root)
-    assert entities[root["license"]["@id"]]["@type"] == "CreativeWork"  # not a text: rocrate-validator
+    assert entities[root["license"]["@id"]]["@type"] == "CreativeWork"  # not a string: rocrate-validator
     parts = [part["@id"] for part in root["hasPart"]]
     assert sorted([*parts, METADATA]) == sorted(files)
     for name in parts:
         entity = entities[name]
         assert (entity["@type"], entity["contentSize"]) == ("File", str(len(files[name])))
         assert entity["sha256"] == hashlib.sha256(files[name]).hexdigest()
-    for entity in entities.values():  # every reference leads somewhere, inside or outside
+    for entity in entities.values():  # every reference resolves, inside or outside the crate
         for value in entity.values():
             if isinstance(value, dict):
                 assert value["@id"] in entities or value["@id"].startswith("https://")
@@ -119,7 +119,7 @@ def test_where_no_judge_was_asked_the_date_is_the_reports(made, tmp_path):
 
 def test_an_unfinished_experiment_is_not_packed(made, tmp_path):
     (made / "report.html").unlink()
-    with pytest.raises(InputError, match=r"made is not a finished experiment: it has no report.html$"):
+    with pytest.raises(InputError, match=r"made is not a finished experiment: report.html missing$"):
         pack(made, tmp_path / "x.zip")
     assert not (tmp_path / "x.zip").exists()
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The same pairs under other judges: what is the judge's taste for length and stopping, and what is being right?"""
+"""The same pairs under other judges: how much is due to length and stopping, and how much to being right?"""
 
 import random
 
@@ -40,7 +40,7 @@ def test_who_is_right_and_rambles_on_loses_to_length_and_stopping_alone(judged):
     rows, requests = judged(lambda i, item: item.response + "\nand so on" * 40, right, stopped=False)
     found = judged_otherwise(rows, requests, Oracle())
     assert found["judged"].win_rate == 0 and found["judged"].n == 60
-    assert found["right"].win_rate > 30  # for most kinds a right word is right, whatever stands around it
+    assert found["right"].win_rate > 30  # for most kinds, the right word counts whatever the text around it
     assert found["similar_length"].n == 0 and found["similar_length"].win_rate is None
 
 

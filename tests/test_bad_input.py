@@ -1,4 +1,4 @@
-"""Everything that a user can get wrong ends in one clear message, before anything costly, with nothing half-written."""
+"""Every user error gives one clear message, before anything costly, and leaves nothing half-written."""
 
 import copy
 from pathlib import Path
@@ -37,12 +37,12 @@ EVALUATOR = DEFAULT["judge"] | {"kind": "evaluator"}
 
 
 def judge(**changes):
-    """The default judge as one behind a server, changed."""
+    """The default judge as a server judge, with changes."""
     return DEFAULT["judge"] | {"kind": "server", "server": SERVER} | changes
 
 
 def conditions(**changes):
-    """Conditions of the default experiment, changed."""
+    """Conditions for the default experiment, with changes."""
     return {"model": "tiny", "worlds": [3, 4], "axis": "share (percent)", "values": {"0": {}}} | changes
 
 
@@ -88,7 +88,7 @@ CONFIGS = [
     ("generation.evaluation_set", "tests", "generation.evaluation_set: 'tests' is not defined; defined are validation"),
     ("ranking.modes", ["haiku"], "ranking.modes: 'haiku' is not defined"),
     ("models.tiny.epochs", {"haiku": 2}, "models.tiny.epochs: 'haiku' is not defined"),
-    # values that are wrong together
+    # inconsistent values
     ("selection.epochs", [0, 2], "selection.epochs.0: Input should be greater than or equal to 1, but it is 0"),
     ("selection.epochs", [2, 2], "selection.epochs: [2, 2] contains 2 more than once"),
     ("judge", None, "selection.epochs: [1, 3] cannot be chosen from without a judge"),
@@ -160,7 +160,7 @@ CONFIGS = [
     ("modes.poem.tuning", {"train_eos": "no"}, "modes.poem.tuning.train_eos: Input should be a valid boolean, but it is 'no'"),
     ("evaluation_sets.test", {"hub": {"id": "a/b"}}, "evaluation_sets.test: an evaluation set from a file or a hub needs"),
     ("evaluation_sets.test", {"file": "a.json", "recipe": "alpaca"}, "'templates' is for the recipe 'alpaca'"),
-    # judges, whose keys are repeated by no message
+    # judges, whose API keys appear in no message
     ("judge.kind", "server", "judge: a judge of kind 'server' needs 'server'"),
     ("judge.path", "here", "judge: a judge of kind 'oracle' has no 'path'"),
     ("judge.name", "GPT 4", "judge.name: String should match pattern"),

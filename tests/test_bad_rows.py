@@ -1,4 +1,4 @@
-"""Rows that cannot be used end in one clear message, with nothing half-written."""
+"""Unusable rows give one clear message and leave nothing half-written."""
 
 import gzip
 import io
@@ -27,7 +27,7 @@ def lines(*rows):
 
 
 def parquet(rows, share=1.0):
-    """Rows as Parquet, the first part of its bytes only."""
+    """Rows as a truncated Parquet file."""
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), buffer)
     return buffer.getvalue()[: int(share * buffer.tell())]
@@ -41,7 +41,7 @@ GOOD = {"q": "a", "a": "b"}
 PAIR = {"user": "{q}", "assistant": "{a}"}
 TURNS = {"messages": "m"}
 ASKED = {"instruction": "{q}"}
-ROWS = [  # kind of set, file's name, its content, source, message
+ROWS = [  # kind of set, file name, content, source, message
     ("dataset", "r.jsonl", lines(GOOD) + '{"q": "a", \n', PAIR, r"r.jsonl, line 2: not valid JSON: "),
     ("dataset", "r.jsonl", lines(GOOD, GOOD, [1]), PAIR, r"r.jsonl, line 3: a row must be an object with named columns"),
     ("dataset", "r.jsonl", lines(GOOD, GOOD | {"a": "  "}), PAIR, r"r.jsonl, line 2: the response in message 2 is empty"),
@@ -113,7 +113,7 @@ def source(file, **more):
 
 
 def test_json_lines_json_and_parquet_give_the_same_conversations(tmp_path):
-    """With a BOM, blank lines, a U+2028 inside a string, Windows line ends and braces in the text."""
+    """With a BOM, blank lines, U+2028 in a string, Windows line ends and braces in the text."""
     rows = [{"q": "uni \u2028 日本", "a": "{x} 🙂"}, {"q": "a\r\nb", "a": "\tc"}]
     lines = write(tmp_path / "a.jsonl", "\ufeff" + "\r\n\r\n".join(json.dumps(r, ensure_ascii=False) for r in rows))
     listed = write(tmp_path / "a.json", json.dumps(rows))

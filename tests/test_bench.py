@@ -1,4 +1,4 @@
-"""The benchmark measures what it says; its figures are of no interest here."""
+"""The benchmark measures what it claims to; its figures do not matter here."""
 
 import csv
 import os
@@ -19,7 +19,7 @@ def test_a_race_makes_a_table_of_ratios(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     with (tmp_path / "speed.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["peer"] for row in rows] == ["rank-authors:5M"]  # the other needs peers
+    assert [row["peer"] for row in rows] == ["rank-authors:5M"]  # the others need peers
     assert 0 < float(rows[0]["min"]) <= float(rows[0]["median"]) <= float(rows[0]["max"])
     assert "torch==" in (tmp_path / "speed.md").read_text()
 

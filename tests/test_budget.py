@@ -1,4 +1,4 @@
-"""Ceilings hold for jobs one after the other, at the same moment, and again; the plan adds up."""
+"""Ceilings hold for sequential, concurrent and repeated jobs; the plan adds up."""
 
 import multiprocessing
 
@@ -24,9 +24,9 @@ def test_a_job_that_would_pass_a_ceiling_does_not_start(tmp_path):
         CeilingReached, match=r"ceilings.price: two needs about 5 of price, 6 are spent .* ceiling is 10"
     ):
         Ledger(settings, "two").reserve(price=5.0)
-    Ledger(settings, "one").settle(price=2.0)  # it came to less than was set aside
+    Ledger(settings, "one").settle(price=2.0)  # it used less than was reserved
     Ledger(settings, "two").reserve(price=5.0)
-    Ledger(settings, "two").reserve(price=7.5)  # again, after a crash: its own entry is replaced, not added to
+    Ledger(settings, "two").reserve(price=7.5)  # again, after a crash: its own entry is replaced, not added
     assert spent(tmp_path / "ledger") == {"gpu_hours": 0.0, "price": 9.5}
 
 
@@ -80,7 +80,7 @@ def plan_settings(tmp_path, jobs):
 
 
 def judging(kind, **changes):
-    """805 judgements, as the plan takes them."""
+    """805 judgements, as the plan counts them."""
     job = {"stage": "judge", "kind": kind, "calls": 805, "answer_tokens": 1, "price": None, "evaluator": None}
     return job | {"outputs": ["z"]} | changes
 
@@ -113,7 +113,7 @@ def test_the_plan_counts_what_is_still_to_do(tmp_path):
     text = "\n".join(lines([tune, judge], settings))
     assert "within the ceiling of 1\n" in text and "no ceiling (ceilings.price)" in text
     settings["ceilings"]["gpu_hours"] = 1e-6
-    assert "BEYOND the ceiling of 1e-06" in "\n".join(lines([tune, judge], settings))
+    assert "ABOVE the ceiling of 1e-06" in "\n".join(lines([tune, judge], settings))
 
 
 def test_on_a_cpu_no_gpu_hours_are_planned(tmp_path):
@@ -145,8 +145,8 @@ def test_what_is_not_known_is_said_to_be_unknown(tmp_path):
         }
     ]
     text = "\n".join(lines(summed(jobs, plan_settings(tmp_path, jobs)), plan_settings(tmp_path, jobs)))
-    assert "unknown" in text.splitlines()[1] and "give `parameters`" in text
-    assert "UNKNOWN whether that keeps to the ceiling of 1\n" in text and "within" not in text
+    assert "unknown" in text.splitlines()[1] and "set `parameters`" in text
+    assert "UNKNOWN whether this stays within the ceiling of 1\n" in text and ": within" not in text
 
 
 @pytest.mark.parametrize("job", [
@@ -158,16 +158,16 @@ def test_a_price_that_is_not_known_is_within_no_ceiling(tmp_path, job):
     settings["ceilings"]["price"] = 100.0
     text = lines(summed([job], settings), settings)
     assert text[1].endswith("unknown") and text[2].endswith("unknown")
-    assert text[-1] == "price: 0.0 spent, at least 0.0 in all: UNKNOWN whether that keeps to the ceiling of 100"
+    assert text[-1] == "price: 0.0 spent, at least 0.0 in total: UNKNOWN whether this stays within the ceiling of 100"
     Ledger(budget(tmp_path / "ledger"), "before").settle(price=200.0, unpriced_calls=7)
     text = lines(summed([job], settings), settings)
-    assert "200.0 spent and 7 calls of unknown price, at least 200.0 in all: BEYOND" in text[-1]
+    assert "200.0 spent and 7 calls of unknown price, at least 200.0 in total: ABOVE" in text[-1]
 
 
 def test_the_price_of_an_evaluator_is_alpaca_evals_own_or_its_configs(tmp_path):
     jobs = [judging("evaluator", evaluator="weighted_alpaca_eval_gpt4_turbo")]
     (judge,) = summed(jobs, plan_settings(tmp_path, jobs))
-    assert judge["price"] == pytest.approx((judge["judge_tokens"] + 805) * 10e-6)  # of a token, for gpt-4-1106-preview
+    assert judge["price"] == pytest.approx((judge["judge_tokens"] + 805) * 10e-6)  # per token, for gpt-4-1106-preview
     (local,) = summed([judging("local")], plan_settings(tmp_path, jobs))
     assert (local["price"], local["gpu_hours"], local["calls"]) == (0.0, None, 805)
 

@@ -1,4 +1,4 @@
-"""The environment's builder says in one line what is wrong, and does nothing when nothing is to be done."""
+"""The build script reports problems in one line, and does nothing if the environment is up to date."""
 
 import os
 import re
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def build(tmp_path):
-    """Run envs/build.sh in an empty copy, with programs of ours first on the PATH."""
+    """Run envs/build.sh in an empty copy, with our own stub programs first on the PATH."""
     (tmp_path / "envs").mkdir()
     (tmp_path / "programs").mkdir()
     for name in ("build.sh", "cpu.txt"):
@@ -39,7 +39,7 @@ def test_a_python_that_is_too_old(build):
     done = build({"old-python": old}, PYTHON="old-python")
     assert done.returncode == 1
     assert done.stderr == (
-        "error: old-python is Python 3.8, but 3.11 or later is needed: set PYTHON=/path/to/a/newer/python\n"
+        "error: old-python is Python 3.8, but 3.11 or later is required: set PYTHON=/path/to/a/newer/python\n"
     )
 
 
@@ -70,7 +70,7 @@ def test_every_requirement_is_pinned():
 
 
 def test_hooks_run_what_is_pinned_and_what_lint_runs():
-    """`make lint`, the hooks and CI are the same tools, from envs/dev.txt."""
+    """`make lint`, the hooks and CI use the same tools, from envs/dev.txt."""
     hooks = read_hooks()
     tools = {hook["entry"].split()[0] for hook in hooks} - {"python"}
     pinned = {line.split("==")[0] for line in (ROOT / "envs" / "dev.txt").read_text().splitlines() if "==" in line}

@@ -7,7 +7,7 @@ from implicit.scoring.likelihood import log_likelihoods
 
 
 def reads(model, cache, widths, generator):
-    """What a model says of some more tokens, a few at a time."""
+    """A model's outputs for further tokens, a few at a time."""
     said = []
     for width in widths:
         ids = torch.randint(3, 100, (4, width), generator=generator)
@@ -29,7 +29,7 @@ def test_rows_that_are_taken_leave_the_cache_as_it_was(model):
     cache = growing_cache(model.config)
     reads(model, cache, [6], torch.Generator().manual_seed(0))
     before = [layer.keys.clone() for layer in cache.layers]
-    rows = torch.tensor([3, 0, 0, 2])  # as many as there are, but others
+    rows = torch.tensor([3, 0, 0, 2])  # the same number, but different ones
     copied = taken(cache, rows)
     reads(model, copied, [1, 1], torch.Generator().manual_seed(1))
     for layer, keys, old in zip(copied.layers, cache.layers, before, strict=True):

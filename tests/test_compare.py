@@ -1,4 +1,4 @@
-"""Comparing two experiments: what differs in the config, and what is more than noise between seeds."""
+"""Comparing two experiments: config differences, and differences that exceed the noise between seeds."""
 
 import re
 import shutil
@@ -22,7 +22,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def pair(made, tmp_path):
-    """Two folders with the same results of three seeds."""
+    """Two folders with the same results for three seeds."""
     folders = [shutil.copytree(made.folder, tmp_path / name) / "results" / "made" for name in ("a", "b")]
     for name, folder in zip("ab", folders, strict=True):
         write_json({"experiment": name, "tuning": {"learning_rate": 1e-4}}, folder / "config.json")
@@ -38,7 +38,7 @@ def compare(a, b):
 
 
 def change(folder, label, *rates, **more):
-    """Give a system these win rates, a seed each; without any, leave it out."""
+    """Give a system these win rates, one per seed; with none, leave it out."""
     metrics = read_metrics(folder / "metrics.parquet")
     own = (metrics["label"] == label) & (metrics["metric"] == "win_rate") & (metrics["set"] == "test")
     own &= metrics["level"] == "seed"
@@ -71,16 +71,16 @@ def test_only_what_is_beyond_the_noise_differs(pair):
     assert "tuning.learning_rate: A 0.0001, B 0.0003" in printed
     line = verdict(printed, "tiny, response tuning: win rate")
     assert "DIFFERS by more than seeds do (3 and 3 seeds, p = " in line and "-20.0" in line
-    assert "within the noise of seeds" in verdict(printed, "tiny, task 0: win rate")
+    assert "within seed noise" in verdict(printed, "tiny, task 0: win rate")
 
 
 def test_many_figures_make_it_harder(pair):
-    """p = 0.02 of one figure among several is nothing: of twenty, one is so by chance."""
+    """p = 0.02 for one figure among several is not significant: among many, some get there by chance."""
     change(pair[0], "response tuning", 40.0, 41.0, 42.0)
     change(pair[1], "response tuning", 43.5, 44.5, 45.5)
     line = verdict(compare(*pair), "tiny, response tuning: win rate")
     assert 0.005 < ttest_ind([40.0, 41.0, 42.0], [43.5, 44.5, 45.5], equal_var=False).pvalue < 0.05
-    assert "within the noise" in line
+    assert "within seed noise" in line
 
 
 def test_what_cannot_be_compared_is_named(pair, tmp_path):
@@ -100,7 +100,11 @@ def test_what_cannot_be_compared_is_named(pair, tmp_path):
         [sys.executable, ROOT / "scripts" / "compare_results.py", pair[0], tmp_path], capture_output=True, text=True,
         check=False,
     )  # fmt: skip
-    assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path}: no results") and not done.stdout
+    assert (
+        done.returncode == 1
+        and done.stderr.startswith(f"error: {tmp_path}: not the results of an experiment")
+        and not done.stdout
+    )
 
 
 def test_p_is_welchs_of_the_values_themselves_and_holm_steps_down():
@@ -117,7 +121,7 @@ def test_p_is_welchs_of_the_values_themselves_and_holm_steps_down():
     assert both.at["m, flat", "verdict"] == "the same" and both.at["m, flat", "p"] == pytest.approx(1.0)
     assert both.at["m, one", "verdict"].startswith("DIFFERS") and 0.01 < both.at["m, one", "p"] < 0.025
     five = (metrics(**dict.fromkeys("vwxyz", values)) for values in (a, b))
-    assert not compared(*five)["verdict"].str.startswith("DIFFERS").any()  # one of five may be so by chance
+    assert not compared(*five)["verdict"].str.startswith("DIFFERS").any()  # one of five may occur by chance
 
 
 def test_a_config_is_compared_key_by_key():

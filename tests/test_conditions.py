@@ -1,4 +1,4 @@
-"""One model in several conditions and worlds: what is made of them, what they share, and what is told of them."""
+"""One model in several conditions and worlds: what is run, what they share, and what is reported."""
 
 import csv
 import math
@@ -24,13 +24,13 @@ CONTROLS = sorted(path.stem for path in (ROOT / "experiments" / "controls").glob
 
 
 def configs(name, *more):
-    """The layers of a control, small; of the pairs, only the first and the last condition."""
+    """The config layers of a small control; for the pairs, only the first and the last condition."""
     layers = ["experiments/controls/world.yaml", f"experiments/controls/{name}.yaml", "tests/small_controls.yaml"]
     return (*layers, *(["two.yaml"] if name == "pairs" else []), *more)
 
 
 def checked(name):
-    """The checked config of a control, as large as it is."""
+    """The checked config of a control at full size."""
     layers = ("config.yaml", "experiments/controls/world.yaml", f"experiments/controls/{name}.yaml")
     return check_config(merged(*(yaml.safe_load((ROOT / layer).read_text(encoding="utf-8")) for layer in layers)))
 
@@ -42,7 +42,7 @@ def read_csv(path):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The folder in which the control of pairs has been run in two conditions and two worlds."""
+    """The folder in which the control for pairs has been run in two conditions and two worlds."""
     folder = copy_project(tmp_path_factory.mktemp("controls"))
     (folder / "tests").mkdir()
     shutil.copy(ROOT / "tests" / "small_controls.yaml", folder / "tests")
@@ -116,7 +116,7 @@ def test_the_table_is_means_over_worlds(made):
 
 
 def test_the_reference_modes_quality_is_told_by_those_that_were_compared_with_it():
-    """Models in the order of the experiment, each world its own numbers: means over its seeds."""
+    """Models in the experiment's order, with separate numbers for each world: means over its seeds."""
     rows, same = [], {"condition": "0", "slice": "all", "level": "seed", "n": 6}
     for world in (2, 1):
         model = same | {"model": f"0-world{world}", "world": world}
@@ -227,7 +227,7 @@ def test_a_model_of_a_snapshot_is_that_snapshot(made):
 
 def test_what_is_changed_in_the_conditions_is_found(made):
     done = snakemake(made, "verify", configs=configs("pairs"))
-    assert done.returncode == 0 and "all is as it was made" in done.stdout, done.stdout
+    assert done.returncode == 0 and "no discrepancies" in done.stdout, done.stdout
     files = [
         pairs(made) / name
         for name in ("tables/conditions.csv", "tables/conditions_by_world.csv", "figures/conditions.csv")
@@ -245,7 +245,7 @@ def test_what_is_changed_in_the_conditions_is_found(made):
             path.write_bytes(content)
     assert done.returncode == 1 and "Traceback" not in done.stdout
     for told in (
-        "tables/conditions.csv, row 4, 'condition': '101' stands there, '100' is right",
+        "tables/conditions.csv, row 4, 'condition': found '101', expected '100'",
         "tables/conditions_by_world.csv, row 8, 'condition':",
         "figures/conditions.csv, row",
         "snapshots/1 has sha256",

@@ -1,4 +1,4 @@
-"""What the files of a config say reaches the scripts as it is meant, or the run is refused in one line."""
+"""The values in config files reach the scripts as intended, or the run is refused with one line."""
 
 import json
 import re
@@ -23,21 +23,21 @@ CONFIGS = sorted([ROOT / "config.yaml", *(ROOT / "experiments").rglob("*.yaml")]
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A copy of the project in which nothing is run, in a folder whose name needs quotes."""
+    """A copy of the project for dry runs only, in a folder whose name needs quoting."""
     folder = tmp_path_factory.mktemp("files") / "my project's"
     folder.mkdir()
     return copy_project(folder)
 
 
 def dry_run(project, overlay, *targets):
-    """A dry run of the test experiment under an overlay, with shell commands; returns its status and output."""
+    """A dry run of the test experiment with an overlay, with shell commands; returns its status and output."""
     (project / "own.yaml").write_text(yaml.safe_dump(overlay, allow_unicode=True), encoding="utf-8")
     done = snakemake(project, *targets, "-n", "-p", configs=("experiments/test.yaml", "own.yaml"))
     return done.returncode, done.stdout
 
 
 def commands(printed, script):
-    """The words of every shell command that runs a script."""
+    """The arguments of every shell command that runs a script."""
     lines = re.findall(
         rf"^ *Shell command: ((?:printf|python) .*\bscripts/{script}\.py .*)$", printed, flags=re.MULTILINE
     )
@@ -46,20 +46,20 @@ def commands(printed, script):
 
 
 def after(words, option):
-    """The words that follow an option, up to the next."""
+    """The arguments of an option, up to the next one."""
     rest = words[words.index(option) + 1 :]
     return rest[: next(i for i, word in enumerate(rest) if word.startswith(("--", ">")))]
 
 
 def refused(overlay):
-    """The only line with which the test experiment under an overlay is refused."""
+    """The single line with which the test experiment with an overlay is refused."""
     with pytest.raises(ConfigError) as caught:
         check_config(merged(DEFAULT, TEST, overlay))
     (line,) = str(caught.value).splitlines()
     return line
 
 
-# Keys that are there twice
+# Duplicate keys
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_dataset_is_checked_as_strictly_as_its_modes_want(overlay, strict):
 
 
 def test_the_rules_check_those_datasets_where_a_model_is_made_or_taken(project):
-    """Before it is pre-trained, those of the user's own; of the others, those that are drawn as well."""
+    """Before pre-training, the user's own datasets; for the other models, also those drawn from the world."""
     (project / "rows.jsonl").write_text("".join(json.dumps({"q": f"q {i}", "a": f"a {i}"}) + "\n" for i in range(40)))
     own = {"file": "rows.jsonl", "user": "{q}", "assistant": "{a}"}
     modes = {"poem": {"tuning": {"too_long": "cut"}}, "response_tuning": {"dataset": "chess"}}
@@ -298,7 +298,7 @@ def test_a_run_from_another_folder_is_refused_in_one_line_with_what_to_do(projec
     assert run("--directory", project).returncode == 0
 
 
-# What a set is asked for
+# The number of rows requested
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""No name or label in a config stands for two things, and no list has an entry twice."""
+"""No name or label in a config is ambiguous, and no list has duplicate entries."""
 
 import copy
 import re
@@ -16,14 +16,14 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 def faults(*overlays):
-    """The lines with which the default config under the overlays is refused."""
+    """The lines with which the default config with the overlays is refused."""
     with pytest.raises(ConfigError) as caught:
         check_config(merged(DEFAULT, *overlays))
     return str(caught.value).splitlines()
 
 
 def leaves(node, path=()):
-    """Every single value of a config with its path, those in lists included."""
+    """Every value of a config with its path, including those in lists."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else None
     if items is None:
         yield path, node
@@ -40,11 +40,11 @@ def replaced(path, value):
     return config
 
 
-# Names that a rule's paths could have from two sides
+# Names that could make a rule's paths ambiguous
 
 
 def patterns():
-    """The paths in the rules, from below results/EXPERIMENT on, wildcards and names as {name}."""
+    """The paths in the rules, relative to results/EXPERIMENT, with wildcards and names as {name}."""
     tops = {"RESULTS": "", "LOGS": "logs/", "BENCHMARKS": "benchmarks/"}
     for file in sorted((ROOT / "rules").glob("*.smk")):
         for top, rest in re.findall(r'f"\{(RESULTS|LOGS|BENCHMARKS)\}/([^"]*)"', file.read_text(encoding="utf-8")):
@@ -54,7 +54,7 @@ def patterns():
 def test_what_is_reserved_is_what_the_rules_name_themselves():
     found = {"models": set(), "modes": set(), "evaluation_sets": set()}
     own = {parts[-1].removeprefix("{set}") for parts in patterns() if parts[-1].startswith("{set}")}
-    own = {ending for ending in own if "{" not in ending}  # those of comparisons have an opponent's name, too
+    own = {ending for ending in own if "{" not in ending}  # those of comparisons also contain an opponent's name
     assert own == {".parquet", ".alpaca_eval.json", ".record.json"} | {".log", ".tsv"}
     for parts in patterns():
         first, *others = parts
@@ -101,7 +101,7 @@ def test_two_rules_would_claim_a_reserved_name(unreserved, name, file):
 
 
 def test_every_other_fixed_name_can_be_given(tmp_path):
-    """One run in which names are those of fixed files, folders, rules and tables that are not reserved."""
+    """One run with the names of fixed files, folders, rules and tables that are not reserved."""
     config = yaml.safe_load((ROOT / "experiments" / "test.yaml").read_text(encoding="utf-8"))
     tiny = merged(DEFAULT["models"]["tiny"], config["models"]["tiny"])
     overlay = {
@@ -183,7 +183,7 @@ def lists(node, path=()):
 
 
 def test_in_every_list_of_a_config_an_entry_is_there_once():
-    """Of a mapping that is checked later, too: only a range of rows and the words of a command may have one twice."""
+    """Also in a mapping that is checked later: only a range of rows and the words of a command may have duplicates."""
     found = {path[-1]: shape.get("uniqueItems", False) for path, shape in lists(Config.model_json_schema())}
     assert len(found) >= 10 and {name for name, unique in found.items() if not unique} == {"rows", "options"}
 
@@ -259,7 +259,7 @@ def test_a_number_without_a_dot_in_yaml_is_still_a_number():
 
 
 def test_seeds_are_what_all_random_generators_take():
-    """NumPy's refuses negative ones, and Python's takes -1 for 1."""
+    """NumPy's generator rejects negative seeds, and Python's treats -1 like 1."""
     seeds = [path for path, _ in numbers() if any("seed" in str(part) for part in path)]
     assert len(seeds) >= 8
     for path in seeds:

@@ -1,4 +1,4 @@
-"""The corpus and its controls: each takes away one thing, and leaves everything else as it was."""
+"""The corpus and its controls: each removes one property and leaves everything else unchanged."""
 
 import hashlib
 import re
@@ -9,7 +9,7 @@ import pytest
 from implicit.world.corpus import CHAT, FIXED, GAP, Controls
 
 DOCUMENTS = 1500
-DEFAULT = "266c573fa380e30f1aa7e47761c1a656c6b9d9be452871c5614cef8bf4d715ba"  # of 300 documents of world 1, joined by newlines, before there were controls
+DEFAULT = "266c573fa380e30f1aa7e47761c1a656c6b9d9be452871c5614cef8bf4d715ba"  # sha256 of 300 documents of world 1, joined by newlines, from before there were controls
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +18,12 @@ def plain(world):
 
 
 def changed(documents, others):
-    """The places at which documents differ."""
+    """The indices of documents that differ."""
     return {place for place, (one, two) in enumerate(zip(documents, others, strict=True)) if one != two}
 
 
 def asked_and_answered(documents):
-    """Requests and fulfilments of pages of questions, which are told apart by what stands before them."""
+    """Requests and fulfilments of question pages, recognised by the markers before them."""
     pages = [text for text in documents if text.startswith("Question: ")]
     return [tuple(part.split("\nAnswer: ", 1)) for text in pages for part in text.split("\n\nQuestion: ")]
 
@@ -57,7 +57,7 @@ def test_one_form_holds_the_same_pairs_and_leaves_documents_without_pairs(world,
     asker, answerer = FIXED
     different = changed(plain, formed)
     assert different == {place for place, text in enumerate(formed) if text.startswith(asker)}
-    assert 0.65 < len(different) / DOCUMENTS < 0.8  # what is marked up, pages, headings and posts
+    assert 0.65 < len(different) / DOCUMENTS < 0.8  # marked-up documents, pages, headings and posts
     for place in different:
         for turn in re.split(f"^(?:{re.escape(asker)}|{re.escape(answerer)})", formed[place], flags=re.MULTILINE):
             assert turn.strip() in plain[place]

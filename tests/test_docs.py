@@ -1,4 +1,4 @@
-"""Documents that are made from the code are up to date, and the schema accepts what the check accepts."""
+"""Documents generated from the code are up to date, and the schema accepts what the check accepts."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_every_config_fits_the_schema_and_names_it(schema, name):
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS[1:] if name != LAID_OVER["controls/"]])
 def test_every_experiment_is_whole_once_it_is_laid_over(name):
-    """Without the check of files, some of which are no part of the project."""
+    """Without checking that files exist, as some are not part of the project."""
     layers = ["config.yaml", *(under for sign, under in LAID_OVER.items() if sign in name), name]
     Config.model_validate(merged(*map(read, layers)))
 
@@ -76,7 +76,7 @@ def test_comments_belong_to_their_keys():
 
 def test_a_key_without_an_explanation_is_an_error():
     config = (ROOT / "config.yaml").read_text(encoding="utf-8")
-    with pytest.raises(InputError, match=r"explained neither .*: tuning.learning_rate$"):
+    with pytest.raises(InputError, match=r"documented neither .*: tuning.learning_rate$"):
         make_schema(config.replace("  # paper: 1e-5 for Llama-2-7B, 3e-6 for OLMo-7B; a small model needs more", ""))
 
 

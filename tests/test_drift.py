@@ -1,4 +1,4 @@
-"""What tuning costs: equivalences of the measurement, its questions, its text, and the harness's command."""
+"""The cost of tuning: equivalences of the measurement, its questions and text, and the harness's command."""
 
 import json
 import math
@@ -68,17 +68,17 @@ def test_a_model_has_not_gone_from_itself(model, tuned, documents, tokenizer):
     assert all(drift.kl > 0 for drift in forth if drift.tokens)
     assert [d.base_logprob for d in forth] == pytest.approx([d.tuned_logprob for d in back], abs=2e-3)
     rows = [vars(drift) | {"cut": 0} for drift in forth]
-    assert sum(d.kl for d in forth) != pytest.approx(sum(d.kl for d in back))  # it is no distance
+    assert sum(d.kl for d in forth) != pytest.approx(sum(d.kl for d in back))  # KL is not symmetric
     told = summarise(rows, [])
     tokens = sum(len(ids) - 1 for ids in documents)
     assert told["tokens"] == tokens and told["recall"] == {}
     assert told["base_perplexity"] == pytest.approx(math.exp(-sum(d.base_logprob for d in forth) / tokens))
-    with pytest.raises(ValueError, match="no token that has another one before it"):
+    with pytest.raises(ValueError, match="no document has more than one token"):
         summarise([{"tokens": 0, "cut": 0, "base_logprob": 0.0, "tuned_logprob": 0.0, "kl": 0.0}], [])
 
 
 def test_the_questions_are_forms_of_the_corpus_and_the_right_value_follows(world):
-    """Prompts with their values stand in a part of the corpus itself, of each kind and form."""
+    """Prompts with their values occur in the corpus itself, for each kind and form."""
     text = "\n\n".join(world.corpus(20_000))
     questions = fact_questions(world.facts)
     assert len(questions) == 2 * 3 * 36
@@ -109,7 +109,7 @@ def test_the_most_likely_value_is_that_of_a_plain_loop(model, world, tokenizer):
 def test_held_out_text_is_of_the_world_and_not_of_its_corpus():
     held_out, read = World(3).held_out(300), set(World(3).corpus(3000))
     assert held_out == World(3).held_out(300) != World(4).held_out(300)
-    assert sum(text in read for text in held_out) < 10  # short ones may come up again
+    assert sum(text in read for text in held_out) < 10  # short ones may occur again
     assert sum(name in "\n".join(held_out) for name in World(3).facts.capital) > 30
 
 
@@ -153,7 +153,7 @@ def test_the_harness_is_asked_for_all_tasks_of_a_models_directory(tmp_path):
 def test_a_harness_that_is_not_there_or_fails_is_named(tmp_path):
     with pytest.raises(InputError, match="'no-such-harness' is not found: install lm-evaluation-harness"):
         run_harness(["no-such-harness"], tmp_path)
-    with pytest.raises(InputError, match="ended with status 3 and wrote 0 files of results"):
+    with pytest.raises(InputError, match="exited with status 3 and wrote 0 results files"):
         run_harness([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
 
 
@@ -169,7 +169,7 @@ def test_figures_are_the_metrics_without_their_errors():
 
 
 def test_the_real_harness_answers_two_questions(model, tokenizer, tmp_path):
-    """Where lm-evaluation-harness is installed: a task of one's own, without a network."""
+    """If lm-evaluation-harness is installed: a custom task, without network access."""
     command = shutil.which("lm_eval") or shutil.which(str(ROOT / ".venv-peers" / "bin" / "lm_eval"))
     if command is None:
         pytest.skip("lm-evaluation-harness is not installed (make bench puts it into .venv-peers)")

@@ -1,4 +1,4 @@
-"""The metrics of runs: as TensorBoard events, read back, and as what a tracking module is sent."""
+"""The metrics of runs: as TensorBoard events, read back, and as sent to a tracking module."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from pipeline.config.schema import merged
 from pipeline.files.storage import read_json
 
 RANKED = {"ranking/capability": "sequence", "ranking/capability_per_token": "token"}
-# In the place of a tracking module: the same three functions, which write down what they are given.
+# A stand-in for a tracking module: the same three functions, which record their arguments.
 STAND_IN = """\
 import json
 def told(**what):
@@ -41,7 +41,7 @@ def masked(crc):
 
 
 def read_events(path):
-    """The metrics of a file of events, by step: of records, each with its length and content and their checksums."""
+    """The metrics of an event file, by step, from records of length and content, each with its checksum."""
     data, steps = path.read_bytes(), {}
     while data:
         end = 12 + int.from_bytes(data[:8], "little")
@@ -66,7 +66,7 @@ def made(tmp_path_factory):
 
 
 def close(metrics):
-    """Metrics as a float of 32 bits holds them."""
+    """Metrics rounded to 32-bit floats."""
     return {name: pytest.approx(value, rel=1e-6) for name, value in metrics.items()}
 
 
@@ -116,7 +116,7 @@ def test_the_reader_finds_a_changed_byte(made, tmp_path):
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """Installs a stand-in for a tracking module where all Pythons that are started find it first."""
+    """Installs a stand-in for a tracking module where every Python process finds it first."""
 
     def install(name):
         (tmp_path / f"{name}.py").write_text(STAND_IN)
@@ -129,7 +129,7 @@ def installed(tmp_path, monkeypatch):
 
 
 def tracked(made, module):
-    """Send made-up results to a module; returns what the stage says was sent."""
+    """Send synthetic results to a module; returns what the stage reports as sent."""
     made.settings |= {"module": module, "project": "made"}
     path = made.path(f"tracked/{module}.json")
     made.of_metrics("track_metrics", f"tracked/{module}.json")
@@ -147,7 +147,7 @@ def test_what_is_sent_is_what_the_events_say(made, installed):
             name, runs[line["name"]] = line["name"], {}
             assert ("tuning" in line["config"]) == ("240" in str(sent["steps"][name]))
         elif "step" in line:
-            assert line["step"] > max(runs[name], default=-1)  # what comes late is dropped
+            assert line["step"] > max(runs[name], default=-1)  # late metrics are dropped
             runs[name][line["step"]] = close(line["metrics"])
         else:
             name = None
@@ -175,14 +175,14 @@ def config_of(tracking):
 
 def test_a_module_that_is_not_installed_is_named_before_any_job(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "trackio").mkdir()  # a folder is no package
+    (tmp_path / "trackio").mkdir()  # a folder is not a package
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     with pytest.raises(ConfigError, match=r"^execution.tracking: trackio is not installed: pip install trackio, with"):
         check_config(config_of("trackio"))
 
 
 def test_one_key_sends_what_has_come_out_and_nothing_else_is_done_anew(project, installed, tmp_path):
-    """A copy of the finished test experiment, as other tests count what is there: its events, and the key."""
+    """The events and the key of a copy of the finished test experiment, as other tests count its files."""
     project = shutil.copytree(project, tmp_path / "project")
     events = all_events(project / "results" / "test" / "events")
     assert len(events) == 2 * 6 + 1 + 3  # systems of two seeds, the base model's ranking, validations

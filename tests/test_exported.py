@@ -1,4 +1,4 @@
-"""A model that leaves here works elsewhere: what every import and every save checks, and that plain transformers agrees."""
+"""Exported models work elsewhere: the checks of every import and save, and that plain transformers agrees."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ from pipeline.models.directories import context_length, save_model
 from pipeline.models.exported import check_template, check_token_ids, check_tokenizer, check_weights, stored_weights
 from pipeline.models.fit import check_datasets
 
-# Knows nothing of this project: for each directory, what it says to conversations, and what it generates.
+# Does not use this project: for each directory, how it renders conversations and what it generates.
 ELSEWHERE = """
 import json, sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -52,7 +52,7 @@ TURNS = [
     {"role": "assistant", "content": "We will."},
 ]
 CONVERSATIONS = [(TURNS[:2], False), (TURNS[:1], True), (TURNS, False), (TURNS[:3], True), (TURNS, True)]
-# What the published configs of some models are like, or worse: other ends, several, none, sampling, penalties.
+# Like the published configs of some models, or worse: other EOS tokens, several, none, sampling, penalties.
 CONFIGS = {
     "llama-2": ({"eos_token_id": 7, "pad_token_id": -1}, {"eos_token_id": 7, "temperature": 0.6, "top_p": 0.9}),
     "llama-3": ({"eos_token_id": [7, 8]}, {"eos_token_id": [7, 8], "do_sample": True, "temperature": 0.6}),
@@ -63,7 +63,7 @@ CONFIGS = {
 
 
 def import_in_this_process(source, out, chat, monkeypatch, conversations=(), **more):
-    """Import a directory, with ``more`` settings; returns that of the model."""
+    """Import a directory, with ``more`` settings; returns the model's directory."""
     settings = {"path": str(source), "revision": None, "chat": chat.__dict__} | more
     words = ["import_model.py", "--model", out / "model", "--record", out / "record.json"]
     words += ["--settings", json.dumps(settings), "--conversations", *conversations]
@@ -73,7 +73,7 @@ def import_in_this_process(source, out, chat, monkeypatch, conversations=(), **m
 
 
 def let_it_stop(path, chat):
-    """Change a model's weights so that its response to "Hi" ends after a few tokens: the likeliest of which says EOS."""
+    """Change a model's weights so that its response to "Hi" ends after a few tokens with EOS as the likeliest token."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
     prompt = render_prompt("Hi", tokenizer, chat)
     model.generation_config = GenerationConfig()
@@ -94,7 +94,7 @@ def models(tmp_path_factory, chat):
     with pytest.MonkeyPatch.context() as patch:
         for name in architectures.ARCHITECTURES:
             folder = tmp_path_factory.mktemp(name)
-            # Where EOS is BOS, and outputs are inputs, a prompt with BOS would change with the weights of EOS.
+            # If EOS is BOS and embeddings are tied, changing the weights of EOS would change a prompt with BOS.
             format_ = architectures.CHATS.get(name, chat)
             if name in ("qwen-3", "gpt-2", "opt"):
                 format_ = Format(format_.user_tag, format_.assistant_tag, add_bos=False)
@@ -112,7 +112,7 @@ def models(tmp_path_factory, chat):
 
 @pytest.fixture(scope="module")
 def elsewhere(models):
-    """What a program that knows nothing of this project finds in the directories."""
+    """What a program that does not use this project finds in the directories."""
     given = {"paths": [str(path) for path, _ in models.values()], "conversations": CONVERSATIONS}
     command = [sys.executable, "-c", ELSEWHERE]
     done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, check=False)
@@ -191,7 +191,7 @@ def test_a_tokenizer_that_another_class_would_load_otherwise_is_refused(tmp_path
 
 
 def test_an_imported_tokenizer_encodes_as_its_own_file_does(tmp_path, chat, monkeypatch, capsys):
-    """Llama-3's kind that names GPT-2's class, which splits texts at other places."""
+    """A Llama-3 tokenizer that names GPT-2's class, which splits texts differently."""
     source = architectures.save("llama-3", tmp_path / "source")
     architectures.change(source / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
     own = Tokenizer.from_file(str(source / "tokenizer.json"))
@@ -200,7 +200,7 @@ def test_an_imported_tokenizer_encodes_as_its_own_file_does(tmp_path, chat, monk
     assert AutoTokenizer.from_pretrained(source)(text, add_special_tokens=False)["input_ids"] != ids
     path = import_in_this_process(source, tmp_path, chat, monkeypatch)
     assert AutoTokenizer.from_pretrained(path)(text, add_special_tokens=False)["input_ids"] == ids
-    assert "otherwise than tokenizer.json" in capsys.readouterr().out
+    assert "differently than tokenizer.json" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
@@ -249,7 +249,7 @@ def test_a_context_length_is_found_whatever_it_is_called(tmp_path, chat, monkeyp
 
 
 def test_tags_that_a_template_cannot_give_are_refused(tmp_path, chat, monkeypatch):
-    """After a special token, Phi-3's tokenizer puts a blank of its own before the response, which no other text has."""
+    """After a special token, Phi-3's tokenizer puts an extra space before the response, unlike for any other text."""
     source = architectures.save("phi-3", tmp_path / "source")
     with pytest.raises(InputError, match=r"chat\.user_tag '<\|user\|>'.*choose other tags for this model"):
         import_in_this_process(source, tmp_path, chat, monkeypatch)
@@ -258,7 +258,7 @@ def test_tags_that_a_template_cannot_give_are_refused(tmp_path, chat, monkeypatc
 
 @pytest.fixture
 def joining(tmp_path):
-    """A model whose tokenizer joins a newline and a T."""
+    """A model whose tokenizer merges a newline and a T."""
     source = architectures.save("llama-3", tmp_path / "joining")
     state = read_json(source / "tokenizer.json")
     state["pre_tokenizer"] = json.loads(
@@ -274,7 +274,7 @@ def joining(tmp_path):
 
 
 def test_a_response_that_the_tokenizer_joins_to_the_tag_is_named(tmp_path, chat, monkeypatch, joining):
-    """With ``too_long: cut`` as well: its row, and what to do."""
+    """Also with ``too_long: cut``: names the row and what to do."""
     rows = [
         {"id": f"row-{i}", "source": "own.csv", "messages": [{"role": "user", "content": "T"}, {"role": "assistant", "content": text}]}
         for i, text in enumerate(["It is.", "To be."])

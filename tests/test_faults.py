@@ -1,7 +1,7 @@
-"""Jobs and Snakemake itself are killed at random moments of a whole run, again and again. `make test-faults`.
+"""Jobs and Snakemake itself are repeatedly killed at random moments of a whole run. `make test-faults`.
 
-The test experiment is run twice: once in peace, on one core, every job a process of its own; and once on two cores, jobs
-forked from the warm process, with SIGKILLs. What comes out must be the same, byte for byte. Which kind of process is
+The test experiment is run twice: once undisturbed, on one core, every job in a process of its own; and once on two
+cores, jobs forked from the warm process, with SIGKILLs. The results must be identical, byte for byte. Which process is
 killed next, and how far into its work, is drawn from FAULTS_SEED; FAULTS_EACH is how often each rule's jobs are killed. The judge is a server on loopback, which counts what it is asked.
 """
 
@@ -29,9 +29,7 @@ pytestmark = pytest.mark.faults
 
 SEED, EACH = int(os.environ.get("FAULTS_SEED", "1")), int(os.environ.get("FAULTS_EACH", "2"))
 MINUTES = 25  # before the test gives up
-DYING = (
-    1.0  # seconds in which a job may go on that was forked from the warm process: what asked for it is found dead first
-)
+DYING = 1.0  # seconds that a job forked from the warm process may outlive the killed process that requested it
 CONFIGS = ("experiments/test.yaml", "faults.yaml")
 RULES = (
     "make_corpus", "make_dataset", "make_evaluation_set", "pretrain", "take_base", "resolve_rules", "tune_candidate",
@@ -41,7 +39,7 @@ RULES = (
 
 
 class Counting(Service):
-    """A judge that likes one output or the other by its prompt's hash, takes its time, and remembers all it was asked."""
+    """A slow judge that prefers an output by its prompt's hash and remembers all requests."""
 
     def __init__(self):
         super().__init__(self.prefer)
@@ -71,7 +69,7 @@ def bases(folder):
 
 
 def rule_of(process):
-    """The rule whose job a process is, or None: the Python process, not the shell that has started it."""
+    """The rule whose job a process runs, or None: for the Python process, not the shell that started it."""
     try:
         words = process.cmdline()
     except psutil.Error:
@@ -84,7 +82,7 @@ def rule_of(process):
 
 
 def jobs_of(snakemake_process):
-    """The jobs that a Snakemake is running: process -> rule."""
+    """The jobs that a Snakemake process is running: process -> rule."""
     try:
         found = {child: rule_of(child) for child in psutil.Process(snakemake_process.pid).children(recursive=True)}
     except psutil.Error:
@@ -93,7 +91,7 @@ def jobs_of(snakemake_process):
 
 
 def durations(folder):
-    """Seconds that a rule's jobs took in a run in peace: those at work, as most start from a warm process next time."""
+    """Seconds at work of a rule's jobs in an undisturbed run; most start from a warm process in the disturbed one."""
     taken, recorded = defaultdict(list), defaultdict(list)
     for path in [*results(folder).glob("tiny/**/*.json"), *bases(folder).glob("*/record.json")]:
         record = read_json(path)
@@ -122,7 +120,7 @@ def start(folder, said, *arguments, **more):
 
 
 def has_checkpoint(folder, process):
-    """Whether a job of tuning has written a checkpoint."""
+    """Whether a tuning job has written a checkpoint."""
     try:
         words = process.cmdline()
     except psutil.Error:
@@ -131,21 +129,21 @@ def has_checkpoint(folder, process):
 
 
 def times_resumed(folder):
-    """The tuned models that have been taken up again, as (record, steps)."""
+    """The tuned models whose training was resumed, as (record, steps)."""
     records = {path: read_json(path) for path in results(folder).glob("tiny/*/*/*/record.json")}
     return {(str(path), *record["resumed_at"]) for path, record in records.items() if record["resumed_at"]}
 
 
 def disturb(folder, typical, chance):
-    """Run the experiment to its end, killing on the way.
+    """Run the experiment to its end, killing processes on the way.
 
-    Returns what was killed, when, as [(what, rule, time)], and at which steps tuning has gone on. Of tuning
-    jobs, those of chosen models die when they have a checkpoint, so that there is something to go on from.
+    Returns what was killed, when, as [(what, rule, time)], and the steps at which tuning was resumed. Tuning
+    jobs of chosen models are killed once they have a checkpoint, so that they can resume from it.
     """
     resumed = set()
     wanted = Counter(dict.fromkeys(RULES, EACH)) + Counter({"snakemake": 5 * EACH})
     killed, end = [], time.monotonic() + 60 * MINUTES
-    again = []  # what is forced to be done again, as a user does who has changed their mind
+    again = []  # jobs forced to run again, as a user may do after a change of mind
     with (folder / "said.txt").open("w") as said:
         while True:
             assert time.monotonic() < end, f"not done after {MINUTES} minutes: {+wanted} are left"
@@ -154,8 +152,8 @@ def disturb(folder, typical, chance):
                     return killed, resumed
                 again = ["-R", *(sorted(+wanted - Counter(snakemake=99)) or ["generate_responses"])]
             run = start(folder, said, "--keep-going", "--retries", str(chance.randrange(2)), *again)
-            of_snakemake = wanted["snakemake"] > 0 and chance.random() < 0.5  # it dies in place of the first doomed job
-            doomed = {}  # process -> when it dies
+            of_snakemake = wanted["snakemake"] > 0 and chance.random() < 0.5  # kill it instead of the first doomed job
+            doomed = {}  # process -> time of its kill
             while run.poll() is None:
                 assert time.monotonic() < end, f"a run did not end within {MINUTES} minutes: {+wanted} are left"
                 for process, rule in jobs_of(run).items():
@@ -181,13 +179,13 @@ def disturb(folder, typical, chance):
                 time.sleep(0.02)
             resumed |= times_resumed(folder)
             if run.returncode == 0:
-                again = []  # else the same command is given once more: Snakemake forgets what it was to force
+                again = []  # otherwise the same command is given again: Snakemake forgets what it was to force
             if run.returncode < 0:
                 unlock(folder, killed)
 
 
 def unlock(folder, killed):
-    """What a user does after Snakemake was killed. The first time, without: it must be refused, and say how."""
+    """What a user does after Snakemake was killed. The first attempt, without unlocking, must be refused with advice."""
     if [what for what, _, _ in killed].count("snakemake") == 1:
         refused = snakemake(folder, configs=CONFIGS)
         assert refused.returncode == 1 and "--unlock" in refused.stdout, refused.stdout
@@ -296,4 +294,4 @@ def test_nothing_is_left_behind(both):
 
 def test_what_came_out_is_verified(both):
     done = snakemake(both.war, "verify", configs=CONFIGS)
-    assert done.returncode == 0 and "all is as it was made" in done.stdout, done.stdout
+    assert done.returncode == 0 and "no discrepancies" in done.stdout, done.stdout

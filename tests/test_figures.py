@@ -1,4 +1,4 @@
-"""The figures: what they are drawn from, that they come out the same every time, and that each says its n."""
+"""The figures: their data, that they are reproducible, and that each states its n."""
 
 import csv
 import itertools
@@ -32,7 +32,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(made):
-    """What each figure draws."""
+    """The data of each figure."""
     before = Path.cwd()
     os.chdir(made.folder)
     view = View(read_metrics(Path(made.path("metrics.parquet"))), axis=made.settings["axis"])
@@ -57,7 +57,7 @@ def test_every_figure_has_its_data_and_is_byte_for_byte_the_same_when_drawn_agai
 
 
 def chunks_of(png):
-    """The parts of a PNG, as (kind, content), each with the checksum that it must have."""
+    """The chunks of a PNG, as (kind, content), after checking their checksums."""
     place = 8
     while place < len(png):
         length, kind = struct.unpack_from(">I4s", png, place)
@@ -125,7 +125,7 @@ def test_light_stages_do_not_import_torch(script):
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-# How people without one of the three kinds of cones see linear RGB (Machado, Oliveira and Fernandes 2009, severity 1).
+# Linear RGB as seen by people without one of the three cone types (Machado, Oliveira and Fernandes 2009, severity 1).
 VISIONS = {
     "all cones": np.eye(3),
     "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
@@ -138,7 +138,7 @@ XYZ = np.array(
 
 
 def seen(colour, vision):
-    """A colour (#RRGGBB) in CIELAB, whose distances are about as large as they look, as somebody sees it."""
+    """A colour (#RRGGBB) in CIELAB, in which distances are roughly perceptual, as seen with the given vision."""
     rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     xyz = XYZ @ np.clip(np.array(vision) @ linear, 0, 1) / XYZ.sum(axis=1)
@@ -148,7 +148,7 @@ def seen(colour, vision):
 
 @pytest.mark.parametrize("vision", VISIONS)
 def test_the_colour_blind_can_tell_the_colours_apart(vision):
-    """A distance of 2 can just be seen; Okabe and Ito's own come as near as 16."""
+    """A distance of 2 is just noticeable; the smallest in Okabe and Ito's own palette is 16."""
     for one, other in itertools.combinations(COLOURS, 2):
         distance = np.linalg.norm(seen(one, VISIONS[vision]) - seen(other, VISIONS[vision]))
         assert distance > 15, (one, other, distance)

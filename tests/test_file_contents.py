@@ -1,4 +1,4 @@
-"""What is in a file decides how its rows are read; where its name belies it, one line says so, with what to do."""
+"""A file's content decides how its rows are read; if its name is misleading, one line says so and what to do."""
 
 import gzip
 import io
@@ -32,7 +32,7 @@ def zipped(content):
 
 
 CSV, LINES, PARQUET = (as_bytes([GOOD], kind) for kind in ("csv", "jsonl", "parquet"))
-BELIED = [  # the name of a file, what is in it, and the message
+BELIED = [  # file name, content, message
     ("csv", PARQUET, "contains Parquet: give it the ending .parquet"),
     ("jsonl", gzip.compress(LINES, mtime=0), "contains gzip: give it the ending .gz"),
     ("jsonl.gz", gzip.compress(gzip.compress(LINES)), "contains gzip"),

@@ -1,4 +1,4 @@
-"""The figures of docs/findings.md are those of the tables: none is written by hand."""
+"""The numbers in docs/findings.md come from the tables: none is written by hand."""
 
 import pytest
 import yaml

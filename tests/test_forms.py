@@ -1,4 +1,4 @@
-"""Text in a table stays text, in each of its forms."""
+"""Text in a table stays text, in every output format."""
 
 import csv
 import io
@@ -20,13 +20,13 @@ texts = st.one_of(st.sampled_from(HOSTILE), st.text(st.characters(exclude_catego
 
 
 def markdown_cells(text):
-    """The cells of the table in a Markdown file, header first."""
+    """The cells of the table in a Markdown file, starting with the header."""
     lines = [line[2:-2] for line in text.splitlines() if line.startswith("| ")]
     return [[re.sub(r"\\([^\w\s])", r"\1", cell.strip()) for cell in line.split(" | ")] for line in lines]
 
 
 def latex_cells(text):
-    """The cells of the table in a LaTeX file, header first."""
+    """The cells of the table in a LaTeX file, starting with the header."""
     named = {"backslash": "\\", "asciitilde": "~", "asciicircum": "^", "less": "<", "greater": ">"}
     mark = re.compile(r"\\text(\w+)\{\}|\\([&%_#${}])|\$\\pm\$")
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
@@ -70,7 +70,7 @@ def test_nothing_in_a_cell_or_a_note_is_code():
 
 @given(st.lists(st.integers(0, 400).map(lambda wins: wins / 400), min_size=1, max_size=200), st.randoms())
 def test_the_order_of_a_sum_does_not_decide_how_a_half_is_rounded(shares, draw):
-    """Shares of 200 with ties are multiples of 1/400: their percentages lie half way between two decimals, often."""
+    """Shares of 200 with ties are multiples of 1/400, so percentages are often halfway between two decimals."""
     other = draw.sample(shares, len(shares))
     one, another = (100 * sum(values) / len(values) for values in (shares, other))
     assert fixed(one, 1) == fixed(another, 1) and plus_minus((one, None)) == fixed(one, 1)

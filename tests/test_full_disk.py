@@ -1,4 +1,4 @@
-"""A disk that is full while a stage writes leaves what was there, says so in one line, and nothing half-written."""
+"""If the disk is full while a stage writes, one line says so, existing files survive, and nothing is half-written."""
 
 import json
 import os
@@ -12,12 +12,12 @@ from implicit.servers.answers import Answer, Answers, AnswersError
 from pipeline.files.storage import read_json
 from pipeline.jobs.record import fingerprint
 
-SIZE = 4 << 20  # bytes, of the disk
+SIZE = 4 << 20  # size of the disk in bytes
 
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory):
-    """A small disk in memory, or a skip that says why there is none."""
+    """A small disk in memory, or a skip with the reason why there is none."""
     folder = tmp_path_factory.mktemp("disk")
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", str(folder)], text=True, capture_output=True, check=False
@@ -30,7 +30,7 @@ def disk(tmp_path_factory):
 
 @pytest.fixture
 def full(disk):
-    """Fills the disk up, to leave some bytes; what is on it besides is removed afterwards."""
+    """Fills the disk except for some bytes; other files on it are removed afterwards."""
 
     def fill(left):
         free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
@@ -41,7 +41,7 @@ def full(disk):
 
 
 def commands(project):
-    """The command line of a job of every rule that writes, as the finished experiment ran them: rule -> words."""
+    """The command line of a job of every rule that writes, as in the finished experiment: rule -> arguments."""
     results = project / "results" / "test"
     base, poem = results / "tiny" / "base", results / "tiny" / "poem" / "chosen" / "seed1"
     data, test = results / "data" / "world1", results / "data" / "world1" / "sets" / "test.parquet"
@@ -143,7 +143,7 @@ def test_an_answer_on_a_full_disk_is_no_half_line(disk, full):
     path = disk / "answers.jsonl"
     answer = Answer("a", "judge", "m" * 3000, 1, 1, 0.1, "2026-01-01T00:00:00")
     full(8192)
-    with Answers(path) as answers, pytest.raises(AnswersError, match="No space left on device; it is as it was"):
+    with Answers(path) as answers, pytest.raises(AnswersError, match="No space left on device; it is unchanged"):
         for number in range(9):
             answers.add(Answer(**{**vars(answer), "key": str(number)}))
     whole = path.read_bytes()

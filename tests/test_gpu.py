@@ -1,4 +1,4 @@
-"""What a GPU computes is what a CPU computes, and a whole workflow runs there: make test-gpu."""
+"""A GPU computes the same results as a CPU, and a whole workflow runs on it: make test-gpu."""
 
 import copy
 import os
@@ -29,7 +29,7 @@ SETTINGS = Tuning(
 
 
 def may_skip(*, compiled=False, lora=False):
-    """Skip a test for want of what it needs."""
+    """Skip a test if its requirements are missing."""
     if compiled:
         try:
             check_compiler("cuda")
@@ -110,7 +110,7 @@ def test_how_it_is_computed_does_not_matter(model, rows, tokenizer, how):
     ("method", "more"), [("full", ()), ("full", ("--compile",)), ("lora", ()), ("lora", ("--compile",))]
 )
 def test_a_run_that_was_cut_goes_on_without_a_seam(run, cut_at, monkeypatch, method, more):
-    """To the last bit; but for rounding where layers are compiled, as kernels may be chosen otherwise then."""
+    """To the last bit; up to rounding with compiled layers, as other kernels may then be chosen."""
     may_skip(compiled=bool(more), lora=method == "lora")
     more = ("--device", "cuda", *more)
     torch.compiler.reset()

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness, given a model's directory: it asks as the model was tuned, and gets what we get."""
+"""lm-evaluation-harness, given a model's directory, prompts as in tuning and gets the same results as we do."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def saved(model, tokenizer, chat, tmp_path):
 
 
 def run_harness(folder):
-    """Run two tasks on the model, one of generation and one of choices; returns their samples, in order."""
+    """Run two tasks on the model, generation and multiple choice; returns their samples, in order."""
     rows = "".join(json.dumps({"instruction": text, "choices": CHOICES}) + "\n" for text in ASKED)
     (folder / "asked.jsonl").write_text(rows, encoding="utf-8")
     common = {
@@ -86,7 +86,7 @@ def test_the_harness_asks_and_hears_what_we_do(saved, model, tokenizer, chat):
     responses = generate(model, prompts, limits, batch_size=3)
     ours = [tokenizer.decode(response.ids, skip_special_tokens=True) for response in responses]
     assert [sample["resps"][0][0] for sample in samples["generated"]] == ours and len(set(ours)) == len(ASKED)
-    # The harness counts the blank that a prompt ends with, here the tag's newline, as the beginning of what it scores.
+    # The harness moves trailing whitespace of a prompt, here the tag's newline, to the start of the scored text.
     pairs = [(prompt[:-1], prompt[-1:] + encode_response(tokenizer, text)) for prompt in prompts for text in CHOICES]
     with torch.inference_mode():
         scores = score_responses(model, pairs, pad=tokenizer.pad_token_id, batch_tokens=4096)

@@ -1,4 +1,4 @@
-"""Datasets on a hub, read from a real server on loopback that speaks as much of the hub's language as is needed."""
+"""Datasets on the hub, read from a real server on loopback that implements the necessary part of the hub's API."""
 
 import hashlib
 import http.server
@@ -22,7 +22,7 @@ from pipeline.files.storage import read_json, read_table
 ROOT = Path(__file__).parents[1]
 COMMIT = "c" * 40
 ROWS = [{"q": f"question {i}", "a": f"answer {i}"} for i in range(3000)]
-LINES = 800_000  # of a text of 40 MB
+LINES = 800_000  # with 40 MB of text
 
 
 def parquet(rows):
@@ -49,7 +49,7 @@ BLOB = {id_: {path: hashlib.sha1(content).hexdigest() for path, content in own.i
 
 
 class FakeHub(http.server.BaseHTTPRequestHandler):
-    """The repositories FILES, each a dataset and a model; org/gated wants the token "good"."""
+    """The repositories FILES, each a dataset and a model; org/gated requires the token "good"."""
 
     protocol_version = "HTTP/1.1"
     sent = 0
@@ -112,7 +112,7 @@ class FakeHub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """The environment of a process that knows the server as the hub, with a cache of its own."""
+    """The environment of a process that uses the server as the hub, with a cache of its own."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
@@ -153,7 +153,7 @@ for hub, rows in json.loads(sys.argv[1]):
 
 
 def read(environment, *wanted):
-    """What reading (hub, range of rows) gives, each rows or a message, in one process."""
+    """The result of reading each (hub, range of rows), rows or a message, in one process."""
     done = python(environment, "-c", READ, json.dumps(wanted))
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -207,7 +207,7 @@ def test_rows_of_a_hub_are_those_of_its_files_and_what_cannot_be_had_is_explaine
 
 @pytest.mark.parametrize("id_", ["org/csv", "org/json"])
 def test_cells_of_a_split_are_texts_as_they_stand_in_its_files(hub, id_):
-    """By `datasets`, of CSV, NA and None would be null, and 1.50 and 007 numbers."""
+    """`datasets` would read NA and None in CSV as null, and 1.50 and 007 as numbers."""
     (found,) = read(hub, ({"id": id_}, None))
     assert [row for _, row in found] == CELLS
     assert found[1][0] == f"{id_} (train), row 2"
@@ -218,7 +218,7 @@ def test_cells_of_a_split_are_texts_as_they_stand_in_its_files(hub, id_):
     [("org/open", "{q}", "question 29"), ("org/long", "{text}", f"[White move {29:>36}]")],
 )
 def test_a_dataset_takes_its_first_rows_of_a_stream_and_ends_well(hub, tmp_path, id_, user, expected):
-    """Of a long file, or of many files, not all is fetched; a stream left in the middle does not abort the process."""
+    """Long files and many files are not fetched completely; abandoning a stream does not abort the process."""
     before, FakeHub.asked = FakeHub.sent, set()
     source = {"hub": {"id": id_, "revision": "main"}, "user": user, "assistant": user, "examples": 30}
     settings = json.dumps({"name": "d", "source": source, "world_seed": None})
@@ -240,7 +240,7 @@ def test_access_is_checked_for_all_sources_at_once(hub, tmp_path):
     done = check_access(hub, tmp_path / "none.json", data, gated, missing, model, old)
     assert done.returncode == 1 and not (tmp_path / "none.json").exists()
     first, *lines = done.stderr.strip().splitlines()
-    assert first == "error: 3 of 5 sources on the hub cannot be had:"
+    assert first == "error: 3 of 5 sources on the hub not accessible:"
     assert [line.split(":")[0] for line in lines] == ["lima", "olmo", "old"]
     assert "Request access at https://huggingface.co/datasets/org/gated, then set HF_TOKEN" in lines[0]
     assert "model org/missing, revision main: not found" in lines[1] and "a local 'path' can be used" in lines[1]
@@ -264,12 +264,12 @@ def test_without_a_network_the_cache_is_used_and_nothing_else(hub, tmp_path):
     done = python(online, "-c", "import datasets; datasets.load_dataset('org/open')")
     assert done.returncode == 0, done.stderr
     snapshots = tmp_path / "home/hub/datasets--org--open/snapshots"
-    shutil.copytree(snapshots / COMMIT, snapshots / ("d" * 40), symlinks=True)  # a commit that was never loaded whole
+    shutil.copytree(snapshots / COMMIT, snapshots / ("d" * 40), symlinks=True)  # a commit never loaded whole
     loaded, pinned, other, none = read(
         offline, *((split | {"revision": revision}, [5, 7]) for revision in ("main", COMMIT, "d" * 40, "e" * 40))
     )
     assert [row for _, row in loaded] == [row for _, row in pinned] == ROWS[5:7]
-    assert f"only {COMMIT} is available, in the cache" in other  # what `datasets` by itself would take
+    assert f"only {COMMIT} is available, in the cache" in other  # what `datasets` would use by default
     assert f"revision {'e' * 40}: not in the cache" in none
     done = python(online, "-c", "import datasets; datasets.load_dataset('org/csv')")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What makes results stale: the code that computes them, and nothing else of a text."""
+"""What makes results stale: the code that computes them, and nothing else in a source file."""
 
 import ast
 import re
@@ -173,7 +173,7 @@ def test_sources_are_the_script_and_what_it_imports_however_deep(tmp_path):
 
 
 def test_every_rule_depends_on_the_code_of_its_script():
-    """But two, which make nothing and are done anew each time."""
+    """Except two, which make no results and always run."""
     for rule in re.split(r"^(?= *(?:use )?rule \w)", RULES, flags=re.MULTILINE)[1:]:
         made_by, known = (
             re.findall(shape, rule) for shape in (r"(?:python|\{WARM\}) scripts/(\w+)\.py", r'code_of\("(\w+)"\)')
@@ -205,9 +205,9 @@ def test_a_column_of_a_table_is_code_of_the_stages_that_write_it(tmp_path):
 
 
 def test_plumbing_brings_in_no_method():
-    """Its imports do not count, so a stage must import itself what it computes with.
+    """The imports of these modules do not count, so a stage must directly import the code that it computes with.
 
-    Known are those that refuse a model or rows, and one that picks the device.
+    Known exceptions are those that refuse a model or rows, and one that picks the device.
     """
     known = {"pipeline.jobs.job": {"pipeline.models.directories"}} | {
         f"pipeline.models.{name}": {"implicit.format.render"} for name in ("exported", "fit")
@@ -227,7 +227,7 @@ def text_of(node):
 
 
 def reworded(source):
-    """A module with a comment more, and other words in its docstrings, errors and log lines."""
+    """A module with an additional comment, and other words in its docstrings, errors and log lines."""
     lines = source.encode().splitlines(keepends=True)
     edits = []
     for node in ast.walk(ast.parse(source)):
@@ -259,7 +259,7 @@ OTHER = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mul
 
 
 def only_said(node):
-    """Whether a part of a tree is an annotation, a log line, or says what is wrong."""
+    """Whether a part of a tree is an annotation, a log line, or an error message."""
     if isinstance(node, ast.ClassDef):
         return any(ast.unparse(base).endswith("Error") for base in node.bases)
     if isinstance(node, ast.FunctionDef):
@@ -280,7 +280,7 @@ def only_said(node):
 
 
 def changes_of(tree):
-    """Changes of the numbers, operators and comparisons of a tree that compute, as (node, field, other value)."""
+    """Changes to the numbers, operators and comparisons in a tree's computations, as (node, field, other value)."""
     finished = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "this.finish"]
     said = [node for node in ast.walk(tree) if only_said(node)] + [call.args[0] for call in finished]
     skipped = {id(part) for node in said for part in ast.walk(node)}

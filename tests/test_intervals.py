@@ -1,4 +1,4 @@
-"""Bootstrap intervals: what is not independent is drawn together, and an interval of a mean over seeds is one."""
+"""Bootstrap intervals: dependent observations are drawn together, and intervals over seeds have the right coverage."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from implicit.scoring.rank import capability_interval, ranking_capability
 
 
 def judged(preferences, clusters):
-    """Judgements with these preferences; what is preferred is mostly longer."""
+    """Judgements with these preferences; the preferred output is usually longer."""
     return [
         {"id": str(i), "cluster": cluster, "instruction": str(i), "preference": p, "generator_1": "one", "generator_2": "two",
          "output_1": "a" * 20, "output_2": "b" * (10 + round(10 * p) + 5 * i % 13)}
@@ -19,7 +19,7 @@ def judged(preferences, clusters):
 
 
 def ranked(won, *, clusters, pairs=4):
-    """A ranking table: the share ``won`` of each instruction's pairs is won."""
+    """A ranking table in which the share ``won`` of each instruction's pairs is won."""
     return [
         {"id": f"{i:03}", "cluster": clusters[i], "true_logprob": -1.0, "other_logprob": -2.0 if j < share * pairs else 0.0,
          "true_tokens": 1, "other_tokens": 1, "true_eos_logprob": 0.0, "other_eos_logprob": 0.0}
@@ -61,7 +61,7 @@ def test_a_rankings_interval_is_over_clusters():
 def test_the_interval_of_a_mean_over_seeds_is_wide_where_seeds_differ_and_narrow_where_they_average_out():
     rng = np.random.default_rng(3)
     clusters = [str(i) for i in range(200)]
-    noise = [rng.random(200) < 0.5 for _ in range(8)]  # each seed alike, each answer drawn anew
+    noise = [rng.random(200) < 0.5 for _ in range(8)]  # the same for each seed, with answers drawn independently
     tables = [ranked(own, clusters=clusters, pairs=1) for own in noise]
     ends = np.array([capability_interval([table], "token", bootstrap=500, seed=0) for table in tables])
     low, high = capability_interval(tables, "token", bootstrap=500, seed=0)
@@ -75,7 +75,7 @@ def test_the_interval_of_a_mean_over_seeds_is_wide_where_seeds_differ_and_narrow
 
 @pytest.mark.parametrize(("seed_spread", "seeds"), [(0.0, 5), (0.05, 10)])
 def test_the_interval_holds_the_true_mean_about_as_often_as_it_says(seed_spread, seeds):
-    """Answers depend on the cluster, on the seed, and on chance; 300 experiments of 30 clusters of three each."""
+    """Answers depend on cluster, seed and chance; 300 experiments with 30 clusters of three each."""
     rng, held = np.random.default_rng(5), 0
     clusters = [str(i // 3) for i in range(90)]
     for run in range(300):

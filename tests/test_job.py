@@ -1,4 +1,4 @@
-"""The frame of costly jobs: what every script of them does alike, each run on a small world."""
+"""The common frame of costly jobs: what all their scripts have in common, each run on a small world."""
 
 import importlib
 import json
@@ -24,7 +24,7 @@ from pipeline.run.display import finding
 ROOT = Path(__file__).parents[1]
 CHAT = {"user_tag": "<|user|>", "assistant_tag": "<|assistant|>", "add_bos": True}
 MACHINE = {"tflops": 312.0, "bandwidth": 2.0, "utilisation": 0.4}
-# What stands for lm-evaluation-harness: its bars, its table, its file of results.
+# A stand-in for lm-evaluation-harness: its progress bars, its table, its results file.
 HARNESS = """
 import sys
 from pathlib import Path
@@ -80,7 +80,7 @@ PRETRAIN = {
 
 
 def commands(small, out):
-    """Script -> its options, each as it is given in a shell."""
+    """Script -> its options, as given in a shell."""
     base = {"base": small / "base/model", "base-record": small / "base/record.json"}
     model = {"model": small / "tuned/model", "model-record": small / "tuned/record.json"}
     common = {"chat": CHAT, "precision": "float32"}
@@ -131,7 +131,7 @@ def words(script, small, out, **more):
 
 
 def in_shell(line, **environment):
-    """A script in a process of its own: its exit status, and its log as a rule would write it."""
+    """Run a script in a process of its own: its exit status, and its log as a rule would write it."""
     done = subprocess.run(
         [sys.executable, *line], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | environment,
         check=False,
@@ -141,7 +141,7 @@ def in_shell(line, **environment):
 
 @pytest.fixture(scope="module")
 def on_cpu(small, tmp_path_factory):
-    """Runs a script once on a CPU, with a ceiling of no GPU hours, where only ASCII can be printed."""
+    """Runs a script once on a CPU, with a ceiling of zero GPU hours, in an ASCII-only locale."""
     seen = {}
 
     def run(script):
@@ -156,7 +156,7 @@ def on_cpu(small, tmp_path_factory):
 
 @pytest.mark.parametrize("script", ON_GPU)
 def test_a_job_on_a_cpu_counts_no_gpu_hours(on_cpu, script):
-    """It ran through a ceiling of none."""
+    """It ran in spite of a ceiling of zero GPU hours."""
     status, log, out = on_cpu(script)
     assert status == 0, log
     assert not list(out.glob("ledger/*.json"))
@@ -164,7 +164,7 @@ def test_a_job_on_a_cpu_counts_no_gpu_hours(on_cpu, script):
 
 @pytest.mark.parametrize("script", ON_GPU)
 def test_a_job_on_a_gpu_sets_hours_aside_before_it_takes_one(small, tmp_path, script, monkeypatch):
-    """There is no GPU here: a job that took it before it looked at the ceiling would say so."""
+    """There is no GPU here: a job that used it before checking the ceiling would say so."""
     monkeypatch.setattr(pipeline.jobs.job, "pick_device", lambda wanted: "cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     line = words(script, small, tmp_path, device="cuda", budget=budget(tmp_path / "ledger", gpu_hours=0.0))
@@ -232,7 +232,7 @@ def test_an_input_that_is_missing_is_named(small, tmp_path, monkeypatch):
 
 
 def test_a_large_file_is_hashed_in_pieces(tmp_path):
-    """In a process that may not have as much memory as the file is large."""
+    """In a process whose memory limit is below the size of the file."""
     (tmp_path / "weights").mkdir()
     with (tmp_path / "weights" / "shard.safetensors").open("wb") as file:
         file.truncate(1 << 30)
@@ -250,7 +250,7 @@ def test_a_large_file_is_hashed_in_pieces(tmp_path):
 
 
 def test_a_fingerprint_is_what_it_was_before(tmp_path):
-    """By the names and the contents: records that were written earlier stay right."""
+    """From names and contents: earlier records remain valid."""
     import hashlib
 
     (tmp_path / "m" / "sub").mkdir(parents=True)
@@ -295,7 +295,7 @@ def test_every_input_is_read_once_by_the_first_process(small, tmp_path, processe
 
 @pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1", "utf-8"])
 def test_settings_and_output_do_not_depend_on_the_terminals_encoding(tmp_path, encoding):
-    """Settings come by standard input as UTF-8; what cannot be printed is escaped."""
+    """Settings are read from standard input as UTF-8; unprintable characters are escaped."""
     settings = json.dumps({"name": "ä", "n": "±", "world_seed": 1, "documents": 2, "controls": {}}, ensure_ascii=False)
     code = f"""
         import sys

@@ -1,4 +1,4 @@
-"""What a job leaves in the ledger of what was spent, whatever ends it."""
+"""What a job leaves in the spending ledger, however it ends."""
 
 import signal
 import subprocess
@@ -20,7 +20,7 @@ def arguments(folder, **ceilings):
 
 
 def open_job(folder, monkeypatch, *, seconds=3600.0, **ceilings):
-    """A job on a GPU that seems to have taken some seconds."""
+    """A job on a GPU that appears to have taken some seconds."""
     monkeypatch.setattr(pipeline.jobs.job, "pick_device", lambda wanted: wanted)
     monkeypatch.setattr(pipeline.jobs.job.Record, "seconds", lambda record: seconds)
     args = arguments(folder, **ceilings)
@@ -55,7 +55,7 @@ def test_what_a_killed_run_had_set_aside_is_replaced_and_its_hours_count_as_far_
     Ledger(budget(tmp_path / "ledger"), str(tmp_path / "a.json")).reserve(gpu_hours=50.0)
     with open_job(tmp_path, monkeypatch) as this:
         this.reserve(lambda machine: 4.0)
-        this.earlier_hours = 3.0  # by its checkpoint
+        this.earlier_hours = 3.0  # according to its checkpoint
     assert spent(tmp_path / "ledger")["gpu_hours"] == pytest.approx(4.0)
 
 

@@ -1,4 +1,4 @@
-"""The lines that a long loop logs of its own progress."""
+"""The progress lines that a long loop logs."""
 
 from implicit.progress import Progress
 

@@ -35,7 +35,7 @@ def judge_with_oracle(first, second, *, seed=0, both_orders=False):
 
 
 def judge_by(decide, template="{instruction}\n@@@@{output_1}@@@@{output_2}", name="judge", kind="test"):
-    """A judge that is a function of the two outputs as they are shown: a preference, or None."""
+    """A judge defined by a function of the two outputs as shown, which returns a preference or None."""
     seen = []
 
     def complete(prompts):
@@ -72,7 +72,7 @@ def test_hostile_texts_do_not_leave_their_place(sides):
 def test_a_special_token_in_a_text_does_not_reach_the_prompt(special):
     safe = protect(f"before {special} after")
     assert special not in safe and safe != f"before {special} after"
-    assert safe.replace(" ", "") == f"before{special}after"  # nothing but blanks is added
+    assert safe.replace(" ", "") == f"before{special}after"  # only spaces are added
     assert protect(safe) == safe
 
 
@@ -133,7 +133,7 @@ def test_a_missing_judgement_fails_and_names_the_row(sides):
     judge, _ = judge_by(lambda one, two: None if second[4]["output"] in (one, two) else 1.0)
     with pytest.raises(IncompleteJudging, match=r"1 of 40 .* rows \['4'\]"):
         judge_pairs(first, second, judge, seed=0)
-    judge, _ = judge_by(lambda one, two: None)  # alpaca-eval alone: a win rate of the equal pairs, without an error
+    judge, _ = judge_by(lambda one, two: None)  # alpaca-eval alone: a win rate over equal pairs, no error
     with pytest.raises(IncompleteJudging, match=r"26 of 40|27 of 40"):
         judge_pairs(first, second, judge, seed=0)
 
@@ -218,7 +218,7 @@ def test_templates_are_checked_and_become_messages():
 
 
 def test_the_weighted_preference_is_alpaca_evals_own(shared):
-    """On 805 real answers of AlpacaEval's judge; and a token's blanks do not matter."""
+    """On 805 real answers of AlpacaEval's judge; spaces around a token do not matter."""
     rows = json.loads(gzip.decompress((shared / "alpaca_eval/text_davinci_003.annotations.json.gz").read_bytes()))
     parse = {"numerator_token": "m", "denominator_tokens": ["m", "M"], "is_binarize": False}
     answered = [row for row in rows if row["raw_completion"]]
@@ -284,7 +284,7 @@ def own_evaluator(folder, **settings):
 
 
 def test_an_evaluator_with_another_completions_function_is_called_and_its_answers_are_kept(sides, tmp_path):
-    """alpaca-eval's own function for tests answers with constants; the second run asks nothing."""
+    """alpaca-eval's own test function answers with constants; the second run sends no requests."""
     first, second = sides
     folder = own_evaluator(
         tmp_path,

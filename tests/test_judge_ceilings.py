@@ -1,4 +1,4 @@
-"""No judge spends more than the ceiling of the price allows, in one job or in several."""
+"""No judge spends more than the price ceiling allows, in one job or in several."""
 
 import multiprocessing
 
@@ -68,7 +68,7 @@ def ledger(folder, job, price):
 
 
 def _judge(url, pairs, folder, number, ceiling):
-    """A judging job in a process of its own: whether the ceiling let it through."""
+    """A judging job in a process of its own: whether the ceiling allowed it."""
     with Answers(None) as answers:
         judge = server_judge(
             name="judge", server=asking(url), answers=answers, template=TEMPLATE, floor=0.0, budget=ledger(folder, f"job {number}", ceiling),
@@ -81,8 +81,8 @@ def _judge(url, pairs, folder, number, ceiling):
 
 
 def test_jobs_at_the_same_time_do_not_pass_a_ceiling_together(pairs, tmp_path):
-    """Four jobs of twelve questions at once, with money for two: two ask all of theirs, two ask nothing."""
-    service = Service(lambda body: good(body) | {"usage": None})  # so that each costs what was estimated
+    """Four concurrent jobs of twelve questions, with a budget for two: two ask all of theirs, two ask nothing."""
+    service = Service(lambda body: good(body) | {"usage": None})  # so that each costs exactly the estimate
     with served(service) as url:
         budget = Four()
         with Answers(None) as answers:
@@ -99,7 +99,7 @@ def test_jobs_at_the_same_time_do_not_pass_a_ceiling_together(pairs, tmp_path):
 
 
 def test_answers_that_cost_more_than_was_estimated_stop_at_the_ceiling_and_are_kept(pairs, tmp_path):
-    """Each costs 0.0103 instead of some 0.0005: with money for four, not more are sent than were under way."""
+    """Each costs 0.0103 instead of about 0.0005: with a budget for four, only requests in flight exceed it."""
     path = tmp_path / "a.jsonl"
     service = Service(lambda body: good(body) | {"usage": {"prompt_tokens": 1000, "completion_tokens": 10}})
     with pytest.raises(CeilingReached, match=r"ceilings.price: job needs about"):

@@ -1,4 +1,4 @@
-"""Servers that misbehave, each fault by script: what is asked again, how often, what counts, and what is kept."""
+"""Misbehaving servers with scripted faults: what is retried, how often, what counts, and what is kept."""
 
 import json
 import signal
@@ -56,19 +56,19 @@ RIGHT = [2.0, 2.0, 2.0, 1.5] + [2.0] * 8
 
 
 def reset(handler):
-    """The connection ends with RST, before a word of an answer."""
+    """The connection is reset before any part of an answer."""
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.connection.close()
 
 
 def silent(handler):
-    """Nothing comes, and the connection stays open until the client has enough."""
+    """Nothing is sent, and the connection stays open until the client gives up."""
     handler.connection.settimeout(5)
     handler.connection.recv(1)
 
 
 def endless(handler):
-    """A blank every few moments, for ever, as some proxies send while they wait for a model."""
+    """A space every few moments, indefinitely, as some proxies send while they wait for a model."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
     for _ in range(500):
         handler.wfile.write(b" ")
@@ -76,7 +76,7 @@ def endless(handler):
 
 
 def broken_off(handler):
-    """Fewer bytes than the header promises."""
+    """Fewer bytes than the header announces."""
     handler.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"choices": [')
 
 
@@ -105,7 +105,7 @@ def echoed(body):
     return 200, {}, f"You sent Authorization: Bearer {KEY}"
 
 
-RETRIED = {  # name: (what the server does, what the message says of it)
+RETRIED = {  # name: (what the server does, what the message says about it)
     "429 without Retry-After": (status(429), "status 429"),
     "429 with Retry-After": (status(429, Retry_After="0.05"), "status 429"),
     "429 with a date in the past": (status(429, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"), "status 429"),
@@ -144,7 +144,7 @@ RETRIED = {  # name: (what the server does, what the message says of it)
 
 
 def faulty(fault, times, *, of="Question 1?"):
-    """A server that fails so many times on one question, and answers all others."""
+    """A server that fails a given number of times on one question and answers all others."""
     left = [times]
 
     def before(number, body):
@@ -162,9 +162,9 @@ def some(pairs, count=3):
 
 @pytest.mark.parametrize("name", RETRIED)
 def test_a_fault_that_may_pass_is_tried_again_and_then_named_with_its_row(pairs, tmp_path, name):
-    """Of three rows one fails: twice, and then it is answered; always, and then the next run asks for it alone."""
+    """One of three rows fails: twice, and is then answered; or always, and then the next run asks only for it."""
     fault, why = RETRIED[name]
-    # Only a server that hangs is given up soon: on a busy machine, a good answer may take a second.
+    # Only a hanging server gets a short timeout: on a busy machine, a good answer may take a second.
     timeout = 1.0 if fault in (silent, endless) else 20.0
     service = faulty(fault, 2)
     found, told = judged(service, some(pairs), None, timeout=timeout)
@@ -173,10 +173,10 @@ def test_a_fault_that_may_pass_is_tried_again_and_then_named_with_its_row(pairs,
     path, log = tmp_path / "answers.jsonl", []
     service = faulty(fault, -1)
     with pytest.raises(
-        IncompleteJudging, match=rf"(?s)1 of 3 comparisons .* rows \['r1'\]; why: .*{why}.*kept"
+        IncompleteJudging, match=rf"(?s)1 of 3 comparisons .* rows \['r1'\]; reasons: .*{why}.*kept"
     ) as caught:
         judged(service, some(pairs), path, log=log, timeout=timeout)
-    assert len(service.bodies) == 2 + 3  # as often as `attempts` says, and no more
+    assert len(service.bodies) == 2 + 3  # exactly `attempts` times
     assert len(path.read_text().splitlines()) == 2
     assert KEY not in str(caught.value) + "".join(log) + path.read_text()
 
@@ -217,7 +217,7 @@ def test_when_nothing_is_answered_the_rest_is_not_asked(pairs, tmp_path):
     with pytest.raises(IncompleteJudging, match=r"11 of 12 comparisons .* rows \['r0', 'r1', 'r2', 'r4'"):
         judged(service, pairs, tmp_path / "a.jsonl", log=log)
     assert (tmp_path / "a.jsonl").read_bytes() == b""
-    # After ten questions in a row without an answer nothing more is asked; some were under way.
+    # After ten consecutive questions without an answer, no more are asked; some were in flight.
     assert 30 <= len(service.bodies) <= 33 and any("the rest is not asked" in line for line in log)
 
 
@@ -229,7 +229,7 @@ def named(body):
 
 
 def numbered(service, count=12, **changes):
-    """The texts that came back for ``count`` questions."""
+    """The texts returned for ``count`` questions."""
     with served(service) as url, Answers(None) as answers:
         questions = [Question([{"role": "user", "content": f"q{i}"}], 10.0, 1.0) for i in range(count)]
         server = asking(url, request={}, **changes)
@@ -247,7 +247,7 @@ def test_answers_that_overtake_each_other_stay_with_their_questions():
 
 
 def test_an_answer_that_comes_twice_is_not_taken_for_the_next_one():
-    """On a connection that is kept open, the second copy would be read as the answer to the next question."""
+    """On a persistent connection, the second copy would be read as the answer to the next question."""
 
     def twice(body):
         said = json.dumps(named(body)).encode()
@@ -298,7 +298,7 @@ def wait_for(condition, seconds=60):
 
 
 def test_a_run_that_is_killed_loses_no_answer_and_pays_for_none_twice(pairs, tmp_path, monkeypatch):
-    """SIGKILL while three requests are under way, which were never answered; the server counts what it answers."""
+    """SIGKILL while three unanswered requests are in flight; the server counts its answers."""
     write_files(tmp_path, pairs)
     path, answered = tmp_path / "deep" / "answers.jsonl", []
 
@@ -322,7 +322,7 @@ def test_a_run_that_is_killed_loses_no_answer_and_pays_for_none_twice(pairs, tmp
         process.stdout.close()
         assert len(answered) == 5 == len(path.read_text().splitlines()) and not (tmp_path / "out.json").exists()
         reserved = spent(tmp_path / "ledger")["price"]
-        assert reserved > 5 * 0.0001  # what a killed job had set aside stays set aside until it runs again
+        assert reserved > 5 * 0.0001  # the reservation of a killed job is kept until it runs again
         service.before = lambda number, body: None
         monkeypatch.setattr(sys, "argv", words)
         judge_responses.main()
@@ -334,7 +334,7 @@ def test_a_run_that_is_killed_loses_no_answer_and_pays_for_none_twice(pairs, tmp
 
 
 def test_an_answer_that_cannot_be_written_leaves_the_file_whole(tmp_path):
-    """A limit of the file's size stands in for a full disk: the line that passes it is written in part."""
+    """A file size limit stands in for a full disk: the line that exceeds it is partially written."""
     path = tmp_path / "answers.jsonl"
     code = f"""
 import resource, signal, sys
@@ -352,7 +352,7 @@ with Answers({str(path)!r}) as answers:
 """
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert "answers.jsonl cannot be written: File too large; it is as it was" in done.stdout
+    assert "answers.jsonl cannot be written: File too large; it is unchanged" in done.stdout
     with Answers(path) as answers:
         assert len(answers) == 2 and answers.get("b") is None
 
@@ -360,7 +360,7 @@ with Answers({str(path)!r}) as answers:
 @pytest.mark.parametrize("line", ["{}", "[1]", "no json", '{"key": 1, "model": "m", "content": 1, "prompt_tokens": 1, "completion_tokens": 1, "price": 0, "time": "x"}'])  # fmt: skip
 def test_a_kept_line_that_is_no_answer_is_named(tmp_path, line):
     (tmp_path / "a.jsonl").write_text(f"{line}\n")
-    with pytest.raises(AnswersError, match=r"a.jsonl, line 1: no answer; mend or delete that line"), Answers(tmp_path / "a.jsonl"):  # fmt: skip
+    with pytest.raises(AnswersError, match=r"a.jsonl, line 1: not an answer; fix or delete that line"), Answers(tmp_path / "a.jsonl"):  # fmt: skip
         pass
     assert (tmp_path / "a.jsonl").read_text() == f"{line}\n"
 
@@ -374,7 +374,9 @@ def test_a_missing_key_is_said_before_anything_unless_the_server_is_local(pairs,
     judged(service, some(pairs, 1), None)
     assert service.keys == ["Bearer none"]
     assert [is_local(f"http{s}://{h}/v1") for s, h in [("", "localhost:8000"), ("", "[::1]:1"), ("s", "api.openai.com"), ("", "10.0.0.1")]] == [True, True, False, False]  # fmt: skip
-    with pytest.raises(ServerError, match=r"https://api.example.com/v1: .* JUDGE_KEY holds no key, and JUDGE_KEY_FILE"):
+    with pytest.raises(
+        ServerError, match=r"https://api.example.com/v1: .* JUDGE_KEY and JUDGE_KEY_FILE are both unset"
+    ):
         read_key("https://api.example.com/v1", "JUDGE_KEY")
 
 
@@ -386,9 +388,9 @@ def test_a_key_may_lie_in_a_file_and_the_environment_goes_first(pairs, tmp_path,
     judged(service := Service(good), some(pairs, 1), None)
     assert service.keys == [f"Bearer {KEY}-of-a-file"]
     for text, message in (
-        ("", "which holds no key"),
-        (f"A={KEY}\nB=2", "holds a blank"),
-        ("schlüssel", "no plain ASCII"),
+        ("", "which contains no key"),
+        (f"A={KEY}\nB=2", "contains spaces"),
+        ("schlüssel", "non-ASCII"),
     ):
         (tmp_path / "key").write_text(text)
         with pytest.raises(ServerError, match=message) as caught:

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def judging(tokenizer):
-    """A model whose answers differ much from prompt to prompt, with a chat template that keeps roles apart."""
+    """A model whose answers vary widely between prompts, with a chat template that distinguishes roles."""
     made = build_model(Architecture(hidden_size=32, layers=2, heads=4, context=2048), tokenizer, seed=5)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -49,12 +49,12 @@ def pairs(world):
     items = world.evaluation("test", 12)
     right = [{"id": f"r{i}", "instruction": x.instruction, "output": x.response} for i, x in enumerate(items)]
     other = [row | {"output": right[(i + 5) % 12]["output"] + " Yes."} for i, row in enumerate(right)]
-    other[3]["output"] = right[3]["output"]  # equal: a tie that nobody is asked about
+    other[3]["output"] = right[3]["output"]  # equal: a tie, which is not sent to the judge
     return right, other
 
 
 def computing(judging):
-    """What the model itself says: the next token's log-probabilities, one prompt at a time, without padding."""
+    """The model's own next-token log-probabilities, one prompt at a time, without padding."""
     model, tokenizer = judging
     lock = threading.Lock()
 
@@ -85,7 +85,7 @@ def key(monkeypatch):
 
 @pytest.mark.parametrize("template", [None, TEMPLATE])
 def test_preferences_through_a_server_equal_those_of_the_same_model_in_process(judging, pairs, tmp_path, template):
-    """Over HTTP one by one, all at once, in both orders; here in padded batches. The default prompt is AlpacaEval 2's."""
+    """Via HTTP one by one, all at once, in both orders; here in padded batches. The default prompt is AlpacaEval 2's."""
     model, tokenizer = judging
     remote, told = judged(Service(computing(judging)), pairs, tmp_path / "a.jsonl", template=template, both_orders=True)
     with Answers(None) as answers:
@@ -100,7 +100,7 @@ def test_preferences_through_a_server_equal_those_of_the_same_model_in_process(j
     assert local.preferences == pytest.approx(remote.preferences, abs=1e-6)
     assert local.model_first == pytest.approx(remote.model_first, abs=1e-6)
     assert local.position_bias == pytest.approx(remote.position_bias, abs=1e-4)
-    assert max(remote.preferences) - min(remote.preferences) > 0.01  # they differ, and not by their order alone
+    assert max(remote.preferences) - min(remote.preferences) > 0.01  # they differ, and not only in their order
     assert remote.preferences[3] == 1.5 and told["calls"] == 22
     summary = judge.summary() | local.summary()
     assert summary["template"] == told["template"] and summary["label_share"] == pytest.approx(told["label_share"])
@@ -123,7 +123,7 @@ def test_an_evaluator_of_alpaca_evals_asks_as_its_config_says(judging, pairs, tm
         with Answers(tmp_path / "e.jsonl") as answers:
             judge = evaluator_judge(name="e", evaluator=str(tmp_path / "mine"), answers=answers, floor=0.0)
             found = judge_pairs(*pairs, judge, seed=0)
-        with Answers(None) as answers, pytest.raises(IncompleteJudging):  # this model's top 5 do not hold the labels
+        with Answers(None) as answers, pytest.raises(IncompleteJudging):  # this model's top 5 do not contain the labels
             judge_pairs(
                 *pairs, evaluator_judge(name="e", evaluator=name, answers=answers, floor=0.0, attempts=1), seed=0
             )
@@ -138,14 +138,14 @@ def test_an_evaluator_of_alpaca_evals_asks_as_its_config_says(judging, pairs, tm
     assert (
         told["price"] == pytest.approx(1e-5 * (told["prompt_tokens"] + told["completion_tokens"])) and told["price"] > 0
     )
-    # Its parser counts the tokens 'm' and 'M' alone, ours ' m' as well: the same where those are left out.
+    # Its parser counts only the tokens 'm' and 'M', ours also ' m': they agree if those are left out.
     direct, _ = judged(service, pairs, tmp_path / "s.jsonl", template=None)
     assert found.preferences == pytest.approx(direct.preferences, abs=0.2) and found.first_shown is not None
 
 
 def test_a_local_judge_needs_labels_of_one_token_and_prompts_that_fit(judging, pairs):
     model, tokenizer = judging
-    with pytest.raises(LocalJudgeError, match="'output two' is no single token"):
+    with pytest.raises(LocalJudgeError, match="'output two' is not a single token"):
         label_tokens(tokenizer, ("m", "output two"))
     assert {tokenizer.decode([i]).strip() for i in label_tokens(tokenizer, ("m", "M"))[1]} == {"M"}
     assert encode_messages(tokenizer, [{"role": "user", "content": "a"}])[0] == tokenizer.bos_token_id
@@ -153,7 +153,7 @@ def test_a_local_judge_needs_labels_of_one_token_and_prompts_that_fit(judging, p
         next(score_labels(model, [[5] * 10, [5] * 2049], [[1], [2]], batch_tokens=99))
     pairs[1][0]["output"], pairs[1][1]["output"] = "</s>assistant: </s>", "It is his <turn> now."
     tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})  # which the model has no embedding of
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})  # for which the model has no embedding
     with Answers(None) as answers:
         judge = local_judge(LocalModel(model, tokenizer, "t"), name="j", answers=answers, template=TEMPLATE, floor=0.0)
         found = judge_pairs(*pairs, judge, seed=0)
@@ -215,14 +215,14 @@ def files(pairs, tmp_path):
 
 
 def run_alone(files, settings, **options):
-    """The script in a process of its own."""
+    """Run the script in a process of its own."""
     command = [sys.executable, *command_line(files, settings, **options)]
     return subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
 
 
 @pytest.fixture
 def run_here(files, monkeypatch):
-    """The script in this process, which has imported what it needs."""
+    """Run the script in this process, which has already imported what it needs."""
 
     def run(settings, **options):
         monkeypatch.setattr(sys, "argv", command_line(files, settings, **options))

@@ -1,4 +1,4 @@
-"""A small experiment with a paid judge, run whole: its key is in nothing that the run wrote, Snakemake's own files included."""
+"""A complete small experiment with a paid judge: its key appears in no file of the run, including Snakemake's own."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ KEYS = {"JUDGE_KEY": "sk-marked-0123456789abcdef", "HF_TOKEN": "hf_markedtoo0123
 
 
 def test_a_key_is_in_nothing_that_a_run_wrote(tmp_path):
-    """Every other reply says the key that it was sent. What the run printed is looked through as well."""
+    """Every other reply repeats the key that was sent. The run's output is searched as well."""
     copy_project(tmp_path)
     architectures.save("llama-3", tmp_path / "model")
     key = KEYS["JUDGE_KEY"]

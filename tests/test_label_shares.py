@@ -1,4 +1,4 @@
-"""A preference is read only where a judge means its labels: the floor of their probability, for every kind of judge."""
+"""A preference is read only if the labels have enough probability: the floor, for every kind of judge."""
 
 import json
 import math
@@ -51,7 +51,7 @@ def pairs():
 
 
 def choice(*tops, **more):
-    """An answer of so many tokens, each with its alternatives: a mapping, or a list of pairs."""
+    """An answer with one token per argument, each with its alternatives: a mapping, or a list of pairs."""
     content = [
         {"top_logprobs": [{"token": t, "logprob": p} for t, p in (top.items() if isinstance(top, dict) else top)]}
         for top in tops
@@ -60,7 +60,7 @@ def choice(*tops, **more):
 
 
 def sure(body, probability=0.98):
-    """The good answer's label with a probability, the other's with a hundredth of it."""
+    """The good answer's label with a given probability, the other's with a hundredth of it."""
     first = body["messages"][0]["content"].split("(m) ")[1].startswith("good")
     label, other = ("m", "M") if first else ("M", "m")
     top = {label: math.log(probability), other: math.log(probability / 100), "The": math.log(0.99 - probability)}
@@ -68,7 +68,7 @@ def sure(body, probability=0.98):
 
 
 def unsure_of(questions, top=THINKING):
-    """A server whose labels have next to no probability for some questions."""
+    """A server whose labels have almost no probability for some questions."""
     return Service(
         lambda body: reply(choice(top)) if any(q in body["messages"][0]["content"] for q in questions) else sure(body)
     )
@@ -82,8 +82,8 @@ def unsure_of(questions, top=THINKING):
     ({" m": math.log(0.3), "m": math.log(0.3), "▁M": math.log(0.2)}, 0.8),  # both forms count
     ([("m", math.log(0.45)), ("m", math.log(0.45)), ("M", math.log(0.1))], 0.55),  # the sampled token, once more
     ({"M": -math.inf, "m": math.log(0.6)}, 0.6),
-    ({"M": -9999.0, "m": -9999.0, "x": 0.0}, 0.0),  # what some servers give for none
-    ({"ｍ": -0.01, "М": -6.0}, 0.0),  # a wide m and a Cyrillic М are no labels
+    ({"M": -9999.0, "m": -9999.0, "x": 0.0}, 0.0),  # what some servers return for no probability
+    ({"ｍ": -0.01, "М": -6.0}, 0.0),  # a full-width m and a Cyrillic М are not labels
     ({"\n": -0.01, "m": math.log(0.005)}, 0.005),
     (THINKING, math.exp(-14.2) + math.exp(-16.9)),
 ])  # fmt: skip
@@ -92,8 +92,8 @@ def test_the_share_of_the_labels_is_their_probability_together(top, share):
 
 
 @pytest.mark.parametrize("top", [
-    {"m": 0.7, "M": 0.2},  # probabilities, not their logarithms
-    {"m": -0.1, "M": -0.2},  # of a sum above 1
+    {"m": 0.7, "M": 0.2},  # probabilities instead of log-probabilities
+    {"m": -0.1, "M": -0.2},  # with a sum above 1
     {"m": -0.1, "M": math.nan}, {"m": -0.1, "M": None}, {"m": -0.1, "M": "-3"}, {"m": True}, {"m": math.inf}, {},
 ])  # fmt: skip
 def test_what_are_no_log_probabilities_give_no_preference(top):
@@ -104,8 +104,8 @@ def test_alpaca_evals_parser_is_followed_to_the_tokens_that_it_reads():
     settings = {"numerator_token": "A", "denominator_tokens": ["A", "B"]}
     answer = choice({"A": math.log(0.9)}, {" A": math.log(0.7), "B": math.log(0.2)})
     assert parser_share(answer, **settings, log_prob_index=0).probability == pytest.approx(0.9)
-    assert parser_share(answer, **settings, log_prob_index=-1).probability == pytest.approx(0.2)  # ' A' is none of its
-    assert parser_share(answer, **settings).probability == pytest.approx(0.2)  # of all, the lowest
+    assert parser_share(answer, **settings, log_prob_index=-1).probability == pytest.approx(0.2)  # ' A' is not a label
+    assert parser_share(answer, **settings).probability == pytest.approx(0.2)  # the lowest of all
     assert parser_share(answer, **settings, log_prob_index=5) is None and parser_share("A", **settings) is None
 
 
@@ -122,16 +122,16 @@ def test_a_text_that_is_not_one_whole_label_gives_no_preference(text, more):
 
 
 def test_labels_of_next_to_no_probability_are_no_preference(pairs, tmp_path):
-    """One question of thirteen: it is asked once, named with its row and tokens, and its answer is kept."""
+    """One question of thirteen is asked once and reported with its row and tokens, and its answer is kept."""
     path, service = tmp_path / "a.jsonl", unsure_of(["Question 5?"])
     with pytest.raises(
         IncompleteJudging,
-        match=r"(?s)1 of 14 comparisons .* rows \['r5'\]; 1 .*judge.min_label_probability, 0.5: .*row 'r5'.*7.3e-07"
+        match=r"(?s)1 of 14 comparisons .* rows \['r5'\]; 1 .*judge.min_label_probability = 0.5: .*row 'r5'.*7.3e-07"
         r'.*"<think>" 0.9996, "The" 0.0003.*judge.answer: text.*enable_thinking: false.*judge.min_label_probability',
     ):
         judged(service, pairs, path, floor=0.5)
     assert len(service.bodies) == 13 and len(path.read_text().splitlines()) == 13
-    # A lower floor reads what is kept; a server that has been mended is asked for that question alone.
+    # A lower floor uses the stored answers; once the server is fixed, only that question is asked again.
     found, told = judged(silent := Service(None), pairs, path, floor=1e-9)
     assert not silent.bodies and told["label_share_minimum"] == pytest.approx(math.exp(-14.2) + math.exp(-16.9))
     found, told = judged(again := Service(sure), pairs, path, floor=0.5)
@@ -163,7 +163,7 @@ def test_a_text_judge_has_no_shares_and_its_cut_answers_are_named(pairs):
     stop = {"finish_reason": "stop"}
     _, told = judged(Service(lambda body: reply(says("m") | stop)), pairs, None, answer="text", floor=0.5)
     assert told["label_share"] is None and told["first_shown"] == 50
-    with pytest.raises(IncompleteJudging, match="cut off before it ends: raise max_tokens"):
+    with pytest.raises(IncompleteJudging, match="cut off: raise max_tokens"):
         judged(Service(lambda body: reply(says("<think>Well, m"))), pairs, None, answer="text", floor=0.5)
 
 
@@ -187,7 +187,7 @@ def test_the_script_writes_shares_and_says_what_it_lacks(pairs, tmp_path, monkey
         assert summary["label_share"] == pytest.approx(0.98 * 1.01) and summary["price"] is None
         assert summary["unpriced_calls"] == 13
         assert read_json(next((tmp_path / "ledger").glob("*.json")))["unpriced_calls"] == 13
-        # Neither the byte order mark nor the line ends of Windows are in a prompt.
+        # Prompts contain neither the byte order mark nor Windows line ends.
         prompts = {body["messages"][0]["content"] for body in service.bodies}
         texts = TEMPLATE.replace("{instruction}", "Question 0?").strip()
         orders = [("bad answer 0", "good answer 0"), ("good answer 0", "bad answer 0")]
@@ -195,7 +195,7 @@ def test_the_script_writes_shares_and_says_what_it_lacks(pairs, tmp_path, monkey
 
 
 def test_tables_and_footnotes_say_what_the_judgements_hold(pairs, tmp_path, monkeypatch):
-    """Verification counts shares anew from the judgements, and finds one that was changed in the summary."""
+    """Verification recomputes shares from the judgements, and detects one that was changed in the summary."""
     write_files(tmp_path, pairs)
     shares = iter([0.6, 0.7, 0.9] * 5)
     with served(Service(lambda body: sure(body, next(shares)))) as url:
@@ -214,7 +214,9 @@ def test_tables_and_footnotes_say_what_the_judgements_hold(pairs, tmp_path, monk
     experiment = Experiment([("tiny", "", None)], [judged_pairs], {})
     metrics = collect(experiment)
     assert check_recounted(by_key(metrics), Recount(experiment)) == []
-    assert set(metrics[metrics["metric"].str.startswith("label_share")]["n"]) == {13}  # the tie is not asked about
+    assert set(metrics[metrics["metric"].str.startswith("label_share")]["n"]) == {
+        13
+    }  # the tie is not sent to the judge
     made = make_table("table3", View(metrics))
     (cells,) = [line.cells for line in made.lines]
     assert cells["label share, minimum"] == "0.606" and 0.7 < float(cells["label share"]) < 0.8
@@ -292,7 +294,7 @@ def test_weights_that_are_broken_are_named(pairs, tokenizer):
 
 
 def test_an_answer_that_is_asked_for_twice_is_paid_for_twice(pairs, tmp_path):
-    """A run on the same floor asks again for what was below it: both count against a ceiling."""
+    """A run with the same floor asks again for answers below it: both count against a ceiling."""
     path, service = tmp_path / "a.jsonl", unsure_of(["Question 5?"])
     for _ in range(2):
         with pytest.raises(IncompleteJudging):
@@ -303,7 +305,7 @@ def test_an_answer_that_is_asked_for_twice_is_paid_for_twice(pairs, tmp_path):
 
 
 def test_a_server_judge_reads_what_alpaca_eval_reads(pairs):
-    """Where the labels have all of the probability, the floor changes nothing."""
+    """If the labels have all of the probability, the floor changes nothing."""
     with served(Service(sure)) as url, Answers(None) as answers:
         found = [
             judge_pairs(

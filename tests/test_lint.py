@@ -1,11 +1,11 @@
-"""`snakemake --lint` complains of what is meant so, and of nothing else."""
+"""`snakemake --lint` complains only about what is intended."""
 
 import re
 from pathlib import Path
 
 from workflow import ROOT, snakemake
 
-# Each complaint that is known: its title, what it is of, and why it stays.
+# Known complaints: title, subject, and why it is kept.
 KNOWN = {
     r"Specify a conda environment or container for each rule\.": (r"\w+", "one environment is pinned for all: envs/"),
     r"Mixed rules and functions in same snakefile\.": (r"\w+\.smk", "an input function stands by the rule it belongs to"),
@@ -19,7 +19,7 @@ KNOWN = {
 
 
 def complaints(printed):
-    """What --lint says, as (rule or file, title)."""
+    """The complaints of --lint, as (rule or file, title)."""
     found, subject = [], None
     for line in printed.splitlines():
         if match := re.match(r"Lints for (?:rule (\w+) \(line|snakefile (.*):$)", line):

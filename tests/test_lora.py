@@ -1,4 +1,4 @@
-"""Adapters are trained alone, and merged into a model that nothing can tell from another."""
+"""Only adapters are trained, and merging gives a model that cannot be distinguished from any other."""
 
 import copy
 from importlib.util import find_spec
@@ -34,7 +34,7 @@ def rows(world, tokenizer, chat):
 
 @pytest.fixture
 def tuned(model, rows, tokenizer):
-    """A base model, the same with trained adapters, their log, and the base with them merged."""
+    """A base model, the same model with trained adapters, their log, and the base model with them merged."""
     base, adapted = copy.deepcopy(model), model
     torch.manual_seed(1)
     add_adapters(adapted, LORA)
@@ -56,7 +56,7 @@ def test_a_merged_model_responds_as_the_one_with_adapters(tuned, rows):
 
 @needs_peft
 def test_the_change_is_the_definition_and_only_where_adapters_were(tuned):
-    """W + alpha / rank · B A, and every other weight, those of the embeddings and of padding among them, bit for bit."""
+    """W + alpha / rank · B A, and every other weight, including embeddings and padding rows, bit for bit."""
     base, adapted, _, merged = tuned
     before, after, weights = base.state_dict(), merged.state_dict(), adapter_weights(adapted)
     assert list(before) == list(after)
@@ -117,5 +117,5 @@ def test_what_a_method_lacks_is_said_in_one_message(monkeypatch):
     assert "a GPU (this run is on 'cpu')" in message and "a single process (execution.processes is 2)" in message
     assert ("bitsandbytes" in message) == (find_spec("bitsandbytes") is None)
     monkeypatch.setattr("implicit.tuning.lora.find_spec", lambda name: None)
-    with pytest.raises(MethodUnavailable, match="'lora' needs the package peft; 'full' needs none of this"):
+    with pytest.raises(MethodUnavailable, match="'lora' needs the package peft; 'full' does not"):
         check_method("lora", device="cuda", processes=2)

@@ -1,4 +1,4 @@
-"""The table of metrics, and what is made of it: every number is counted anew by other code, and adding one is easy."""
+"""The metrics table and its uses: every number is recomputed by independent code, and adding one is easy."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ OF_OTHER_JUDGES = {"lc_win_rate", "position_bias", "first_shown", "label_share",
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, world):
-    """Two models, whose oracle judges, with everything that can be measured; in the folder that paths are relative to."""
+    """Two models judged by the oracle, with all measurements; in the folder that paths are relative to."""
     results = Results(tmp_path_factory.mktemp("made"), models=("a", "b"), instructions=40, modes=4, world=world)
     results.make()
     before = Path.cwd()
@@ -43,7 +43,7 @@ def test_every_metric_is_there_and_counted_anew_by_other_code(made, metrics, cap
     assert registry.METRICS.keys() - set(metrics["metric"]) == OF_OTHER_JUDGES
     assert check_collected(by_key(metrics), by_key(collect(Experiment.read(made.experiment.as_settings())))) == []
     assert check_recounted(by_key(metrics), Recount(made.experiment)) + check_data(metrics, made.experiment) == []
-    (alone,) = [line for line in capsys.readouterr().out.splitlines() if "from records alone" in line]
+    (alone,) = [line for line in capsys.readouterr().out.splitlines() if "from records only" in line]
     recorded = {metric.name for metric in registry.DECLARED if metric.stage == "tune"} | {"protected"}
     assert set(alone.partition("alone: ")[2].split(", ")) == recorded
     changed = metrics.assign(value=metrics["value"] + 0.001)
@@ -103,7 +103,7 @@ def test_a_model_without_a_world_has_no_recall_and_without_an_oracle_there_are_n
 
 
 def run(name, seed, **more):
-    """A row of a single seed of a tuned model's."""
+    """A row for a single seed of a tuned model."""
     system = f"{name}/chosen/seed{seed}"
     row = {
         "model": "tiny",
@@ -119,7 +119,7 @@ def run(name, seed, **more):
 
 
 def table1(rows):
-    """Table 1 of runs, with their win rates: its cells, and its notes."""
+    """Table 1 for runs with the given win rates: its cells and its notes."""
     for row in [row for row in rows if row["metric"] == "win_rate" and row["seed"] == 1]:
         rows = [*rows, row | {"level": "seeds", "low": 1.0, "high": 2.0, "seed": None}]
     return make_table("table1", View(table_of(rows)))
@@ -141,7 +141,7 @@ LOSSES = ("rows_cut", "turns_dropped", "prompts_cut", "not_stopped", "protected"
 
 
 def losses(**counts):
-    """The notes of table 1 on what was lost, by a number of each kind: of poem and its opponent, and of another mode."""
+    """Table 1's notes on losses, with a number of each kind, for poem and its opponent, and for another mode."""
     rows = []
     for name in ("it", "poem", "chess"):
         for seed in (1, 2):
@@ -156,7 +156,7 @@ def losses(**counts):
 
 
 def test_losses_stand_under_the_tables_of_the_systems_that_had_them():
-    """Opponents count too, each once; what was judged counts the judged side alone. What was not lost is not told."""
+    """Opponents count too, each once; judged texts count for the judged side only. Zero losses are not mentioned."""
     assert losses() == []
     told = losses(rows_cut=1, turns_dropped=3, prompts_cut=2, not_stopped=1, protected=4)
     assert told == [
@@ -170,7 +170,7 @@ def test_losses_stand_under_the_tables_of_the_systems_that_had_them():
 
 
 def judged(**told):
-    """Table 1 of poem, by what a judge tells of itself: one value for each seed."""
+    """Table 1 for poem, given what a judge reports about itself: one value per seed."""
     rows = [run("poem", seed, metric="win_rate", value=40.0) for seed in (1, 2)]
     for metric, values in told.items():
         rows += [run("poem", seed, metric=metric, value=value) for seed, value in enumerate(values, start=1)]
@@ -197,7 +197,7 @@ def test_columns_and_a_footnote_tell_of_labels_with_little_probability():
     [
         ({"first_shown": [50.0, 20.0]}, "poem +35.0."),
         ({"first_shown": [-30.0, -10.0]}, "poem -20.0."),
-        ({"first_shown": [50.0, 50.0], "position_bias": [21.0, 19.0]}, "poem +20.0."),  # of both orders, rather
+        ({"first_shown": [50.0, 50.0], "position_bias": [21.0, 19.0]}, "poem +20.0."),  # from both orders instead
     ],
 )
 def test_a_footnote_tells_that_the_output_shown_first_wins(told, end):
@@ -210,7 +210,7 @@ def test_of_several_models_each_is_named(metrics):
     told = "\n".join(make_table("table3", View(metrics)).notes)
     assert "a instruction_tuning 1 of 40, a task_0 1 of 40" in told and "b task_1 1 of 40" in told
     assert "a instruction_tuning 2 of 80, a task_0 2 of 80" in told
-    _, cut, dropped = make_table("table2", View(metrics)).notes  # nothing that was generated is shown there
+    _, cut, dropped = make_table("table2", View(metrics)).notes  # nothing generated is shown there
     assert cut.endswith(": a instruction_tuning 1 of 40, b instruction_tuning 1 of 40.")
     assert dropped.endswith(": a instruction_tuning 2 of 80, b instruction_tuning 2 of 80.")
 

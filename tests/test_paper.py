@@ -1,4 +1,4 @@
-"""The paper's own experiment: its plan counted, and all of it run with small models, twelve rows a set and a local judge."""
+"""The paper's own experiment: its plan, and all of it run with small models, twelve rows per set and a local judge."""
 
 import csv
 import re
@@ -29,7 +29,7 @@ def config_of(*names):
 
 
 def expected_jobs(config):
-    """Jobs per rule, derived from the config by counting as the paper tells its experiment."""
+    """Jobs per rule, derived from the config by counting as the paper describes its experiment."""
     models, modes, seeds = config.run.models, config.run.modes, len(config.run.test_seeds)
     searched = [(m, o) for m in models for o in modes if len(config.epoch_grid(m, o)) > 1]
     candidates = sum(len(config.epoch_grid(m, o)) for m, o in searched)
@@ -50,7 +50,7 @@ def expected_jobs(config):
         "select_epochs": len(models) * len(modes),
         "resolve_rules": sum(config.models[m].rules for m in models) if config.rules else 0,
         "generate_responses": candidates + tuned + len(models) + variants,
-        # All modes but the opponent itself against it, seed by seed; the base model and each set of rules against all seeds.
+        # All modes except the opponent against it, by seed; the base model and each set of rules against all seeds.
         "judge_responses": candidates + seeds * (len(models) * (len(modes) - 1) + len(models) + variants),
         "rank_responses": len(models) * (1 + len(config.ranking.modes) * seeds) if config.ranking else 0,
         "measure_drift": tuned if config.drift else 0,
@@ -85,12 +85,12 @@ def test_the_plan_has_the_jobs_that_the_config_tells_of(project, names):
 def test_the_papers_grid_is_the_papers():
     jobs = expected_jobs(config_of("paper"))
     assert jobs["tune_candidate"] == 2 * 7 * 5 and jobs["tune_chosen"] == 2 * 7 * 5
-    assert jobs["judge_responses"] == 70 + 2 * 6 * 5 + 2 * 5 + 4 * 5  # 90 of 805, as many as the paper's tables have
+    assert jobs["judge_responses"] == 70 + 2 * 6 * 5 + 2 * 5 + 4 * 5  # 90 of 805, as many as in the paper's tables
     assert expected_jobs(config_of("paper", "paper-published-epochs")).get("tune_candidate") is None
 
 
 def test_hyperparameters_are_the_papers_and_by_one_overlay_the_scripts():
-    """Appendix A of the paper, and what all of the authors' 182 scripts say."""
+    """Appendix A of the paper, and the settings of all 182 of the authors' scripts."""
     common = {
         "batch_size": 64,
         "weight_decay": 0.0,
@@ -141,8 +141,8 @@ def test_make_plan_prints_tokens_hours_calls_and_the_ceilings(project):
     )
     assert rows["tune"][1:4] == ["140", "140", f"{tokens:,}"]
     assert rows["judge"][5] == f"{70 * 56 + 90 * 805:,}"
-    assert re.search(r"GPU hours: 0.0 spent, at least [\d.]+ in all: BEYOND the ceiling of 50", done.stdout)
-    assert re.search(r"price: 0.0 spent, 1[0-9]{2}.\d in all: BEYOND the ceiling of 100", done.stdout)
+    assert re.search(r"GPU hours: 0.0 spent, at least [\d.]+ in total: ABOVE the ceiling of 50", done.stdout)
+    assert re.search(r"price: 0.0 spent, 1[0-9]{2}.\d in total: ABOVE the ceiling of 100", done.stdout)
     assert not (project / "results").exists()
 
 
@@ -160,7 +160,7 @@ def test_a_grid_ten_times_as_large_is_planned(project):
 
 
 def small_overlay(folder, data):
-    """What replaces size by size: models, rows, seeds, epochs, the judge. Everything else is the paper's."""
+    """The reductions: models, rows, seeds, epochs, the judge. Everything else is the paper's."""
     datasets = {
         "lima": "lima.jsonl",
         "gsm8k": "gsm8k.jsonl",
@@ -241,7 +241,7 @@ def finished(prepared):
 def test_every_rule_runs_and_every_table_comes_out(finished):
     results, printed = finished
     jobs = {rule for rule, _ in re.findall(r"^(\w+) +(\d+)$", printed, flags=re.MULTILINE)}
-    assert jobs >= set(expected_jobs(config_of("paper"))) - {"check_access"}  # nothing comes from a hub
+    assert jobs >= set(expected_jobs(config_of("paper"))) - {"check_access"}  # nothing comes from the hub
     assert {path.stem for path in (results / "tables").glob("*.csv")} == {
         "table1", "table2", "table3", "table4", "similarity", "ranking_controls", "data", "epochs", "tuning", "responses",
     }  # fmt: skip
@@ -278,7 +278,7 @@ def test_what_the_data_are_is_told(finished):
     rows = {row["name"]: row for row in read_csv(results / "tables" / "data.csv")}
     assert {row["rows"] for row in rows.values()} == {"12"} and len({row["sha256"] for row in rows.values()}) == 9
     lima = read_table("conversations", results / "data" / "files" / "lima.parquet")
-    assert [len(row["messages"]) for row in lima] == [2] * 10 + [4, 5]  # the last of them is not answered
+    assert [len(row["messages"]) for row in lima] == [2] * 10 + [4, 5]  # the last turn has no answer
     note = (results / "tables" / "table1.md").read_text(encoding="utf-8")
     assert re.search(
         r"^Turns dropped because no response follows them: .*instruction_tuning 1 of 29", note, re.MULTILINE
@@ -321,7 +321,7 @@ def test_jobs_on_a_cpu_leave_no_gpu_hours_in_the_ledger(finished):
 
 
 def ablation(project, name, further=None):
-    """Run an ablation with one epoch, ``further`` laid over it: its first table and its results' folder."""
+    """Run an ablation with one epoch and ``further`` overrides: its first table and its results folder."""
     modes = ("instruction_tuning", "response_tuning")
     last = {"models": {model: {"epochs": dict.fromkeys(modes, 1)} for model in ("llama2", "olmo")}} | (further or {})
     (project / f"last-{name}.yaml").write_text(yaml.safe_dump(last))
@@ -333,7 +333,7 @@ def ablation(project, name, further=None):
 
 
 def test_the_tags_ablation_comes_out(prepared):
-    """Its tuning jobs in two processes each, as on two GPUs."""
+    """Each tuning job runs in two processes, as on two GPUs."""
     (base, tuned), results = ablation(prepared, "paper-tags", {"execution": {"processes": 2}})
     assert (base["model"], tuned["tuning"], tuned["paper, Llama-2-7B"]) == ("llama2", "response tuning", "41.8 ± 0.8")
     record = read_json(results / "llama2" / "response_tuning" / "chosen" / "seed1" / "record.json")
@@ -343,7 +343,7 @@ def test_the_tags_ablation_comes_out(prepared):
 
 
 def restatement_remover(body):
-    """A server's model that finds and removes what stands before the colon of a response that begins with 'Sure'."""
+    """A server model that detects and removes text up to the colon in responses that begin with 'Sure'."""
     prompt = body["messages"][0]["content"]
     response = prompt.split("Response:\n", 1)[1].split("\n\nEnd with one line", 1)[0].strip()
     if "#### YES" in prompt:

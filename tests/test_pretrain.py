@@ -7,7 +7,7 @@ from implicit.tuning.pretrain import Architecture, Muon, Pretraining, build_mode
 
 
 def plan(rows, **own):
-    """How rows are trained on, once through."""
+    """How rows are trained on, in one pass."""
     common = {"tokens": rows.numel(), "sequence_length": rows.shape[1], "learning_rate": 3e-3, "seed": 0}
     common |= {"matrix_learning_rate": 0.02, "warmup": 0.1, "precision": "float32"}
     return Pretraining(**common | own)
@@ -15,7 +15,7 @@ def plan(rows, **own):
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 64), (64, 16)])
 def test_muon_is_torchs_own_but_for_its_rounding(shape):
-    """Torch's is computed in bfloat16, which has 8 bits."""
+    """Torch computes it in bfloat16, which has 8 bits of precision."""
     torch.manual_seed(0)
     first = torch.nn.Parameter(torch.randn(shape))
     second, start = copy.deepcopy(first), first.detach().clone()
@@ -33,7 +33,7 @@ def test_muon_is_torchs_own_but_for_its_rounding(shape):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_pretraining_learns_in_either_precision(precision, tokenizer):
     model = build_model(Architecture(hidden_size=32, layers=1, heads=2, context=64), tokenizer, seed=3)
-    rows = torch.randint(3, 20, (256, 1)).repeat(1, 32)  # the same token again and again
+    rows = torch.randint(3, 20, (256, 1)).repeat(1, 32)  # the same token repeatedly
     settings = plan(rows, batch_size=4, precision=precision)
     losses = []
     pretrain(model, rows, settings, log=lambda step: losses.append(step.loss))
@@ -76,7 +76,7 @@ def test_the_log_counts_the_tokens_of_a_smaller_last_batch(tokenizer):
 
 
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(tokenizer, monkeypatch):
-    """After one step without a warm-up, the weights tell the gradient."""
+    """After one step without a warm-up, the weights reveal the gradient."""
     rows = torch.randint(3, len(tokenizer), (6, 64), generator=torch.Generator().manual_seed(0))  # parts of 2, 2, 2, 0
     settings = plan(rows, batch_size=6, warmup=0.0)
     losses, models = [], []

@@ -1,4 +1,4 @@
-"""What a run shows: a line for each job that ends, nothing drawn over where there is no terminal, the log's end at failure."""
+"""What a run displays: a line per finished job, no redrawing without a terminal, the end of the log on failure."""
 
 import io
 import logging
@@ -49,7 +49,7 @@ def test_a_job_that_ends_is_one_line_with_what_it_found(log):
         r"\[1/3\] tune: tiny, poem: loss 3.25 after 8 steps \(0 s; tune 1/2; time left not known yet\)\n",
         out.getvalue(),
     )
-    progress.emit(event("job_finished", "Finished jobid: 0 (Rule: all)", job_id=0))  # a target is no work
+    progress.emit(event("job_finished", "Finished jobid: 0 (Rule: all)", job_id=0))  # a target is not a job
     assert out.getvalue().count("\n") == 1
 
 
@@ -72,7 +72,7 @@ def test_time_left_is_from_finished_jobs_and_what_running_ones_say(log):
     progress.seconds["tune"], progress.done["tune"] = [10.0, 30.0], 2
     assert progress.time_left() == "about 40 s left"  # two jobs of 20 s
     progress.emit(started(7, log))
-    assert progress.time_left() == "about 1.7 min left"  # 80 s by its own log, and one of 20 s
+    assert progress.time_left() == "about 1.7 min left"  # 80 s according to its own log, and one of 20 s
     progress.jobs["judge"] = 1
     assert progress.time_left() == "more than 1.7 min left"
     assert [format_duration(s) for s in (0.4, 89, 91, 7200, 72000)] == ["0 s", "89 s", "1.5 min", "2.0 h", "20 h"]

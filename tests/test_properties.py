@@ -1,4 +1,4 @@
-"""What holds for any text and any score: the renderer, the ranking and the win rate, on drawn examples."""
+"""Properties for arbitrary texts and scores: the renderer, the ranking and the win rate, on generated examples."""
 
 import math
 import re
@@ -43,7 +43,7 @@ spoken = texts.filter(lambda text: text.strip())
 
 @pytest.fixture(scope="module", params=KINDS)
 def tokenizer(request):
-    """A tokenizer of a kind, with its special tokens."""
+    """A tokenizer of the given kind, with its special tokens."""
     eos = KINDS[request.param]
     backend = Tokenizer.from_str(architectures.train(request.param))
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<bos!>", eos_token=eos, pad_token="<pad!>")
@@ -60,7 +60,7 @@ CHAT = Format("<|user|>", "<|assistant|>", add_bos=True)
 
 
 def unspaced(text):
-    """Without the blanks that a tokenizer's decoder puts or takes at the beginning of a text, and its own marks for one."""
+    """Without the spaces that a tokenizer's decoder adds or strips at the start of a text, or its marker for a space."""
     return text.replace("▁", " ").strip()
 
 
@@ -188,7 +188,7 @@ def test_a_protected_text_holds_no_mark_and_needs_no_more_protection(text, speci
     assert not CONTROL.search(safe) and MARK not in safe and not any(token in safe for token in special)
     assert protect(safe, special) == safe
     kept = [re.sub(rf"[ {MARK}]", "", t) for t in (text, safe)]
-    assert kept[0] == kept[1]  # nothing but blanks is put in or taken out
+    assert kept[0] == kept[1]  # only spaces are inserted or removed
 
 
 tokens = st.fixed_dictionaries({"token": st.sampled_from(["m", " m", "M", "▁M", "Ġm", "x", ""]) | st.text(letters, max_size=3),
@@ -223,7 +223,7 @@ def test_the_weighted_preference_is_the_share_of_the_second_label_and_turns_with
         for order in (LABELS, LABELS[::-1])
     )
     labelled = any(t["token"].strip("▁Ġ \n\t") in LABELS for t in top)
-    sum_ = sum(math.exp(p) for _, p in {(t["token"], t["logprob"]) for t in top})  # one that stands twice counts once
+    sum_ = sum(math.exp(p) for _, p in {(t["token"], t["logprob"]) for t in top})  # duplicates count once
     assert (one is None) == (other is None) == (not labelled or sum_ > 1 + ROUNDING)
     assert one is None or one + other == pytest.approx(3)
 

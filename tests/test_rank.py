@@ -18,7 +18,7 @@ def test_scores_equal_a_naive_loop(model, world, tokenizer, chat, batch_tokens):
     prompts = [render_prompt(item.instruction, tokenizer, chat) for item in items]
     responses = [encode(tokenizer, item.response) + [tokenizer.eos_token_id] for item in items]
     pairs = [(prompts[i], responses[j]) for i in range(20) for j in (i, (i + 3) % 20)]
-    pairs += [(prompts[0], [tokenizer.eos_token_id]), pairs[5]]  # the shortest response, and a pair once more
+    pairs += [(prompts[0], [tokenizer.eos_token_id]), pairs[5]]  # the shortest response, and a duplicate pair
     scores = score_responses(model, pairs, pad=tokenizer.pad_token_id, batch_tokens=batch_tokens)
     for (prompt, response), score in zip(pairs, scores, strict=True):
         with torch.inference_mode():
@@ -49,7 +49,7 @@ def test_capability_counts_ties_apart_and_tells_sequence_from_token():
 
 
 def test_the_interval_is_over_instructions_not_pairs():
-    """Two instructions, one wholly won and one wholly lost: however many pairs, the interval spans all."""
+    """Two instructions, one with all pairs won and one with all lost: the interval covers the full range."""
     rows = [row("a", -1.0, -2.0)] * 500 + [row("b", -2.0, -1.0)] * 500
     result = ranking_capability(rows, bootstrap=500, seed=0)["sequence"]
     assert (result["low"], result["capability"], result["high"]) == (0.0, 0.5, 1.0)
@@ -59,12 +59,12 @@ def test_others_are_different_and_never_the_true_one():
     drawn = draw_others(12, others=5, seed=1)
     assert all(len(set(row)) == 5 and i not in row for i, row in enumerate(drawn))
     assert drawn == draw_others(12, others=5, seed=1) != draw_others(12, others=5, seed=2)
-    with pytest.raises(ValueError, match="give 1 to 2"):
+    with pytest.raises(ValueError, match="use 1 to 2"):
         draw_others(3, others=3, seed=0)
 
 
 def test_without_eos_and_eos_are_the_whole(model, world, tokenizer, chat):
-    """The score without EOS is that of the tokens before it, scored by themselves."""
+    """The score without EOS equals that of the preceding tokens scored separately."""
     items = world.evaluation("test", 12)
     prompts = [render_prompt(item.instruction, tokenizer, chat) for item in items]
     texts = [encode(tokenizer, item.response) for item in items]
@@ -93,7 +93,7 @@ def test_capability_without_eos_takes_one_token_out():
 
 
 def test_draws_from_any_are_those_of_before():
-    """Those that every published figure of this project was drawn with."""
+    """The draws used for every published figure of this project."""
     drawn = json.dumps(draw_others(200, others=5, seed=0)).encode()
     assert hashlib.sha256(drawn).hexdigest()[:16] == "88c8411fe98d43ea"
 
@@ -145,5 +145,5 @@ def test_what_is_left_out_and_what_has_fewer_is_counted(world):
 def test_kinds_of_instructions_that_no_oracle_knows_are_refused(world):
     rows, _ = drawn_from(world, 20, negatives=["any"])
     rows[3]["request"] = None
-    with pytest.raises(InputError, match=r"ranking.negatives: same_kind is known of the tiny world's .* \['3'\]"):
+    with pytest.raises(InputError, match=r"ranking.negatives: same_kind needs requests of the tiny world, .* \['3'\]"):
         draws(rows, {"others": 4, "seed": 0, "negatives": ["any", "same_kind"]})

@@ -1,6 +1,6 @@
-"""README.md and docs/: every command runs, every config is run, every name of a function is one.
+"""README.md and docs/: every command runs, every config is run, every function named exists.
 
-What takes long is run in its dry form, as COMMANDS says; what it would do is the business of other tests.
+Slow commands are run in a dry form, as defined in COMMANDS; what they would do is covered by other tests.
 """
 
 import ast
@@ -26,7 +26,7 @@ LONG = "takes minutes or more; what it does is run by other tests"
 BUILT = "for real, with the environment that is there (-o environment)"
 CLUSTER = "needs GPUs, a hub or a cluster"
 
-# A command of the documents: what is run in its place, and why.
+# Command in the documents: what is run instead, and why.
 COMMANDS = {
     "make run": ("make -n run", LONG),
     "make test": ("make -n test", "it would run this test"),
@@ -63,7 +63,7 @@ COMMANDS = {
     ),
 }
 
-# Laid over what is run for real: no more jobs than are needed to see it through.
+# Overrides for real runs: only as many jobs as needed to run it to the end.
 SMALL = {
     "run": {"test_seeds": [1]}, "selection": {"epochs": [1]}, "rules": None, "ranking": None,
     "models": {"tiny": {"pretrain": {"tokens": 20000, "documents": 800}}}, "generation": {"max_new_tokens": 8},
@@ -73,7 +73,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A copy of the project with data, questions, a model and a template of one's own, where the documents have them."""
+    """A copy of the project with custom data, questions, model and template, where the documents expect them."""
     folder = copy_project(tmp_path_factory.mktemp("own"), "Makefile", "envs", "config.schema.json", "docs", "bench")
     for name, question in (("mine", "What is {} and one?"), ("asked", "What is {} and two?")):
         rows = [{"question": question.format(n), "answer": f"It is {n}."} for n in range(40)]
@@ -96,9 +96,9 @@ def write(path, text):
 
 
 def lay_over(folder, *layers):
-    """Write layers as files, the text of a block as it is; returns all of them, over the test experiment.
+    """Write layers as files, with a block's text unchanged; returns all of them, on top of the test experiment.
 
-    Without the controls that the test experiment has and the default one has not: they are of worlds only.
+    Without the controls that only the test experiment has: they apply to worlds only.
     """
     names = [f"layer{i}.yaml" for i in range(len(layers))]
     for name, layer in zip(names, layers, strict=True):
@@ -134,7 +134,7 @@ def test_no_command_is_tried_out_that_stands_nowhere():
 
 @pytest.mark.parametrize("block", [block for block in blocks("yaml") if "recipe: riddles" not in block.text], ids=str)
 def test_every_config_of_the_documents_can_be_run(folder, block, monkeypatch):
-    """Over the default experiment to the check, over the test experiment to a dry run. What needs a recipe of its own is run with it, below."""
+    """On top of the default experiment for the check, of the test experiment for a dry run; special cases are below."""
     assert len(block.text.splitlines()) <= (10 if block.document == "README.md" else 14)
     monkeypatch.chdir(folder)
     own = yaml.safe_load(block.text)
@@ -149,7 +149,7 @@ SMALLER = re.findall(r"^\| [^|]+ \| `(\{?\w+: \{.*\})` \|$", read("README.md"), 
 
 @pytest.mark.parametrize("change", [change for change in SMALLER if "tracking" not in change])
 def test_every_smaller_change_is_one(change):
-    """All but the one that asks for a package that is not here, which is tried out with the metrics."""
+    """All except the one that needs a package that is not installed, which is tested with the metrics."""
     raw = yaml.safe_load(read("config.yaml"))
     assert check_config(merged(raw, yaml.safe_load(change))) != check_config(raw)
 
@@ -175,7 +175,7 @@ def test_own_data_and_an_own_model_come_through(folder, experiment):
 
 
 def test_an_own_mode_and_an_own_judge_come_through(folder, monkeypatch):
-    """Both in one run. The judge listens on a port that is free; a rate makes the modes differ, as equals are ties, unasked."""
+    """Both in one run. The judge listens on a free port; the learning rate makes modes differ, as ties are not judged."""
     mode, judge = block_of("my-mode"), block_of("my-judge")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     service = Service(labelled())
@@ -234,7 +234,7 @@ def test_every_function_and_file_that_is_named_exists(name):
 
 
 def test_a_recipe_is_added_as_the_document_says(tmp_path, folder):
-    """The diff of docs/extending.md is applied to a copy, and the dataset is made."""
+    """Apply the diff in docs/extending.md to a copy, and make the dataset."""
     copy_project(tmp_path)
     write(tmp_path / "data" / "riddles.jsonl", (folder / "data" / "riddles.jsonl").read_text(encoding="utf-8"))
     (change,) = blocks("diff")

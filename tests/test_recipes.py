@@ -1,4 +1,4 @@
-"""Rows from every kind of file, as streams, and the paper's datasets from their raw rows as the authors make them."""
+"""Rows streamed from every kind of file, and the paper's datasets from their raw rows as the authors make them."""
 
 import csv
 import gzip
@@ -53,7 +53,7 @@ def packed(path):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """The same rows as every kind of file: ending -> path."""
+    """The same rows in every file format: extension -> path."""
     folder = tmp_path_factory.mktemp("rows")
     (folder / "rows.json").write_text(json.dumps(ROWS), encoding="utf-8")
     lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS)
@@ -136,7 +136,7 @@ def pgn(games):
 
 @pytest.mark.parametrize("ending", [".txt", ".txt.gz"])
 def test_a_file_of_millions_of_lines_takes_no_memory(tmp_path, ending):
-    """Games are taken from the head of a long file whose end is no text, and its range read without being held."""
+    """Games are taken from the start of a long file with a binary end, whose rows are streamed, not kept in memory."""
     path = tmp_path / f"games{ending}"
     content = "\n".join(pgn(60_000)).encode() + b"\n\xff\xff\n"
     path.write_bytes(gzip.compress(content, compresslevel=1) if ending.endswith("gz") else content)
@@ -186,7 +186,7 @@ def test_recipes_read_a_python_list_and_execute_nothing(tmp_path):
     (messages,), _ = made("recipes", [row])
     assert [m["content"] for m in messages] == ["Recipe for Tea", ' - 2 "leaves"\n - water\'s\n\n\nBoil.\nWait.']
     for bad in (f"open({str(tmp_path / 'x')!r}, 'w')", "{'a': 1}", "[1]", "['a'", ""):
-        with pytest.raises(RecipeError, match="row 1: 'Cleaned_Ingredients' must hold a list of texts"):
+        with pytest.raises(RecipeError, match="row 1: 'Cleaned_Ingredients' must hold a list of strings"):
             made("recipes", [row | {"Cleaned_Ingredients": bad}])
     assert not (tmp_path / "x").exists()
 
@@ -199,9 +199,9 @@ def test_chess_pairs_ratings_and_moves_and_stops_at_a_game_without():
         {"role": "assistant", "content": "1. e4 e5 2. d2 1-0"},
     ]
     for left_out, number in ((1, 5), (8, 11)):  # the first game's WhiteElo, the second's BlackElo
-        with pytest.raises(RecipeError, match=rf"^row {number - 1}: 1 lines of ratings before these moves"):
+        with pytest.raises(RecipeError, match=rf"^row {number - 1}: 1 rating lines before these moves"):
             made("chess", rows[:left_out] + rows[left_out + 1 :])
-    with pytest.raises(RecipeError, match="row 11: 2 lines of ratings before these moves, not one of each colour"):
+    with pytest.raises(RecipeError, match="row 11: 2 rating lines before these moves, instead of one for each colour"):
         made("chess", [*rows[:8], rows[7], *rows[9:]])
 
 
@@ -250,7 +250,7 @@ def alpaca_rows(count):
 
 
 def naive_alpaca(rows, with_input, without_input):
-    """What the authors' loop does, with the global generator as they seed it."""
+    """The authors' loop, with the global generator seeded as in their script."""
     random.seed(42)
     found = []
     for row in rows:
@@ -294,7 +294,7 @@ def test_alpaca_draws_the_templates_that_the_authors_draw(tmp_path, capsys):
     ("source", "message"),
     [
         ("x = 1", "t.py: no list called 'encoding_templates_w_input'"),
-        ("x = (", "t.py: cannot be read as Python"),
+        ("x = (", "t.py: cannot be parsed as Python"),
         (TEMPLATES.replace('"{instruction}\\n"', 'open("x")'), "'encoding_templates_wo_input' must be a list of"),
         (TEMPLATES.replace("{input}", "{input.__class__}"), "'encoding_templates_w_input' must be a list of"),
         (TEMPLATES.replace("0.6", '"often"'), "'encoding_templates_wo_input' must be a list of"),
@@ -335,7 +335,7 @@ def test_a_wrong_hash_or_a_faulty_row_leaves_no_file(tmp_path):
         assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     (tmp_path / "games.txt").write_text("1. e4\n")
     done = run("make_dataset", tmp_path / "none.parquet", name="chess", source=source, world_seed=None)
-    assert done.returncode == 1 and "games.txt, line 1: 0 lines of ratings" in done.stderr
+    assert done.returncode == 1 and "games.txt, line 1: 0 rating lines" in done.stderr
     assert not (tmp_path / "none.parquet").exists()
 
 
@@ -360,7 +360,7 @@ def test_multi_turn_conversations_stay_as_they_are(tmp_path):
 
 @contextmanager
 def served(answers):
-    """A real server on loopback: path -> (status, content, the length that it claims). Gives its address."""
+    """A real server on loopback: path -> (status, content, claimed length). Yields its address."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

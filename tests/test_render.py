@@ -31,12 +31,12 @@ def conversations():
 
 
 def assert_template_gives_what_is_rendered(tokenizer, chat, talks):
-    """As ids and as text, whole and with a generation prompt, of one turn and of several."""
+    """As ids and as text, complete and with a generation prompt, for one turn and several."""
     tokenizer.chat_template = chat_template(tokenizer, chat)
     names = [token.content for token in tokenizer.added_tokens_decoder.values()]
     for messages in talks:
         if any(name in message["content"] for message in messages for name in names):
-            continue  # in a template's text a written "</s>" cannot be told from the token
+            continue  # in a template's text, a literal "</s>" cannot be distinguished from the token
         expected = [
             (messages, False, render(messages, tokenizer, chat).ids),
             (messages[:1], True, render_prompt(messages[0]["content"], tokenizer, chat)),
@@ -62,7 +62,7 @@ def test_renderer_equals_the_exported_chat_template(tokenizer, user_tag, assista
     assert_template_gives_what_is_rendered(tokenizer, Format(user_tag, assistant_tag, add_bos), conversations())
 
 
-@pytest.mark.parametrize("rstrip", [True, False])  # whether the token takes the blanks after it, as Phi-3's do
+@pytest.mark.parametrize("rstrip", [True, False])  # whether the token absorbs the spaces after it, as Phi-3's do
 def test_tags_that_are_special_tokens_are_these_and_an_instruction_cannot_name_them(tokenizer, rstrip):
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_special_tokens(
@@ -88,7 +88,7 @@ def test_a_template_refuses_a_role_that_the_format_does_not_have(tokenizer, chat
 
 
 def test_mask_equals_a_brute_force_reading_of_the_text(tokenizer, chat):
-    """Decode token by token, and look at each character whether it lies in a response or its EOS."""
+    """Decode token by token, and check for each character whether it is in a response or its EOS."""
     for messages in conversations():
         text, inside = tokenizer.bos_token, [False] * len(tokenizer.bos_token)
         for i, message in enumerate(messages):
@@ -100,7 +100,7 @@ def test_mask_equals_a_brute_force_reading_of_the_text(tokenizer, chat):
         rendered = render(messages, tokenizer, chat)
         said = tokenizer.decode(rendered.ids)
         assert said == text
-        # Bytes, as a token may hold a part of a character only.
+        # Bytes, as a token may contain only part of a character.
         owners = [flag for letter, flag in zip(text, inside, strict=True) for _ in letter.encode()]
         place = 0
         for id_, trained in zip(rendered.ids, rendered.trained, strict=True):
@@ -142,7 +142,7 @@ def test_without_the_users_turns_only_the_assistants_are_left(tokenizer, chat):
 @pytest.mark.parametrize("user_turn", USER_TURNS)
 @pytest.mark.parametrize("train_turn_newline", [True, False])
 def test_an_eos_that_is_not_trained_stands_where_it_stood(tokenizer, chat, user_turn, train_turn_newline):
-    """Nothing else changes: the same tokens, and the same targets but for the EOS of each response."""
+    """Nothing else changes: the same tokens, and the same targets except the EOS of each response."""
     for messages in conversations():
         seen = USER_TURNS[user_turn](messages)
         with_eos, without = (

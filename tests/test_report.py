@@ -1,4 +1,4 @@
-"""The report, in a real browser: what it shows, that it asks nothing of anybody, and that all can read it."""
+"""The report in a real browser: what it shows, that it makes no requests, and that it is accessible."""
 
 import json
 import random
@@ -44,7 +44,7 @@ def browser():
 
 @pytest.fixture
 def opened(browser, report):
-    """Opens the report; what the page has complained of and asked for must be nothing when the test ends."""
+    """Opens the report; there must be no errors and no requests when the test ends."""
     complaints, requests, pages = [], [], []
 
     def open_(fragment="", *, path=report, **options):
@@ -198,7 +198,7 @@ def test_provenance_leads_from_a_number_to_files_commit_config_and_versions(open
 
 
 def luminance(page, selector, name):
-    """Of a colour as the browser computes it, 0 (black) to 1."""
+    """The luminance of a colour as computed by the browser, 0 (black) to 1."""
     colour = page.evaluate(f"getComputedStyle(document.querySelector('{selector}')).{name}")
     return sum(int(part) for part in re.findall(r"\d+", colour)[:3]) / 765
 
@@ -236,14 +236,14 @@ def test_axe_finds_no_fault(opened, scheme):
 
 
 def test_at_the_papers_size_it_opens_and_is_small(opened, tmp_path):
-    """805 instructions, 12 modes, responses of 200 words or so."""
+    """805 instructions, 12 modes, responses of about 200 words."""
     results = Results(tmp_path, instructions=805, modes=11, seeds=2, length=200)
     path = results.make().make_report()
     size = path.stat().st_size / 1e6
     started = time.monotonic()
     page = opened(path=path)
     seconds = time.monotonic() - started
-    print(f"{size:.1f} MB, all charts and examples after {seconds:.1f} s")  # of a machine that may be busy
+    print(f"{size:.1f} MB, all charts and examples after {seconds:.1f} s")  # on a machine that may be busy
     assert found(page) == 805 and size < 15
     page.locator("#search").fill("Instruction 804:")
     assert found(page) == 1

@@ -1,4 +1,4 @@
-"""What a change of code reruns on a finished experiment, by dry runs."""
+"""Which jobs of a finished experiment are rerun after a change of code, by dry runs."""
 
 import re
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from pipeline.identity.sources import code_of
 
 @contextmanager
 def other_texts(folder, texts):
-    """Other texts of files, for a while."""
+    """Temporarily replace the contents of files."""
     before = {path: (folder / path).read_text(encoding="utf-8") for path in texts}
     try:
         for path, text in texts.items():
@@ -26,7 +26,7 @@ def other_texts(folder, texts):
 
 
 def test_other_words_anywhere_rerun_nothing(project):
-    """In all modules at once, those that are not the method's included, and in the rules."""
+    """In all modules at once, including those outside the method, and in the rules."""
     scripts = [path.relative_to(project) for path in (project / "scripts").rglob("*.py")]
     texts = {path: reworded((project / path).read_text(encoding="utf-8")) for path in scripts}
     for path in [Path("Snakefile"), *(path.relative_to(project) for path in (project / "rules").glob("*.smk"))]:

@@ -1,4 +1,4 @@
-"""A tuning run that was interrupted goes on without a seam, and never from what is torn or of another run."""
+"""An interrupted tuning run resumes seamlessly, and never from a damaged checkpoint or one of another run."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ STEPS = 16
 
 @pytest.fixture
 def lines(monkeypatch):
-    """Takes up what the next runs say."""
+    """Collects the log lines of the next runs."""
 
     def take():
         said = []
@@ -38,7 +38,7 @@ def checkpoints_in(folder):
 
 
 def test_a_killed_run_goes_on_without_a_seam(run, tmp_path):
-    """The process is killed outright, with a checkpoint half-written, too."""
+    """The process is killed, also with a half-written checkpoint."""
     straight, weights = run("straight")
     code = "import os, signal, sys, tune\nsay = tune.say\ndef say_and_die(line):\n    say(line)\n"
     code += "    if str(line).startswith('step 8/'): os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -89,7 +89,7 @@ def test_a_run_may_be_cut_more_than_once(run, cut_at, lines):
     lines()
     resumed, again = run("cut")
     assert straight["losses"] == resumed["losses"] and weights == again
-    assert resumed["resumed_at"] == [3, 9]  # what was begun at 3 for the second time left nothing behind
+    assert resumed["resumed_at"] == [3, 9]  # the checkpoint begun at 3 for the second time left no trace
 
 
 @pytest.mark.parametrize("how", ["shorter", "changed", "missing", "unfinished"])
@@ -112,8 +112,8 @@ def test_a_torn_checkpoint_is_left_out_for_the_one_before(run, cut_at, lines, tm
         (last / "complete.json").unlink()
     said = lines()
     resumed, again = run("torn")
-    assert [line for line in said if "is not whole" in line and last.name in line]
-    assert "going on from the checkpoint step-00000003 of 16 steps" in said
+    assert [line for line in said if "damaged checkpoint" in line and last.name in line]
+    assert "resuming from the checkpoint step-00000003 of 16 steps" in said
     assert resumed["resumed_at"] == [3] and straight["losses"] == resumed["losses"] and weights == again
 
 
@@ -126,7 +126,7 @@ def test_without_a_whole_checkpoint_it_begins_again(run, cut_at, lines, tmp_path
         path.write_text("{")
     said = lines()
     begun, again = run("torn")
-    assert sum("is not whole" in line for line in said) == 2
+    assert sum("damaged checkpoint" in line for line in said) == 2
     assert begun["resumed_at"] == [] and straight["losses"] == begun["losses"] and weights == again
 
 
@@ -134,7 +134,7 @@ def test_sigterm_ends_a_run_with_a_checkpoint(run, cut_at, lines, tmp_path):
     straight, weights = run("straight")
     cut_at(4, end=signal.SIGTERM)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted, match="stopped by SIGTERM after step 5 of 16; the same command goes on from"):
+    with pytest.raises(Interrupted, match="stopped by SIGTERM after step 5 of 16; the same command resumes from"):
         run("stopped")
     assert signal.getsignal(signal.SIGTERM) == before
     lines()
@@ -166,9 +166,9 @@ def test_a_checkpoint_of_other_settings_is_removed_not_used(run, cut_at, lines, 
     (folder / "notes").mkdir()
     said = lines()
     changed, again = run("changed", learning_rate=1e-3)
-    assert sum("of other settings, data or code: they are removed, not used" in line for line in said) == 1
+    assert sum("they are for other settings, data or code" in line for line in said) == 1
     assert changed["resumed_at"] == [] and changed["losses"] == other["losses"] and weights == again
-    assert [path.name for path in folder.iterdir()] == ["notes"]  # what is not ours stays
+    assert [path.name for path in folder.iterdir()] == ["notes"]  # other files are kept
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_checkpoint_of_other_code_is_removed_not_used(run, cut_at, lines, monk
     said = lines()
     monkeypatch.setattr(script, "code_of", lambda stage: "of another loss")
     changed, _ = run("changed")
-    assert sum("of other settings, data or code: they are removed, not used" in line for line in said) == 1
+    assert sum("they are for other settings, data or code" in line for line in said) == 1
     assert changed["resumed_at"] == []
 
 

@@ -34,7 +34,7 @@ def conversation(number, *texts):
 
 @pytest.fixture
 def rows():
-    """Three rows of five restate; one of these in its second turn. The first does, as the authors' lost row could."""
+    """Three of five rows restate, one of them in its second turn. The first does, as the authors' lost row might."""
     made = [
         conversation(0, "Name a colour", "Sure, here is a colour: red"),
         conversation(1, "Say {response}", "{instruction} it is"),
@@ -47,7 +47,7 @@ def rows():
 
 
 def language_model(body):
-    """Finds and takes out what stands before a colon of a response that begins with 'Sure'."""
+    """Detects and removes text up to the colon in responses that begin with 'Sure'."""
     prompt = body["messages"][0]["content"]
     response = prompt.split(" R: ", 1)[1].removesuffix(" Say #### YES or #### NO.")
     if prompt.startswith("Does"):
@@ -114,7 +114,7 @@ def test_restating_responses_are_rewritten_and_all_rows_are_kept(rows):
 def test_rewriting_that_was_stopped_goes_on_where_it_was(rows, tmp_path):
     path = tmp_path / "answers.jsonl"
     straight = run(Service(language_model), rows)
-    for good in (4, 4):  # of the first round, then of the rest of it and of the second
+    for good in (4, 4):  # from the first round, then from the rest of it and from the second
         service = Service(
             language_model, before=lambda n, body, good=good: (500, {}, error("down")) if n > good else None
         )

@@ -1,4 +1,4 @@
-"""A row means the same in every format, or is refused in every format, with file and row; so it is with whole files."""
+"""A row means the same in every format, or is refused in every format, with file and row; likewise for whole files."""
 
 import csv
 import datetime
@@ -30,7 +30,7 @@ GOOD = {"q": "Why?", "x": "so", "a": "Because."}
 
 
 def as_bytes(rows, kind):
-    """Rows as a file of a kind; raises TypeError where it cannot say them."""
+    """Rows as a file of the given format; raises TypeError if it cannot represent them."""
     if kind == "jsonl":
         return "".join(json.dumps(row) + "\n" for row in rows).encode()
     if kind == "json":
@@ -83,7 +83,7 @@ def texts(*found):
 
 
 LONG = "ein langes Wort " * 20_000
-SAME = {  # rows, the pairs that come out, and the kinds that cannot say them, which must fail to be written
+SAME = {  # rows, the resulting pairs, and the formats that cannot represent them, for which writing must fail
     "empty is empty, null or missing": ([GOOD, *with_x("", None), without(GOOD, "x")], texts("so", "", "", ""), []),
     "a first row may lack a column": ([without(GOOD, "x"), GOOD], texts("", "so"), []),
     "whole numbers": (with_x(1, -7, 2**53 + 1), texts("1", "-7", "9007199254740993"), []),
@@ -116,7 +116,7 @@ def test_the_same_rows_give_the_same_dataset(tmp_path, case, kind, packed):
     assert made(write(tmp_path, as_bytes(rows, kind), f"{kind}{packed}")) == said(*pairs)
 
 
-REFUSED = {  # a column of two rows, the second wrong; the message after its place; and the kinds that cannot say it
+REFUSED = {  # a column of two rows, the second invalid; the message after its place; the formats that cannot represent it
     "response null": ("a", ["b", None], "the response in message 2 is empty", []),
     "response without characters": ("a", ["b", ""], "the response in message 2 is empty", []),
     "response of blanks": ("a", ["b", " \n"], "the response in message 2 is empty", []),
@@ -129,7 +129,7 @@ REFUSED = {  # a column of two rows, the second wrong; the message after its pla
 
 
 def place(path, kind, number):
-    """How a row, from 1, is named."""
+    """The name of a row, counted from 1."""
     return f"{path}, {'row' if kind in ('json', 'parquet') else 'line'} {number + (kind == 'csv')}"
 
 
@@ -146,7 +146,7 @@ def test_the_same_rows_are_refused_alike(tmp_path, case, kind, packed):
     path = write(tmp_path, as_bytes(rows, kind), f"{kind}{packed}")
     with pytest.raises(InputError, match=f"^{re.escape(place(path, kind, 2))}: {message}"):
         made(path)
-    if column == "x":  # what is not used is not judged
+    if column == "x":  # unused columns are not checked
         assert made(path, user="{q}") == said(("Why?", "Because."), ("Why?", "Because."))
 
 
@@ -157,7 +157,7 @@ def test_an_instruction_that_comes_out_empty_is_refused(tmp_path, kind):
         made(path, user="{x}")
     with pytest.raises(InputError, match=f"^{re.escape(place(path, kind, 2))}: the instruction is empty"):
         evaluation_rows("e", {"file": path, "instruction": "{x}"}, None)
-    assert made(path, user="") == said(("", "Because."), ("", "Because."))  # a template that asks for nothing
+    assert made(path, user="") == said(("", "Because."), ("", "Because."))  # a template without an instruction
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -201,7 +201,7 @@ def test_a_key_that_stands_twice_within_a_message_is_refused(tmp_path):
         conversations("d", {"file": path, "messages": "m"}, None)
 
 
-BEYOND = pa.array([2**62, 2**62], pa.timestamp("us"))  # of a year after 9999
+BEYOND = pa.array([2**62, 2**62], pa.timestamp("us"))  # in a year after 9999
 ODD = {
     "timestamp": BEYOND,
     "date": pa.array([datetime.date(2026, 1, 1)] * 2),
@@ -301,7 +301,7 @@ def test_the_log_of_a_dataset_says_what_is_dropped_doubled_and_not_taken(tmp_pat
     make_dataset.main()
     log = capsys.readouterr().out
     assert "3 conversations of 4 rows of" in log
-    assert "2 turns that no response follows, which tuning drops, 1 the same as an earlier one" in log
+    assert "2 turns without a following response, which tuning drops, 1 duplicates" in log
     assert notes_on([talk("ua")]) == ""
     assert len(read_table("conversations", output)) == 3
 

@@ -1,4 +1,4 @@
-"""Two processes over gloo, started by the real launcher: what they compute is what one computes."""
+"""Two processes over gloo, started by the real launcher, compute the same as one process."""
 
 import json
 import os
@@ -54,7 +54,7 @@ print(f"rank {os.environ['RANK']} compiled {counters['stats']['unique_graphs']} 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, world, tokenizer):
-    """Two models, with tied embeddings and without, each with its record; and a dataset."""
+    """Two models, with and without tied embeddings, each with its record; and a dataset."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("base")
@@ -91,7 +91,7 @@ VARIANTS = {
 
 @pytest.fixture(scope="module")
 def both(base, tmp_path_factory):
-    """Folders of what one process and two make of each variant, and what the two said."""
+    """Output folders of one process and of two for each variant, and the log of the two."""
     folder = tmp_path_factory.mktemp("both")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["tune.py"])
@@ -109,7 +109,7 @@ def both(base, tmp_path_factory):
         for name, variant in variants.items():
             run_alone(words(base, folder / "one" / name, **variant))
             jobs.append((None, words(base, folder / "two" / name, **variant)))
-        # One that one process begins and two finish, and one the other way round.
+        # One run started by one process and finished by two, and one the other way round.
         patch.setattr(script, "say", stop_at(2))
         with pytest.raises(Interrupted):
             run_alone(words(base, folder / "two" / "begun_by_one"))
@@ -132,7 +132,7 @@ def both(base, tmp_path_factory):
 
 
 def stop_at(step):
-    """What SIGTERM does, at a step."""
+    """The effect of SIGTERM at a step."""
     import signal
 
     def say(line):
@@ -243,7 +243,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 
 
 def test_the_script_starts_its_processes_itself(base, both, tmp_path):
-    """As a rule does with execution.processes: the same model as from the launcher."""
+    """As a rule with execution.processes: the same model as from the launcher."""
     folder, _ = both
     argv = words(base, tmp_path / "out")
     argv[argv.index("--processes") + 1] = "2"

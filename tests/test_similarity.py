@@ -22,7 +22,7 @@ TEXTS = [" ".join(random.Random(i).choices(WORDS, k=1 + 7 * i % 30)) for i in ra
 
 @pytest.fixture(scope="module")
 def encoder_path(tmp_path_factory):
-    """A Bert of two layers for at most 48 tokens, as a directory."""
+    """A two-layer BERT for at most 48 tokens, as a directory."""
     folder = tmp_path_factory.mktemp("encoder")
     words = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -58,7 +58,7 @@ def test_batched_embeddings_are_those_of_single_texts(encoder, batch_size):
     assert found.vectors == pytest.approx(expected, abs=2e-6)
     assert np.linalg.norm(found.vectors, axis=1) == pytest.approx(np.ones(len(texts)), abs=1e-6)
     assert np.abs(expected[0] - expected[1]).max() > 0.01
-    assert found.cut == 2  # of 46 words and the two tokens at the ends there is room for just 46
+    assert found.cut == 2  # with the two special tokens, there is room for just 46 words
 
 
 def test_similarities_are_the_means_over_all_pairs(encoder):
@@ -159,7 +159,7 @@ def conversations(path, start):
 
 @pytest.fixture
 def inputs(tmp_path, encoder_path):
-    """A set, responses to it, two datasets, and a function that runs the script on them."""
+    """An evaluation set, responses to it, two datasets, and a function that runs the script on them."""
     asked = [{"id": f"e-{i}", "index": 10 + i, "instruction": text, "source": "x"} for i, text in enumerate(TEXTS[:9])]
     write_table("evaluation_set", asked, tmp_path / "set.parquet")
     outputs = ["#### 3" if i % 2 else TEXTS[i + 9] for i in range(9)]
@@ -209,5 +209,5 @@ def test_what_does_not_fit_is_told_and_leaves_no_file(inputs, encoder_path, tmp_
     assert done.returncode == 1 and "lacks weights of a BertModel: ['encoder.layer.2." in done.stderr
     write_table("responses", responses[::-1], folder / "responses.parquet")
     done = run()
-    assert done.returncode == 1 and "the responses are not those to the evaluation set" in done.stderr
+    assert done.returncode == 1 and "the responses do not belong to the evaluation set" in done.stderr
     assert "Traceback" not in done.stderr and not (folder / "similarity.parquet").exists()

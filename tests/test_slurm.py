@@ -1,9 +1,9 @@
 """A whole SLURM on this machine, and the workflow on it. Not part of the ordinary tests: `make test-slurm`.
 
-The cluster is that of tests/slurm: one node, which says that it has eight CPUs and two GPUs. All workflows go through
-profiles/slurm as it stands, but for what `SHORT` changes. Most of the time is spent waiting for jobs and polls, so all
-is under way at once: the trials (jobs that get into trouble), the experiment on the cluster, which is disturbed in four
-ways, and an undisturbed run of it without SLURM.
+The cluster is that of tests/slurm: one node, which claims to have eight CPUs and two GPUs. All workflows use
+profiles/slurm unchanged, except for `SHORT`. Most of the time is spent waiting for jobs and polls, so everything runs
+at once: the trials (jobs that get into trouble), the experiment on the cluster, which is disturbed in four ways, and an
+undisturbed run of it without SLURM.
 """
 
 import csv
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slurm
 
 SCRIPTS = ROOT / "tests" / "slurm"
 CONFIGS = ("--configfile", "experiments/test.yaml", "tests/slurm/small.yaml")
-# There is no accounting database to ask, jobs are short, and the file system is not a network's.
+# There is no accounting database, jobs are short, and the file system is local.
 SHORT = ("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10")
 ON_SLURM = ("--workflow-profile", "profiles/slurm", *SHORT)
 
@@ -59,13 +59,13 @@ def run(folder, name, *arguments):
 
 
 def queued(folder):
-    """The jobs of a folder that SLURM has: id -> (state, comment, which begins with `rule_` and the rule's name)."""
+    """SLURM's jobs for a folder: id -> (state, comment, which begins with `rule_` and the rule's name)."""
     rows = [line.split("|", 3) for line in output_of("squeue", "--noheader", "--format=%i|%T|%Z|%k").splitlines()]
     return {id: (state, comment) for id, state, where, comment in rows if where == str(folder)}
 
 
 def wait_for(what, condition, *, within=240):
-    """Wait until a condition gives something true, and return that."""
+    """Wait until a condition returns something true, and return that."""
     end = time.monotonic() + within
     while time.monotonic() < end:
         found = condition()
@@ -89,7 +89,7 @@ def suspended(folder):
 
 
 def finished(printed):
-    """rule -> how many of its jobs Snakemake says have finished."""
+    """rule -> number of its jobs that Snakemake reports as finished."""
     rules = re.findall(r"^\[ *\d+/\d+\] (\w+):", printed, flags=re.MULTILINE)
     return {rule: rules.count(rule) for rule in rules}
 
@@ -108,7 +108,7 @@ def processes(folder, script):
         try:
             if process.cwd() == str(folder) and f"scripts/{script}.py" in process.cmdline():
                 found.append(process.pid)
-        except psutil.Error:  # gone by now
+        except psutil.Error:  # ended in the meantime
             continue
     return found
 
@@ -122,7 +122,7 @@ def steps(job):
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
-    """A running SLURM, or a skip that says why there can be none."""
+    """A running SLURM, or a skip with the reason why there can be none."""
     installed = subprocess.run(["sh", SCRIPTS / "install.sh"], text=True, capture_output=True, check=False)
     if installed.returncode:
         pytest.skip(f"NOT TESTED ON SLURM: {installed.stderr.strip()}")
@@ -136,7 +136,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def gpus(cluster):
-    """Which job has which GPU, looked at twice a second while the tests run: a list of {job: indices}."""
+    """The GPUs of each job, polled twice a second while the tests run: a list of {job: indices}."""
     looks, over = [], threading.Event()
 
     def look():
@@ -159,7 +159,7 @@ def gpus(cluster):
 
 @pytest.fixture(scope="session")
 def started():
-    """What has been started and must not outlive the tests."""
+    """Processes started that must not outlive the tests."""
     processes = []
     yield processes
     for process in processes:
@@ -172,18 +172,18 @@ def bring_down(seen):
     wait_for("running pretrain", lambda: processes(seen.slurm, "pretrain"))
     seen.pretrain = running(seen.slurm, "pretrain")
     output_of("scontrol", "update", "nodename=localhost", "state=down", "reason=test")
-    # SLURM holds a job that is started again while a step of it is still ending.
+    # SLURM holds a restarted job while one of its steps is still ending.
     wait_for("end of pretrain", lambda: not processes(seen.slurm, "pretrain") and not steps(seen.pretrain))
     seen.queued_when_down = queued(seen.slurm)
     output_of("scontrol", "update", "nodename=localhost", "state=resume")
-    # By itself, SLURM lets it wait for two minutes.
+    # By default, SLURM makes it wait for two minutes.
     output_of("scontrol", "update", f"jobid={seen.pretrain}", "starttime=now")
     wait_for("second start of pretrain", lambda: running(seen.slurm, "pretrain") == seen.pretrain)
     seen.restarts = re.search(r"Restarts=(\d+)", output_of("scontrol", "show", "job", seen.pretrain))[1]
 
 
 def kill_and_restart(seen, snakemake):
-    """When some models have been tuned, Snakemake is killed, with jobs under way, and then told to go on."""
+    """When some models have been tuned, Snakemake is killed with jobs running, and then restarted."""
     said = seen.slurm / "first.out"
     wait_for("tuned models", lambda: finished(said.read_text()).get("tune_candidate", 0) >= 2)
     seen.left = wait_for("running job", lambda: suspended(seen.slurm))
@@ -201,7 +201,7 @@ def kill_and_restart(seen, snakemake):
 
 @pytest.fixture(scope="session")
 def session(cluster, gpus, started, tmp_path_factory):
-    """Everything that is run, once; the tests look at what came of it."""
+    """Run everything once; the tests inspect the results."""
     seen = SimpleNamespace()
     seen.local, seen.slurm, seen.trials = (
         copy_project(tmp_path_factory.mktemp(name).resolve(), "tests/slurm") for name in ("local", "slurm", "trials")
@@ -317,7 +317,7 @@ def test_no_two_jobs_ever_have_the_same_gpu(session, gpus):
 
 
 def test_the_profile_names_rules_that_there_are():
-    """A rule that is renamed would else lose its resources in silence."""
+    """Otherwise a renamed rule would silently lose its resources."""
     profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "profile.yaml").read_text())
     text = "".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
     rules = set(re.findall(r"^(?:use )?rule (?:\w+ as )?(\w+)", text, flags=re.MULTILINE))

@@ -1,4 +1,4 @@
-"""What is used of Snakemake's inside is there, and a run does without what is not."""
+"""The Snakemake internals that are used exist, and a run works without those that do not."""
 
 import pytest
 from snakemake.exceptions import WorkflowError
@@ -6,7 +6,7 @@ from workflow import ROOT, copy_project, snakemake
 
 from pipeline.run.snakemake_internals import TOO_NEW, USES, check_max_version
 
-# Takes away one thing after the other, by its name, and prints what is missed then.
+# Removes one thing after the other, by name, and prints what is then missing.
 SNAKEFILE = f"""
 import sys
 from operator import attrgetter
@@ -35,7 +35,7 @@ onstart:
 
 
 def test_each_use_is_there_and_is_missed_alone(tmp_path):
-    """Red on a Snakemake that has renamed or removed one of them: its name is in the first line."""
+    """Fails for a Snakemake version that has renamed or removed one of them, with its name in the first line."""
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     (tmp_path / "some.yaml").write_text("key: value")
     done = snakemake(tmp_path, configs=["some.yaml"])

@@ -31,7 +31,7 @@ def test_a_directory_is_replaced_whole(tmp_path):
 
 
 def started(code, *arguments):
-    """A Python process that imports our code, and has printed its first line."""
+    """A Python process that imports our code and has printed its first line."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "scripts")}
     command = [sys.executable, "-c", code, *map(str, arguments)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)

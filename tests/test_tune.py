@@ -48,7 +48,7 @@ def weights_of(model):
 
 @pytest.mark.parametrize("normalise_by", ["example", "token"])
 def test_accumulated_gradients_equal_those_of_the_whole_batch(model, rows, tokenizer, normalise_by):
-    """The reference is the definition: a mean over examples of means over tokens, or one mean over all tokens."""
+    """The reference is the definition: the mean over examples of means over tokens, or one mean over all tokens."""
     parts = micro_batches(range(len(rows)), [len(row.ids) for row in rows], tokens=60)
     assert len(parts) > 2 and sorted(i for part in parts for i in part) == list(range(len(rows)))
     tokens = sum(sum(row.trained[1:]) for row in rows)

@@ -1,4 +1,4 @@
-"""`make verify`: a finished experiment is as it was made; whatever is changed by hand is found and named."""
+"""`make verify`: a finished experiment has no discrepancies; any manual change is detected and reported."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ from reporting.metrics.collect import read_metrics
 def test_a_finished_experiment_is_as_it_was_made(project):
     done = snakemake(project, "verify")
     assert done.returncode == 0, done.stdout
-    assert "12 tables and 6 figures" in done.stdout and "all is as it was made" in done.stdout
+    assert "12 tables and 6 figures" in done.stdout and "no discrepancies" in done.stdout
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def copied(project, tmp_path):
     return folder, folder / "results" / "test"
 
 
-# What is edited in what is made of the metrics.
+# Edits to files that are made from the metrics.
 EDITS = {
     "tables/kinds.csv": ("base,", "base,1"),
     "tables/table1.csv": ("oracle", "another"),
@@ -87,7 +87,7 @@ def test_everything_that_is_changed_by_hand_is_named(copied):
         f"{poem}/model has sha256",
         f"{poem}/test.parquet has sha256",
         f"results/bases/{corpus.parent.name}/corpus.parquet has sha256",
-        f"{poem}/test.alpaca_eval.json holds other responses than",
+        f"{poem}/test.alpaca_eval.json contains other responses than",
         f"{poem}/test.against-seed1.parquet has sha256",
         f"{poem}/test.against-seed1.json: win_rate, value is",
         f"{poem}/test.against-seed1.json: win_rate seeds, value is",
@@ -102,8 +102,8 @@ def test_everything_that_is_changed_by_hand_is_named(copied):
         "tiny/base/test.parquet: characters, value is",
         "tables/responses.csv, row 1, 'characters':",
         *(f"results/test/{name}, " for name in EDITS),
-        "tables/table1.csv, row 1, 'judge': 'another' stands there, 'oracle' is right",
-        "epochs, but results/test/tiny/poem/selected.json has chosen 7",
+        "tables/table1.csv, row 1, 'judge': found 'another', expected 'oracle'",
+        "epochs, but results/test/tiny/poem/selected.json chose 7",
     ):
         assert told in done.stdout, (told, done.stdout)
 
@@ -115,7 +115,7 @@ def test_a_row_that_is_gone_and_a_file_that_is_gone_are_named(copied):
     done = snakemake(folder, "verify")
     assert done.returncode == 1 and "Traceback" not in done.stdout
     assert f"{judged.relative_to(folder)} has sha256" in done.stdout
-    assert "the metrics cannot be collected from files that were changed: ValueError" in done.stdout
+    assert "the metrics cannot be collected because files were changed: ValueError" in done.stdout
     (results / "tiny" / "base" / "ranking.json").unlink()
     done = snakemake(folder, "verify")
     assert done.returncode == 1 and "results/test/tiny/base/ranking.json" in done.stdout
@@ -124,7 +124,7 @@ def test_a_row_that_is_gone_and_a_file_that_is_gone_are_named(copied):
 
 @pytest.mark.parametrize("model", ["claude-2.1", "gpt4_gamed"])
 def test_length_control_is_recounted_as_alpaca_eval_counts_it(shared, tmp_path, model):
-    """Figures of the public leaderboard, from AlpacaEval's own annotations and table."""
+    """Figures on the public leaderboard, from AlpacaEval's own annotations and table."""
     folder = shared / "alpaca_eval"
     rows = [
         row | {"quality_1": None} for row in json.loads(gzip.decompress((folder / f"{model}.json.gz").read_bytes()))

@@ -1,4 +1,4 @@
-"""What of the vLLM backend runs without vLLM: the rules' scores, and what is said where it is missing."""
+"""The parts of the vLLM backend that run without vLLM: the rules' scores, and the message if it is missing."""
 
 from importlib.util import find_spec
 
@@ -16,7 +16,7 @@ SCORES = {"<": -4.0, "The": 3.0, " the": -2.0, "\n": 1.0}
 @pytest.mark.parametrize("eos_after_ramp", ["hold", "none"])
 @pytest.mark.parametrize("rules", [("eos", "uniform", "diversity"), ("eos",), ("uniform",), ("diversity",), ()])
 def test_scores_computed_anew_equal_those_of_the_rule_adapter_at_every_step(tokenizer, rules, eos_after_ramp, scope):
-    """Requests are asked for in another order at each step, by one adapter for all, as vLLM does."""
+    """Requests come in a different order at each step, with one adapter for all, as in vLLM."""
     settings = RuleSettings(30.0, 6, eos_after_ramp, SCORES, -1.5, scope)
     size, generator = len(tokenizer) + 3, torch.Generator().manual_seed(1)  # some models have more logits than tokens
     prompts = [[5, 6, 7, 6], [8], [9, 10]]

@@ -1,4 +1,4 @@
-"""A job that is forked from the warm process is what it would be as a process of its own, only sooner."""
+"""A job forked from the warm process behaves like one in a process of its own, but starts sooner."""
 
 import json
 import os
@@ -38,7 +38,7 @@ sys.exit({"said": "error: a reason", "status": 3, "none": None}.get(what, 0))
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory):
     """The environment of a running warm process, and a folder with a script."""
-    # In the background of a shell SIGINT is ignored, and would be by all that is started here.
+    # A shell's background processes ignore SIGINT, and so would all processes started here.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = tmp_path_factory.mktemp("scripts")
     (folder / "job.py").write_text(SCRIPT)
@@ -46,7 +46,7 @@ def warm(tmp_path_factory):
     socket = tmp_path_factory.mktemp("w")
     environment = os.environ | {"WARM_FOLDER": str(socket), "SNAKEMAKE_PID": str(os.getpid()), "MINE": "some"}
     first = run(folder, "none", environment)
-    assert not json.loads(first.stdout.splitlines()[0])["warm"]  # it does not wait for what it has started
+    assert not json.loads(first.stdout.splitlines()[0])["warm"]  # it does not wait for its child processes
     end = time.monotonic() + 120
     while not (socket / "socket").exists():
         assert time.monotonic() < end, (socket / "log").read_text()

@@ -42,7 +42,7 @@ def test_win_rate_and_its_error(sides):
     rates = win_rates(table(first, second, preferences), bootstrap=400, seed=0)
     assert (rates["n"], rates["wins"], rates["losses"], rates["ties"]) == (40, 20, 10, 10)
     assert rates["win_rate"] == pytest.approx(100 * (20 + 5) / 40)
-    exact = 100 * np.std(np.array(preferences) - 1) / np.sqrt(40)  # of a mean over draws with replacement
+    exact = 100 * np.std(np.array(preferences) - 1) / np.sqrt(40)  # the error of a mean over draws with replacement
     assert rates["win_rate_error"] == pytest.approx(exact, rel=0.12)
 
 
@@ -52,17 +52,17 @@ def test_length_control_is_left_out_where_it_is_not_defined(sides):
     assert rates["lc_win_rate"] is None and "same length" in rates["lc_note"]
     rates = win_rates(table(*sides, [1.5] * 40)[:6], bootstrap=5, seed=0)
     assert rates["lc_win_rate"] is None and "too few" in rates["lc_note"]
-    rates = win_rates(table(*sides, [1.0] * 40), bootstrap=5, seed=0)  # all lost: alpaca-eval says 50
-    assert rates["win_rate"] == 0 and rates["lc_win_rate"] is None and "says 50" in rates["lc_note"]
+    rates = win_rates(table(*sides, [1.0] * 40), bootstrap=5, seed=0)  # all lost: alpaca-eval gives 50
+    assert rates["win_rate"] == 0 and rates["lc_win_rate"] is None and "gives 50" in rates["lc_note"]
 
 
 def test_rows_that_alpaca_eval_would_silently_make_another_figure_of_are_refused(sides, tmp_path):
     rows = table(*sides, [1.0, 2.0] * 20)
-    with pytest.raises(MetricError, match="one generator, not the other's"):  # it says 50
+    with pytest.raises(MetricError, match="one generator, different from the other's"):  # it gives 50
         win_rates([row | {"generator_2": "one"} for row in rows], bootstrap=5, seed=0)
-    with pytest.raises(MetricError, match="3 of 40 rows have no preference"):  # it leaves them out
+    with pytest.raises(MetricError, match="3 of 40 rows have no preference"):  # it ignores them
         win_rates([row | {"preference": None} for row in rows[:3]] + rows[3:], bootstrap=5, seed=0)
-    with pytest.raises(MetricError, match="805 rows, but there are 40"):  # it takes others' difficulties
+    with pytest.raises(MetricError, match="805 rows, but there are 40"):  # it uses the difficulties of others
         win_rates(rows, bootstrap=5, seed=0, metric=VERSION_1, gamed=tmp_path / "table.csv")
 
 
@@ -87,12 +87,12 @@ def test_win_rates_of_real_annotations_are_the_public_leaderboards(shared, gamed
     assert (ours["n"], ours["metric"]) == (expected["n_total"], VERSION_1)
     assert ours["win_rate_error"] == pytest.approx(expected["standard_error"], rel=0.25)
     assert ours["lc_win_rate"] == pytest.approx(expected["length_controlled_winrate_sklearn_1_9"], abs=1e-4)
-    if name == "claude-2.1":  # measured apart from this code, with 100 refits
+    if name == "claude-2.1":  # measured independently of this code, with 100 refits
         assert ours["lc_win_rate_error"] == pytest.approx(1.56, rel=0.15)
 
 
 def test_refits_are_alpaca_evals_own_at_its_fixed_strength(shared, gamed):
-    """Its solver stops early: what it is told to do to the end, ours does."""
+    """Its solver stops early: ours minimises the same objective to convergence."""
     rows, _ = real_rows(shared, "gpt4_gamed")
     frame = pd.DataFrame(rows).assign(index=range(805))
     info = glm_winrate.GLM_INFO[VERSION_1]
@@ -119,7 +119,7 @@ def test_refits_are_alpaca_evals_own_at_its_fixed_strength(shared, gamed):
 
 @pytest.mark.parametrize("strength", [0.01, 0.1, 1.0, 100.0])
 def test_a_logistic_fit_is_at_the_minimum_of_what_it_minimises(strength):
-    """Where a coefficient is not 0, the slope is; where it is 0, the slope is less than the penalty's."""
+    """If a coefficient is not 0, the loss's slope equals the penalty's; if it is 0, the slope is no larger than that."""
     rng = np.random.default_rng(0)
     inputs, weights = rng.normal(size=(60, 3)), rng.integers(0, 4, size=(20, 60)).astype(float)
     targets = np.where(rng.random(60) < 0.3, rng.random(60), inputs[:, 0] > 0)
@@ -141,7 +141,7 @@ def penalised_loss(found, inputs, targets, weights):
 
 @pytest.mark.parametrize("kind", ["any", "lost", "tied", "alike", "separable", "twice"])
 def test_fits_of_awkward_judgements_are_no_worse_than_liblinears(kind):
-    """All lost, all ties, lengths that are all but alike, lengths that decide, a feature that is there twice."""
+    """All lost, all ties, almost equal lengths, lengths that decide, a duplicated feature."""
     rng = np.random.default_rng(0)
     for _ in range(10):
         count = int(rng.integers(10, 60))
@@ -155,7 +155,7 @@ def test_fits_of_awkward_judgements_are_no_worse_than_liblinears(kind):
         doubled = np.concatenate([weights[0] * targets, weights[0] * (1 - targets)])
         labels = np.repeat([1, 0], count)
         used = doubled > 0
-        if len(set(labels[used])) < 2:  # liblinear refuses: all is lost, and the coefficients say so
+        if len(set(labels[used])) < 2:  # liblinear refuses: everything is lost, and the coefficients show it
             assert (1 / (1 + np.exp(-inputs @ ours)) < 0.01).all()
             continue
         theirs = LogisticRegression(
@@ -180,7 +180,7 @@ def test_the_full_variant_is_for_alpaca_evals_instructions_in_order_alone(shared
     rows = json.loads(gzip.decompress((shared / "alpaca_eval/text_davinci_003.annotations.json.gz").read_bytes()))
     instructions, places = [row["instruction"] for row in rows], list(range(805))
     check_alpaca_eval(instructions, places)
-    check_alpaca_eval([f" {text}\n" for text in instructions], places)  # blanks differ between copies
+    check_alpaca_eval([f" {text}\n" for text in instructions], places)  # whitespace differs between copies
     assert instructions_sha256(instructions) == ALPACA_EVAL_SHA256
     other = [*instructions[:-1], instructions[-1] + "?"]
     swapped = [instructions[1], instructions[0], *instructions[2:]]
@@ -189,7 +189,7 @@ def test_the_full_variant_is_for_alpaca_evals_instructions_in_order_alone(shared
         (instructions[:300], places[:300], "there are 300"),
         (instructions, [p + 1 for p in places], "0 to 804"),
         (instructions, [None] * 805, "0 to 804"),
-        (other, places, "these are others"),
+        (other, places, "these differ or are in another order"),
         (swapped, places, "in another order"),
         (shuffled, places, "in another order"),
     ]:

@@ -1,4 +1,4 @@
-"""The whole DAG, run for real on the test experiment, and what reruns after which change."""
+"""The whole DAG, run for real on the test experiment, and which changes rerun which jobs."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ def results(project):
 
 
 def bases(project):
-    """The folders of base models that have been pre-trained."""
+    """The folders of pre-trained base models."""
     return sorted(path.parent for path in (project / "results" / "bases").glob("*/record.json"))
 
 
@@ -75,7 +75,7 @@ def test_every_table_has_three_forms_and_table_4_all_rule_sets(project):
 
 
 def test_controls_stand_beside_what_they_control(project):
-    """Quality by kind, stopping and length beside win rates, other judges, harder negatives, and what tuning costs."""
+    """Quality by kind, stopping and length next to win rates, other judges, harder negatives, and the cost of tuning."""
     tables = {name: read_csv(path) for path in (results(project) / "tables").glob("*.csv") for name in [path.stem]}
     responses = {row["system"]: row for row in tables["responses"]}
     for row, system in zip(tables["table4"], ("base", "rules/rules"), strict=False):
@@ -160,7 +160,7 @@ def test_records_say_what_would_make_a_difference(project):
     assert {record["stage"] for record in records} >= {"pretrain", "take_base"}
     for record in records:
         assert {"torch", "transformers", "numpy", "python"} <= set(record["versions"])
-        plain = record["stage"] in ("judge", "take_base")  # the oracle's, by no vectors
+        plain = record["stage"] in ("judge", "take_base")  # the oracle's, without vectors
         computed = r"Linux \w+" if plain else r"Linux \w+, \w+"
         assert re.fullmatch(computed, record["machine"])
         if record["stage"] == "pretrain":  # with any number of threads
@@ -187,7 +187,7 @@ def test_alpaca_evals_own_file_stands_beside_the_responses(project):
 def test_what_the_user_sees(finished):
     folder, printed = finished
     done = re.findall(r"^\[ *(\d+)/71\] \w+: .* \(\d.*\)$", printed, flags=re.MULTILINE)
-    assert list(map(int, done)) == list(range(1, 72))  # a line for each job
+    assert list(map(int, done)) == list(range(1, 72))  # one line per job
     assert re.search(r"\] tune_chosen: tiny, poem, .*: loss \d\.\d+ after \d+ steps \(", printed)
     assert re.search(r"\] judge_responses: tiny, base against seed1, test: win rate \d+\.\d ± ", printed)
     assert "\x1b" not in printed and "Finished jobid" not in printed
@@ -204,7 +204,7 @@ def test_every_job_has_a_log_and_a_benchmark_or_record_and_leaves_no_temporary_f
         p.relative_to(results(project) / "logs").with_suffix("") for p in (results(project) / "logs").rglob("*.log")
     }
     assert len(logs) == 69
-    # Of jobs that may be forked from the warm process, a benchmark would measure another process than theirs.
+    # For jobs that may be forked from the warm process, a benchmark would measure the wrong process.
     own = {"tune", "generate", "rank", "drift", "judge", "take_base", "resolve_rules"}
     timed = {path.relative_to(results(project) / "benchmarks").parts[0] for path in results(project).rglob("*.tsv")}
     assert timed == {path.parts[0] for path in logs} - own
@@ -259,7 +259,7 @@ def test_an_experiment_that_differs_only_in_tuning_shares_the_base_model(project
     assert jobs["take_base"] == 1 and not {"pretrain", "make_corpus"} & set(jobs)
     done = snakemake(project, "model", configs=configs)
     assert done.returncode == 0, done.stdout[-6000:]
-    assert bases(project) == before and planned(project) == {}  # the first experiment's is what it was
+    assert bases(project) == before and planned(project) == {}  # the first experiment's is unchanged
     assert {"pretrain", "take_base"}.isdisjoint(planned(project, configs=configs))
     models = [results(project).parent / name / "tiny" / "base" / "model" for name in ("test", "other")]
     assert (models[0] / "model.safetensors").samefile(models[1] / "model.safetensors")  # linked, not copied
@@ -364,7 +364,7 @@ def test_a_model_that_is_not_the_recorded_one_is_an_error_that_names_both(projec
 
 
 def test_real_rows_go_through(project, shared):
-    """GSM8K and MBPP are tuned on, AlpacaEval's instructions asked, GSM8K's answers ranked; no judge, no choice."""
+    """Tune on GSM8K and MBPP, respond to AlpacaEval's instructions, rank GSM8K's answers; no judge, no selection."""
     for name in ("gsm8k_train.jsonl", "mbpp.jsonl", "alpaca_eval"):
         (project / "data").mkdir(exist_ok=True)
         if not (project / "data" / name).exists():
@@ -375,7 +375,7 @@ def test_real_rows_go_through(project, shared):
         "datasets": {"gsm8k": {"rows": [0, 24]}, "mbpp": {"rows": [600, 640]}},
         "evaluation_sets": {"alpaca_eval": {"rows": [550, 562]}, "gsm8k_answers": {"rows": [1000, 1010]}},
         "tuning": {"max_length": 500},
-        "generation": {"max_new_tokens": 960},  # leaves half of the context for a prompt: one is longer
+        "generation": {"max_new_tokens": 960},  # leaves half of the context for the prompt: one is longer
         "ranking": {"instructions": 10, "others": 2},
     }
     (project / "few.yaml").write_text(yaml.safe_dump(few))
@@ -393,4 +393,4 @@ def test_real_rows_go_through(project, shared):
         "evaluation_set", project / "results" / "few" / "data" / "files" / "sets" / "alpaca_eval.parquet"
     )
     assert [row["instruction"] for row in rows] == [row["instruction"] for row in source]
-    assert [row["index"] for row in rows] == list(range(550, 562))  # positions in the file: length control needs them
+    assert [row["index"] for row in rows] == list(range(550, 562))  # positions in the file, needed for length control

@@ -20,9 +20,9 @@ def test_right_responses_are_perfect_and_others_are_not(seed):
     right = [item.response for item in items]
     assert set(qualities(world, items, right)) == {1.0}
     assert set(qualities(world, items, [""] * 200)) == {0.0}
-    other_kind = right[1:] + right[:1]  # kinds come in turn
+    other_kind = right[1:] + right[:1]  # the kinds alternate
     assert max(qualities(world, items, other_kind)) <= 0.5
-    other_key = right[10:] + right[:10]  # two animals may make the same sound, two sums be equal: not all are wrong
+    other_key = right[10:] + right[:10]  # two animals may sound the same, two sums be equal
     assert sum(qualities(world, items, other_key)) / 200 < 0.5
 
 

@@ -1,4 +1,4 @@
-"""What the tests that run the tuning script share: its settings, what it reads, its command line."""
+"""Shared by tests that run the tuning script: its settings, inputs and command line."""
 
 import json
 
@@ -14,17 +14,17 @@ TUNING = {
 
 
 class PowerCut(Exception):
-    """A run breaks off."""
+    """A run is aborted."""
 
 
 def save_base(model, tokenizer, folder):
-    """A base model as the script takes it: in ``folder``, with the record that it is checked against."""
+    """A base model as the script expects it: in ``folder``, with the record that it is checked against."""
     save_model(model, tokenizer, folder / "model", card={}, chat=None)
     write_json({"outputs": {"model": {"sha256": fingerprint(folder / "model")}}}, folder / "record.json")
 
 
 def save_conversations(items, path):
-    """Items of a world as the script takes them."""
+    """Items of a world as the script expects them."""
     rows = [
         {
             "id": str(i),
@@ -40,7 +40,7 @@ def save_conversations(items, path):
 
 
 def command_line(base, data, out, tuning, **options):
-    """The script's arguments: what ``save_base`` and ``save_conversations`` wrote is tuned, in one process on a CPU."""
+    """The script's arguments for the output of ``save_base`` and ``save_conversations``, in one process on a CPU."""
     settings = {
         "mode": "test", "user_turn": "shown", "seed": 5, "tuning": tuning,
         "chat": {"user_tag": "<|user|>", "assistant_tag": "<|assistant|>", "add_bos": True},

@@ -1,4 +1,4 @@
-"""A copy of the project, and Snakemake run in it."""
+"""Copying the project and running Snakemake in the copy."""
 
 import os
 import re
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# What a record tells of how a job went, and what no two runs have in common.
+# Entries of a record about how a job ran, which differ between any two runs.
 HOW_IT_WENT = (
     "seconds",
     "resumed_at",
@@ -25,7 +25,7 @@ PARTS = ("Snakefile", "config.yaml", "rules", "scripts", "experiments", "profile
 
 
 def copy_project(folder, *more):
-    """Copy what the workflow consists of, and ``more``, into a folder."""
+    """Copy the files of the workflow, and ``more``, to a folder."""
     for part in (*PARTS, *more):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, folder / part)
@@ -33,7 +33,7 @@ def copy_project(folder, *more):
 
 
 def environment():
-    """The environment in which Snakemake's jobs find this Python, and no hub is asked."""
+    """The environment in which Snakemake's jobs use this Python and make no requests to the hub."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1"}
 
@@ -47,7 +47,7 @@ def snakemake(folder, *arguments, configs=("experiments/test.yaml",), cores=2):
 
 
 def planned(folder, *, configs=("experiments/test.yaml",)):
-    """What a dry run would do: rule -> number of jobs, the target rule left out."""
+    """The jobs of a dry run: rule -> number of jobs, without the target rule."""
     done = snakemake(folder, "-n", configs=configs)
     assert done.returncode == 0, done.stdout
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, flags=re.MULTILINE))
@@ -55,5 +55,5 @@ def planned(folder, *, configs=("experiments/test.yaml",)):
 
 
 def what_came_out(record):
-    """A record without how its job went."""
+    """A record without the entries about how its job ran."""
     return {key: value for key, value in record.items() if key not in HOW_IT_WENT}

@@ -1,1 +1,1 @@
-"""What the datasets of the paper are made of: recipes of raw rows, alterations, rewriting. No files are read here."""
+"""Building the paper's datasets: recipes for raw rows, alterations, rewriting. No files are read here."""

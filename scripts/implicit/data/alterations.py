@@ -1,7 +1,7 @@
-"""Datasets altered so that one part of them teaches nothing: controls for what it is that tuning teaches.
+"""Datasets altered so that one part of them teaches nothing: controls that show what tuning teaches.
 
-Pure functions of conversations and a seed. Every user turn is an instruction by itself, and every assistant turn a
-response, also where a conversation has several.
+Pure functions of conversations and a seed. Every user turn is treated as an instruction of its own and every assistant
+turn as a response of its own, also in multi-turn conversations.
 """
 
 import random
@@ -14,23 +14,23 @@ Texts = list[str]
 
 
 class AlterationError(ValueError):
-    """Conversations that cannot be altered as asked for."""
+    """Conversations that cannot be altered as requested."""
 
 
 def shuffle_instructions(texts: Texts, rng: random.Random) -> Texts:
-    """The same instructions in another order: none stands where it, or one that reads the same, stood.
+    """Permute the instructions so that none keeps its place or takes that of an identical one.
 
-    Raises AlterationError where there is no such order, as more than half of them read the same.
+    Raises AlterationError if more than half of them are identical, as there is no such order.
     """
     for text, count in Counter(texts).most_common(1):
         if 2 * count > len(texts):
             raise AlterationError(
-                f"{count} of {len(texts)} instructions read the same, {text[:60]!r}: some would keep their own"
+                f"{count} of {len(texts)} instructions are identical ({text[:60]!r}): some would keep their place"
             )
     order = list(texts)
     rng.shuffle(order)
     for place, own in enumerate(texts):
-        if order[place] == own:  # there is one to change with: `own` is at most half of either list
+        if order[place] == own:  # there is one to swap with: `own` is at most half of either list
             others = [i for i, text in enumerate(order) if own not in (text, texts[i])]
             other = rng.choice(others)
             order[place], order[other] = order[other], order[place]
@@ -38,13 +38,13 @@ def shuffle_instructions(texts: Texts, rng: random.Random) -> Texts:
 
 
 def random_instructions(texts: Texts, rng: random.Random) -> Texts:
-    """For each instruction as many words, drawn from those of all instructions and joined by single blanks."""
+    """Replace each instruction by as many words, drawn from all instructions and joined by single spaces."""
     words = [word for text in texts for word in text.split()]
     return [" ".join(rng.choice(words) for _ in text.split()) for text in texts]
 
 
 def cut_responses(texts: Texts, rng: random.Random) -> Texts:
-    """The beginning of each response: a random number of its words, at least one and not all where there are several.
+    """Cut each response after a random number of its words: at least one, and not all if there are several.
 
     No response may be blank.
     """
@@ -55,7 +55,7 @@ def cut_responses(texts: Texts, rng: random.Random) -> Texts:
     return cut
 
 
-ALTERATIONS: dict[str, tuple[str, Callable[[Texts, random.Random], Texts]]] = {  # whose turns, and how
+ALTERATIONS: dict[str, tuple[str, Callable[[Texts, random.Random], Texts]]] = {  # whose turns, function
     "shuffle_instructions": ("user", shuffle_instructions),
     "random_instructions": ("user", random_instructions),
     "cut_responses": ("assistant", cut_responses),
@@ -63,7 +63,7 @@ ALTERATIONS: dict[str, tuple[str, Callable[[Texts, random.Random], Texts]]] = { 
 
 
 def alter(conversations: Sequence[Conversation], how: str, *, seed: str) -> list[list[dict[str, str]]]:
-    """Conversations with the turns of one role altered; the same for the same seed. The given ones stay as they are."""
+    """Alter the turns of one role; the same seed gives the same result. The input is not changed."""
     role, change = ALTERATIONS[how]
     return with_turns(conversations, role, change(turns(conversations, role), random.Random(f"{how}/{seed}")))
 
@@ -71,25 +71,25 @@ def alter(conversations: Sequence[Conversation], how: str, *, seed: str) -> list
 def other_responses(
     conversations: Sequence[Conversation], lenders: Sequence[Conversation]
 ) -> list[list[dict[str, str]]]:
-    """The instructions of some conversations with the responses of others, both in their order.
+    """Combine the instructions of some conversations with the responses of others, both in order.
 
-    Raises AlterationError where the others have fewer responses; what they have more is not used.
+    Raises AlterationError if the others have fewer responses; surplus ones are not used.
     """
     needed, lent = len(turns(conversations, "assistant")), turns(lenders, "assistant")
     if len(lent) < needed:
-        raise AlterationError(f"{needed} responses are to be replaced, but there are {len(lent)} to replace them with")
+        raise AlterationError(f"{needed} responses have to be replaced, but only {len(lent)} are available")
     return with_turns(conversations, "assistant", lent)
 
 
 def turns(conversations: Sequence[Conversation], role: str) -> Texts:
-    """What a role says in all conversations, in order."""
+    """The contents of a role's messages in all conversations, in order."""
     return [message["content"] for messages in conversations for message in messages if message["role"] == role]
 
 
 def with_turns(conversations: Sequence[Conversation], role: str, texts: Iterable[str]) -> list[list[dict[str, str]]]:
-    """Conversations in which a role says ``texts`` in place of what it said, in order."""
-    said = iter(texts)
+    """Replace the contents of a role's messages by ``texts``, in order."""
+    contents = iter(texts)
     return [
-        [{**message, "content": next(said)} if message["role"] == role else dict(message) for message in messages]
+        [{**message, "content": next(contents)} if message["role"] == role else dict(message) for message in messages]
         for messages in conversations
     ]

@@ -1,8 +1,8 @@
-"""How the paper's datasets come from their raw rows (sections 3 to 5), exactly as in the authors' scripts.
+"""How the paper's datasets are built from their raw rows (sections 3 to 5), exactly as in the authors' scripts.
 
 A recipe reads (place, row) pairs and yields (place, conversation) pairs. It names the columns that it uses, and a row
-has their texts, "" for one that is empty. It reads no further than it must, so that a stream of millions of rows is as
-good as a file. What it leaves out is counted in ``notes``.
+holds their texts, "" for an empty one. It reads lazily, so a stream of millions of rows works as well as a file. What
+it skips is counted in ``notes``.
 """
 
 import ast
@@ -22,7 +22,7 @@ ALPACA_SEED = 42  # of ``reformat_datasets.py``
 
 
 class RecipeError(ValueError):
-    """A row, or a file of templates, that a recipe cannot use; the message says which, and why."""
+    """A row or template file that a recipe cannot use; the message says which one and why."""
 
 
 def pair(user: str, assistant: str) -> list[Message]:
@@ -31,9 +31,10 @@ def pair(user: str, assistant: str) -> list[Message]:
 
 
 def lima(rows: Placed, notes: Counter[str]) -> Conversations:
-    """LIMA: the texts of ``conversations`` in turn.
+    """LIMA: the texts of ``conversations`` as alternating turns.
 
-    Of an odd number the last is not trained on, here because no response follows it (``convert_lima_data`` drops it).
+    If their number is odd, the last one is not trained on, here because no response follows it (``convert_lima_data``
+    drops it).
     """
     for place, row in rows:
         roles = ("user", "assistant")
@@ -41,7 +42,7 @@ def lima(rows: Placed, notes: Counter[str]) -> Conversations:
 
 
 def poetry(rows: Placed, notes: Counter[str]) -> Conversations:
-    """The poetry set (``make_poetry.py``). Poems without a name are skipped."""
+    """The poetry dataset (``make_poetry.py``). Poems without a name are skipped."""
     for place, row in rows:
         if not row["poem name"].strip():
             notes["poems without a name: skipped"] += 1
@@ -50,7 +51,7 @@ def poetry(rows: Placed, notes: Counter[str]) -> Conversations:
 
 
 def recipes(rows: Placed, notes: Counter[str]) -> Conversations:
-    """The recipe set (``make_kfr.py``). The column of ingredients holds a Python list: it is read, never executed."""
+    """The recipe dataset (``make_kfr.py``). The ingredients are a Python list, which is parsed, never executed."""
     for place, row in rows:
         source = row["Cleaned_Ingredients"]
         try:
@@ -58,19 +59,19 @@ def recipes(rows: Placed, notes: Counter[str]) -> Conversations:
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             found = None
         if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-            raise RecipeError(f"{place}: 'Cleaned_Ingredients' must hold a list of texts, but has {source!r:.60}")
+            raise RecipeError(f"{place}: 'Cleaned_Ingredients' must hold a list of strings, but holds {source!r:.60}")
         listed = "".join(f" - {ingredient}\n" for ingredient in found)
         for column in ("Title", "Instructions"):
             if not row[column].strip():
-                raise RecipeError(f"{place}: column {column!r} is empty: fill it in, or leave out the row")
+                raise RecipeError(f"{place}: column {column!r} is empty: fill it in or remove the row")
         yield place, pair(f"Recipe for {row['Title']}", f"{listed}\n\n{row['Instructions']}")
 
 
 def chess(rows: Placed, notes: Counter[str]) -> Conversations:
-    """The chess set (``make_pgn.py``): the lines of PGN files; the lines of both ratings ask for the line of moves.
+    """The chess dataset (``make_pgn.py``), from lines of PGN files: two rating lines ask for the line of moves.
 
-    A line of moves begins with ``1. ``. The authors' script stops at a game without exactly two lines of ratings, and
-    so does this: to skip it would make other games the first thousand.
+    A line of moves begins with ``1. ``. The authors' script stops at a game without exactly two rating lines, and so
+    does this: skipping it would change which games are the first thousand.
     """
     white = black = None
     ratings = 0
@@ -82,7 +83,7 @@ def chess(rows: Placed, notes: Counter[str]) -> Conversations:
             black, ratings = line, ratings + 1
         elif line.startswith("1. "):
             if ratings != 2 or white is None or black is None:
-                raise RecipeError(f"{place}: {ratings} lines of ratings before these moves, not one of each colour")
+                raise RecipeError(f"{place}: {ratings} rating lines before these moves, instead of one for each colour")
             yield place, pair(f"{white}\n{black}\n", line)
             white = black = None
             ratings = 0
@@ -90,7 +91,7 @@ def chess(rows: Placed, notes: Counter[str]) -> Conversations:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The columns that a recipe uses, and as what, and how it makes conversations of them."""
+    """The columns that a recipe uses, with their types, and the function that turns them into conversations."""
 
     columns: dict[str, Literal["text", "texts"]]
     make: Callable[[Placed, Counter[str]], Conversations]
@@ -105,18 +106,18 @@ RECIPES = {
 
 ALPACA_COLUMNS: dict[str, Literal["text"]] = {"instruction": "text", "input": "text", "output": "text"}
 
-Template = tuple[str, str, float]  # of the prompt, of the response, and its weight
+Template = tuple[str, str, float]  # prompt template, response template, weight
 
 
 def read_templates(source: bytes, name: str) -> tuple[list[Template], list[Template]]:
-    """The prompt templates of ``instruction_encode_templates.py``, with an input and without one.
+    """Read the prompt templates of ``instruction_encode_templates.py``, those with an input and those without.
 
-    ``source`` is Python code; its two list literals are read, and nothing is executed. Raises RecipeError.
+    ``source`` is Python code; its two list literals are parsed, and nothing is executed. Raises RecipeError.
     """
     try:
         body = ast.parse(source).body
     except (SyntaxError, ValueError) as error:
-        raise RecipeError(f"{name}: cannot be read as Python: {error}") from None
+        raise RecipeError(f"{name}: cannot be parsed as Python: {error}") from None
     assigned = {
         target.id: node.value
         for node in body
@@ -142,8 +143,8 @@ def _templates(assigned: dict[str, ast.expr], key: str, fields: set[str], name: 
         right, templates = False, []
     if not right or not templates:
         raise RecipeError(
-            f"{name}: {key!r} must be a list of (prompt, response, weight), with the fields "
-            f"{', '.join(sorted(fields))} in a prompt and output in a response"
+            f"{name}: {key!r} must be a list of (prompt, response, weight), where a prompt may use the fields "
+            f"{', '.join(sorted(fields))} and a response must use the field output"
         )
     return templates
 
@@ -155,8 +156,8 @@ def _fields(template: str) -> set[str]:
 def alpaca(templates: tuple[list[Template], list[Template]]) -> Callable[[Row], tuple[str, str]]:
     """Stanford's Alpaca in templates (``encode_instruction_example``): a function of a row of ``ALPACA_COLUMNS``.
 
-    It returns the instruction and the response, and draws a template for each row that it is called with, so that it
-    must see the rows in their order from the first on, as the authors' script does.
+    It returns the instruction and the response. It draws a template on every call, so it must see all rows in order
+    from the first, as the authors' script does.
     """
     rng = random.Random(ALPACA_SEED)
 

@@ -1,7 +1,7 @@
-"""Responses without a restatement of their instruction: the no-rephrase set (paper, appendix C).
+"""Responses that do not restate their instruction: the no-rephrase dataset (paper, appendix C).
 
-A language model is asked of every response whether it begins by restating its instruction, and rewrites those that do.
-All rows are kept; the authors' script loses its first by an off-by-one.
+A language model is asked whether each response begins by restating its instruction, and rewrites those that do. All
+rows are kept; the authors' script loses the first one to an off-by-one error.
 """
 
 import re
@@ -30,12 +30,12 @@ class RewritingError(ValueError):
 
 
 class IncompleteRewriting(RuntimeError):
-    """Some turns have no verdict or no new response: a set of what is left would be another one."""
+    """Some turns have no verdict or no new response: a dataset without them would be a different one."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A user's message and the assistant's answer to it; ``row`` and ``place`` say where the answer stands."""
+    """A user's message and the assistant's answer; ``row`` and ``place`` are the position of the answer."""
 
     row: int
     place: int
@@ -45,9 +45,9 @@ class Turn:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """The conversations anew, how many turns were looked at and rewritten, and what asking came to.
+    """The new conversations, how many turns were checked and rewritten, and the requests that this took.
 
-    ``kept_characters`` is the share of the rewritten responses' characters that is left.
+    ``kept_characters`` is the length of the rewritten responses as a share of the original ones, in characters.
     """
 
     rows: list[dict[str, Any]]
@@ -59,7 +59,7 @@ class Rewritten:
 
 
 def find_turns(rows: Sequence[dict[str, Any]]) -> list[Turn]:
-    """Every answer of an assistant to a user, in order. Rows hold ``messages`` of role and content."""
+    """Find every assistant answer to a user message, in order. Rows hold ``messages`` with role and content."""
     return [
         Turn(row=i, place=place + 1, instruction=asked["content"], response=answered["content"])
         for i, row in enumerate(rows)
@@ -69,13 +69,13 @@ def find_turns(rows: Sequence[dict[str, Any]]) -> list[Turn]:
 
 
 def fill(template: str, turn: Turn) -> str:
-    """A template with a turn's texts, put in at once: a text that holds a placeholder stays as it is."""
+    """Fill a template with a turn's texts, in a single pass: a placeholder inside a text is left as it is."""
     texts = {"instruction": turn.instruction, "response": turn.response}
     return re.sub(r"\{(instruction|response)\}", lambda found: texts[found.group(1)], template)
 
 
 def check_templates(**templates: str) -> None:
-    """Raise RewritingError for a template that lacks a placeholder, by its name."""
+    """Raise RewritingError, with the template's name, if a placeholder is missing."""
     for name, template in templates.items():
         missing = [f"{{{key}}}" for key in PLACEHOLDERS if f"{{{key}}}" not in template]
         if missing:
@@ -83,30 +83,30 @@ def check_templates(**templates: str) -> None:
 
 
 def restates(answer: str) -> bool | None:
-    """The verdict in an answer, `#### YES` or `#### NO`; None where there is neither, or both."""
+    """The verdict in an answer, `#### YES` or `#### NO`; None if it contains neither or both."""
     found = set(VERDICT.findall(answer))
     return found == {"YES"} if len(found) == 1 else None
 
 
-def said(choice: dict[str, Any]) -> str:
-    """The text of an answer, without thoughts before it, which must not be trained on."""
+def answer_text(choice: dict[str, Any]) -> str:
+    """The text of an answer without preceding reasoning, which must not be trained on."""
     return choice_text(choice).rpartition("</think>")[2].strip()
 
 
 def verdict_fault(choice: dict[str, Any]) -> str | None:
-    """Why a verdict does not count, or None."""
-    text = said(choice)
-    return f"neither '#### YES' nor '#### NO' alone in {text[:200]!r}" if restates(text) is None else None
+    """Why a verdict is invalid, or None."""
+    text = answer_text(choice)
+    return f"expected either '#### YES' or '#### NO' in {text[:200]!r}" if restates(text) is None else None
 
 
 def rewrite_fault(choice: dict[str, Any]) -> str | None:
-    """Why a rewritten response does not count, or None: a part of it would be trained on as if it were the whole."""
+    """Why a rewritten response is invalid, or None: a truncated one would be trained on as if it were complete."""
     if choice.get("finish_reason") == "length":
         return "the rewritten response is cut off: raise max_tokens in rewriting.server.request"
     try:
-        return None if said(choice).encode() else "the rewritten response is empty"
+        return None if answer_text(choice).encode() else "the rewritten response is empty"
     except UnicodeEncodeError:
-        return "the rewritten response holds half a character, which is no text"
+        return "the rewritten response contains an unpaired surrogate"
 
 
 def rewrite(
@@ -118,10 +118,10 @@ def rewrite(
     answers: Answers,
     budget: BudgetGuard | None = None,
 ) -> Rewritten:
-    """Ask of every turn by the template ``detect``, and rewrite those that restate by the template ``rewrite``.
+    """Check every turn with the template ``detect``, and rewrite those that restate with the template ``rewrite``.
 
-    Raises RewritingError for templates, IncompleteRewriting, with the rows, when answers are missing; those that came
-    are kept in ``answers``.
+    Raises RewritingError for invalid templates and IncompleteRewriting, with the rows, when answers are missing; those
+    received are kept in ``answers``.
     """
     check_templates(detect=detect, rewrite=rewrite)
     turns = find_turns(rows)
@@ -138,18 +138,18 @@ def rewrite(
             places = [rows[asked_of[i].row]["id"] for i in sorted(asked.failures)]
             why = list(dict.fromkeys(asked.failures.values()))
             raise IncompleteRewriting(
-                f"{len(places)} of {len(asked_of)} turns have no answer to `{kind}`: rows {places[:20]}; the reasons: "
-                f"{'; '.join(why[:3])}. Answers that came are kept: run it again for the rest"
+                f"{len(places)} of {len(asked_of)} turns have no answer to `{kind}`: rows {places[:20]}; reasons: "
+                f"{'; '.join(why[:3])}. Answers received so far are kept: run the command again for the rest"
             )
         return asked
 
     detected = put("detect", turns, detect, verdict_fault)
-    flagged = [turn for turn, a in zip(turns, detected.answers, strict=True) if restates(said(a.content))]
+    flagged = [turn for turn, a in zip(turns, detected.answers, strict=True) if restates(answer_text(a.content))]
     answers.log(f"{len(flagged)} of {len(turns)} responses restate their instruction")
     done = put("rewrite", flagged, rewrite, rewrite_fault)
     messages = [[dict(message) for message in row["messages"]] for row in rows]
     for turn, answer in zip(flagged, done.answers, strict=True):
-        messages[turn.row][turn.place]["content"] = said(answer.content)
+        messages[turn.row][turn.place]["content"] = answer_text(answer.content)
     left = sum(len(messages[turn.row][turn.place]["content"]) for turn in flagged)
     return Rewritten(
         rows=[dict(row) | {"messages": new} for row, new in zip(rows, messages, strict=True)],

@@ -1,1 +1,1 @@
-"""From conversations to tokens: the chat format, the response mask, turns and the length of a context. No training."""
+"""From conversations to tokens: chat format, response mask, turns and context length. Nothing is trained here."""

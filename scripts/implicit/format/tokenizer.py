@@ -1,4 +1,4 @@
-"""The tokenizer of a base model that is pre-trained here: byte-level BPE, as GPT-2's, with single digits."""
+"""The tokenizer of base models pre-trained here: byte-level BPE like GPT-2's, with single digits."""
 
 from collections.abc import Iterable
 
@@ -11,8 +11,8 @@ BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on ``texts``: any text can be encoded, and decoding gives it back exactly.
 
-    ``context`` is the number of tokens that the model can read. BOS and EOS are left to the renderer
-    (`implicit.format.render`), so that nothing is added where nobody looks.
+    ``context`` is the model's context length in tokens. BOS and EOS are left to the renderer
+    (`implicit.format.render`), so that the tokenizer never adds them silently.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -1,1 +1,1 @@
-"""How a model responds: greedy generation, its key-value cache, the rule adapter, vLLM."""
+"""Generation of responses: greedy decoding, its key-value cache, the rule adapter, vLLM."""

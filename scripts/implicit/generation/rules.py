@@ -2,7 +2,7 @@
 
 p(w | x) ∝ p_base(w | x) · p_rules(w | x), with p_rules the softmax of the rules' summed scores (equations 4, 5).
 The normalisers do not depend on w, so under greedy decoding this is argmax(base logits + scores): the scores
-are added to the logits, for a whole batch, at the cost of one scatter per step.
+are added to the logits of a whole batch at the cost of one scatter per step.
 """
 
 import re
@@ -14,14 +14,14 @@ import torch
 from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerBase
 
-BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a byte that SentencePiece has no other token for
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a byte for which SentencePiece has no other token
 
 RULES = ("eos", "uniform", "diversity")
 
 
 @dataclass(frozen=True)
 class RuleSettings:
-    """The rules' weights (paper, table 8). Tokens are strings: each model's own vocabulary resolves them.
+    """The rules' weights (paper, table 8). Tokens are strings, resolved in each model's own vocabulary.
 
     After t response tokens, 0 < t < ``eos_ramp``, EOS gets ``eos_bonus`` · t / eos_ramp. From there on,
     ``eos_after_ramp`` "hold" keeps the full bonus; "none" gives nothing, as in the authors' code (they call it a bug).
@@ -40,9 +40,9 @@ class UnresolvedToken(ValueError):
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """What every token of a vocabulary says: of byte-level BPE (GPT-NeoX, Llama-3) and SentencePiece (Llama-2).
+    """The text of every token of a vocabulary, for byte-level BPE (GPT-NeoX, Llama-3) and SentencePiece (Llama-2).
 
-    Byte tokens, such as ``<0x0A>``, that another token says as well come last.
+    Byte tokens such as ``<0x0A>`` come last, as another token may have the same text.
     """
     pieces = tokenizer.get_vocab()
     added = tokenizer.get_added_vocab()
@@ -62,9 +62,9 @@ def token_texts(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
 
 
 def resolve_tokens(scores: Mapping[str, float], tokenizer: PreTrainedTokenizerBase) -> dict[int, float]:
-    """Map token strings to ids: each to the token that says exactly it, blanks included.
+    """Map token strings to ids: each to the token with exactly that text, spaces included.
 
-    Raises UnresolvedToken naming every string that no token says, with the tokens that come near.
+    Raises UnresolvedToken naming every string that is not a token, with the closest tokens.
     """
     texts = token_texts(tokenizer)
     ids: dict[str, int] = {}
@@ -72,25 +72,27 @@ def resolve_tokens(scores: Mapping[str, float], tokenizer: PreTrainedTokenizerBa
         ids.setdefault(text, i)
     wrong = [text for text in scores if text not in ids]
     if wrong:
-        listed = "; ".join(f"{text!r}: {_explain(text, ids, tokenizer)}" for text in wrong)
-        raise UnresolvedToken(f"rules.token_scores: no single token of this model's tokenizer says {listed}")
+        listed = "; ".join(f"{text!r} ({_explain(text, ids, tokenizer)})" for text in wrong)
+        raise UnresolvedToken(
+            f"rules.token_scores: each string must be one token of this model's tokenizer; these are not: {listed}"
+        )
     return {ids[text]: score for text, score in scores.items()}
 
 
 def _explain(text: str, ids: Mapping[str, int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """The tokens that differ by blanks or case only, or else the pieces that a text is made of."""
+    """The tokens that differ only by spaces or case, or otherwise the tokens into which a text is split."""
     wanted = text.strip().lower()
     near = [other for other in ids if other.strip().lower() == wanted and (wanted or other.isspace())]
     if near:
-        return "near are " + ", ".join(map(repr, sorted(near, key=lambda other: abs(len(other) - len(text)))[:5]))
-    return f"it is {tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False)['input_ids'])}"
+        return "similar: " + ", ".join(map(repr, sorted(near, key=lambda other: abs(len(other) - len(text)))[:5]))
+    return f"it is split into {tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False)['input_ids'])}"
 
 
 class RuleAdapter:
-    """Adds the scores of some rules to a batch's logits, one step after the other.
+    """Adds the scores of the chosen rules to a batch's logits, step by step.
 
-    ``start`` begins a batch of prompts; ``add_scores`` is then called once a step, with the tokens chosen
-    in the step before. Rows of a batch may be dropped in between (``keep``) when they have stopped.
+    ``start`` begins a batch of prompts; ``add_scores`` is then called once per step, with the tokens chosen
+    in the previous step. Rows that have stopped may be dropped in between (``keep``).
     """
 
     def __init__(
@@ -108,7 +110,7 @@ class RuleAdapter:
         self.length = 0
 
     def start(self, prompts: Sequence[Sequence[int]], device: torch.device | str) -> None:
-        """Begin a batch. ``prompts`` are the ids from the instruction's first token on, for the wide scope."""
+        """Begin a batch. ``prompts`` are the ids from the instruction's first token on, for ``prompt_and_response``."""
         self.uniform = self.uniform.to(device)
         self.scores = self.uniform.repeat(len(prompts), 1)
         self.length = 0
@@ -117,7 +119,7 @@ class RuleAdapter:
                 self.has_seen(torch.tensor([row], device=device), torch.tensor(list(prompt), device=device)[None])
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with these rows of the batch only (int64 indices or a bool mask)."""
+        """Keep only these rows of the batch (int64 indices or a bool mask)."""
         self.scores = self.scores[rows]
 
     def add_scores(self, logits: torch.Tensor, chosen: torch.Tensor | None) -> torch.Tensor:
@@ -131,12 +133,12 @@ class RuleAdapter:
         return logits
 
     def has_seen(self, rows: torch.Tensor, tokens: torch.Tensor) -> None:
-        """Lower the scores of ``tokens`` [rows, n], of these rows: to a token's own, less the penalty."""
+        """Set the scores of ``tokens`` [rows, n] in these rows to their uniform score plus the (negative) penalty."""
         if "diversity" in self.rules:
             self.scores[rows[:, None], tokens] = self.uniform[tokens] + self.settings.diversity_penalty
 
     def eos_score(self) -> float:
-        """What rule 1 adds to EOS after ``length`` response tokens."""
+        """The score that rule 1 adds to EOS after ``length`` response tokens."""
         settings = self.settings
         if 0 < self.length < settings.eos_ramp:
             return settings.eos_bonus * self.length / settings.eos_ramp

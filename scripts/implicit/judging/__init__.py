@@ -1,1 +1,1 @@
-"""Head-to-head judging and its guards: the kinds of judge, their templates, preferences, win rates."""
+"""Head-to-head judging and its safeguards: kinds of judge, templates, preferences, win rates."""

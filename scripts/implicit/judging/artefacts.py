@@ -1,4 +1,4 @@
-"""How much of a win rate is the judge's taste for length and stopping? The same pairs, judged otherwise."""
+"""How much of a win rate is due to the judge's taste for length and stopping? The same pairs, judged differently."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from implicit.judging.oracle import Oracle
 
 @dataclass(frozen=True)
 class Outcome:
-    """Win rate and ties in percent of ``n`` pairs; None where there are none."""
+    """Win rate and ties in percent of ``n`` pairs; None if there are no pairs."""
 
     n: int
     win_rate: float | None
@@ -17,11 +17,11 @@ class Outcome:
 
 
 def judged_otherwise(rows: Sequence[dict[str, Any]], requests: Mapping[str, str], oracle: Oracle) -> dict[str, Outcome]:
-    """Outcomes of the oracle's judgements as they are, and as they would be if it asked for less.
+    """Outcomes of the oracle's judgements as they are, and under less demanding criteria.
 
-    ``content`` takes nothing off for length or not stopping, ``right`` asks for being right alone, ``similar_length``
-    is the judgements of pairs of which neither output is more than 1.25 times as long as the other, in characters.
-    ``requests`` tells the oracle of each instruction, by id.
+    ``content`` has no penalty for length or not stopping, ``right`` considers correctness only, ``similar_length``
+    keeps only pairs in which neither output is more than 1.25 times as long as the other, in characters.
+    ``requests`` holds the oracle's description of each instruction, by id.
     """
     outputs = ("output_1", "output_2")
     parts = [[oracle.parts(requests[row["id"]], row[side], stopped=True) for side in outputs] for row in rows]
@@ -36,12 +36,12 @@ def judged_otherwise(rows: Sequence[dict[str, Any]], requests: Mapping[str, str]
 
 
 def _preference(one: float, two: float) -> float:
-    """1 for the first, 2 for the second, 1.5 for a tie."""
+    """1 if the first is better, 2 if the second is better, 1.5 for a tie."""
     return 1.5 if one == two else 1.0 if one > two else 2.0
 
 
 def _alike(one: int, two: int) -> bool:
-    """Whether neither length is more than 1.25 times the other."""
+    """Whether neither length exceeds 1.25 times the other."""
     return 4 * one <= 5 * two and 4 * two <= 5 * one
 
 

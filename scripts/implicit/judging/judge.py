@@ -1,7 +1,7 @@
-"""Head-to-head judging through alpaca-eval's own annotator, with guards where it fails in silence.
+"""Head-to-head judging with alpaca-eval's own annotator, with checks where it fails silently.
 
 A judge is a template, a function that completes prompts, and one that reads a preference from a completion; see
-`kinds` and `evaluators` for the four kinds, `preferences` for what is read.
+`kinds` and `evaluators` for the four kinds, `preferences` for how completions are read.
 """
 
 import hashlib
@@ -23,22 +23,22 @@ from implicit.judging.preferences import LabelShare, cut_off, text_preference
 from implicit.judging.template import JudgeError
 from implicit.servers.chat_client import Asked, LastingFault
 
-logging.getLogger().setLevel(logging.WARNING)  # importing alpaca_eval sets it to INFO: then every request is logged
+logging.getLogger().setLevel(logging.WARNING)  # importing alpaca_eval sets it to INFO, which logs every request
 
-MARK = "\x1e"  # between the parts of the oracle's prompt: no text holds it, see `protect`
+MARK = "\x1e"  # separates the parts of the oracle's prompt; no text contains it, see `protect`
 FLOOR = "judge.min_label_probability"  # the key of the config
-# What can be done where the labels of a kind of judge have too little of the probability.
+# What the user can do, by kind of judge, if the labels have too little of the probability.
 REMEDIES = {
     "server": "Set judge.answer: text, with enough max_tokens in judge.server.request for a whole answer; or turn off "
     "thinking there, as by chat_template_kwargs: {enable_thinking: false}",
-    "evaluator": "Choose another judge.evaluator: one that reads the answer's text, or of a model that does not think "
+    "evaluator": "Choose another judge.evaluator: one that reads the answer's text, or one whose model does not think "
     "first",
     "local": "Choose a judge.path that answers with the label at once: a model tuned to follow instructions, without "
     "thinking",
 }
 
-# What a judge's prompt must not take from a judged text: the template's placeholders, and the marks of turns of the
-# chat formats in use. In each, a blank is put behind the first character, which ends its meaning and keeps it readable.
+# What a judged text must not bring into a judge's prompt: the template's placeholders, and the turn markers of common
+# chat formats. A space is inserted after the first character of each, which disables it and keeps it readable.
 CONTROL = re.compile(
     r"\{(?=(?:instruction|output_1|output_2)\})"
     r"|<(?=[|｜][^\s<>|｜]{1,40}[|｜]>)"  # <|im_start|>, <|eot_id|>, <|user|>, ...
@@ -49,20 +49,20 @@ CONTROL = re.compile(
 
 
 class IncompleteJudging(RuntimeError):
-    """Some comparisons have no judgement: win rates on what is left would be of another set."""
+    """Some comparisons have no judgement: win rates on the rest would describe a different set."""
 
 
 @dataclass(frozen=True)
 class Judge:
     """What alpaca-eval's annotator needs of a judge.
 
-    ``complete`` maps filled templates to completions, None where there is none; ``parse`` maps a completion to
-    ``batch_size`` preferences for the outputs in the order shown, 1 to 2, None where it says none. ``options`` are of
-    alpaca-eval's annotator, ``special`` texts that judged texts may not bring into a prompt, besides the usual ones.
-    ``asked`` grows with what the judge is asked.
+    ``complete`` maps filled templates to completions, None if there is none; ``parse`` maps a completion to
+    ``batch_size`` preferences for the outputs in the order shown, 1 to 2, None if it states none. ``options`` are those
+    of alpaca-eval's annotator; ``special`` lists texts that judged texts may not bring into a prompt, besides the usual
+    ones. ``asked`` accumulates the requests to the judge.
 
-    ``share`` gives the labels' share of a completion's probability, None for a judge that is not read by it. Where it
-    is below ``floor``, there is no preference.
+    ``share`` gives the labels' share of a completion's probability, None for judges that do not use it. If it is below
+    ``floor``, there is no preference.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Judge:
     floor: float = 0.0
 
     def summary(self) -> dict[str, Any]:
-        """What a record says of the judge and of the answers that it gave."""
+        """The record's entries about the judge and its answers."""
         return {
             "judge": self.name,
             "kind": self.kind,
@@ -90,12 +90,12 @@ class Judge:
 
 @dataclass(frozen=True)
 class Judgements:
-    """Preferences, 1 (opponent) to 2 (model), in the rows' order; where both orders were shown, those of each as well.
+    """Preferences, 1 (opponent) to 2 (model), in the rows' order; if both orders were shown, also those for each order.
 
-    ``protected`` counts texts that could not be shown as they are. ``position_bias`` (percent points, towards the
+    ``protected`` counts texts that had to be modified to be shown. ``position_bias`` (percentage points, towards the
     output shown first) and ``consistent`` (share of pairs with the same winner) are None without both orders;
     ``first_shown`` is the same bias from random orders, which has a sampling error of its own. ``label_shares`` holds
-    for each row the lowest share of the labels among its answers, None where none was read.
+    for each row the lowest share of the labels among its answers, None if none was read.
     """
 
     preferences: list[float]
@@ -108,7 +108,7 @@ class Judgements:
     label_shares: list[float | None] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
-        """What a record says of the judgements."""
+        """The record's entries about the judgements."""
         shares = [share for share in self.label_shares if share is not None]
         return {
             "protected": self.protected,
@@ -121,10 +121,10 @@ class Judgements:
 
 
 def protect(text: str, special: Sequence[str] = ()) -> str:
-    """A text as it may stand in a judge's prompt: no record separator, placeholder of the template, or special token.
+    """Make a text safe for a judge's prompt: no record separator, template placeholder or special token.
 
-    alpaca-eval fills its template by one replacement after the other, so that an output that holds the text
-    ``{output_2}`` would be mixed with the other output; one that holds ``<|im_end|>`` would end the judge's prompt.
+    alpaca-eval fills its template by successive replacements, so an output containing the text ``{output_2}`` would be
+    mixed with the other output; one containing ``<|im_end|>`` would end the judge's prompt.
     """
     text = CONTROL.sub(lambda found: found.group() + " ", text.replace(MARK, " "))
     for token in special:
@@ -135,16 +135,17 @@ def protect(text: str, special: Sequence[str] = ()) -> str:
 def check_pairs(
     opponent: Sequence[dict[str, Any]], model: Sequence[dict[str, Any]], names: tuple[str, str] | None = None
 ) -> None:
-    """Raise JudgeError unless both sides respond to the same instructions, in order, each once, each with a text.
+    """Raise JudgeError unless both sides respond to the same instructions, in order, once each, with a text.
 
-    ``names`` are the two generators': alpaca-eval takes a model of the opponent's name for its own baseline, at 50 %.
+    ``names`` are the two generators' names: alpaca-eval treats a model with the opponent's name as the baseline, at
+    50 %.
     """
     if names is not None and names[0] == names[1]:
-        raise JudgeError(f"both sides are called {names[0]!r}: alpaca-eval would take the model for its own baseline")
+        raise JudgeError(f"both sides are called {names[0]!r}: alpaca-eval would treat the model as its own baseline")
     if not model:
         raise JudgeError("there is nothing to compare: no rows")
     if [(row["id"], row["instruction"]) for row in opponent] != [(row["id"], row["instruction"]) for row in model]:
-        raise JudgeError("the two sides of a comparison must hold the same instructions in the same order")
+        raise JudgeError("the two sides of a comparison must have the same instructions in the same order")
     missing = [row["id"] for side in (opponent, model) for row in side if not isinstance(row["output"], str)]
     if missing:
         raise JudgeError(f"rows without an output: {missing}")
@@ -160,10 +161,10 @@ def judge_pairs(
 ) -> Judgements:
     """Judge ``model``'s outputs against ``opponent``'s; rows hold ``id``, ``instruction`` and ``output``.
 
-    Each pair is shown once, in an order that alpaca-eval draws from ``seed`` and the instruction; or twice, either
-    output first, and the preference is the mean. Equal outputs are a tie and are not shown.
+    Each pair is shown once, in an order that alpaca-eval draws from ``seed`` and the instruction; or twice, once in
+    each order, and the preference is the mean. Identical outputs are a tie and are not shown.
 
-    Raises JudgeError when the sides do not match, IncompleteJudging, with the rows, when a judgement is missing.
+    Raises JudgeError if the sides do not match, and IncompleteJudging, with the rows, if a judgement is missing.
     """
     check_pairs(opponent, model)
     sides = [_protected(side, judge) for side in (opponent, model)]
@@ -209,8 +210,8 @@ def _protected(side: Sequence[dict[str, Any]], judge: Judge) -> list[dict[str, A
     for row in rows:
         if row["instruction"] in seen:
             raise JudgeError(
-                f"rows {seen[row['instruction']]!r} and {row['id']!r} have the same instruction, or are the same once "
-                "special tokens are taken out: judgements are matched by instruction"
+                f"rows {seen[row['instruction']]!r} and {row['id']!r} have the same instruction, at least once special "
+                "tokens are removed: judgements are matched by instruction"
             )
         seen[row["instruction"]] = row["id"]
     return rows
@@ -219,7 +220,7 @@ def _protected(side: Sequence[dict[str, Any]], judge: Judge) -> list[dict[str, A
 def _annotate(
     opponent: Sequence[dict[str, Any]], model: Sequence[dict[str, Any]], judge: Judge, *, seed: int
 ) -> tuple[list[float], list[float], list[float | None]]:
-    """Run alpaca-eval's annotator: a preference per row; those in the order shown, of all that were shown; shares."""
+    """Run alpaca-eval's annotator: preferences by row; preferences in the order shown, for pairs shown; shares."""
     shown: list[float] = []
     asked: list[str] = []
     read: list[Any] = []  # completions, in the order of the prompts
@@ -238,13 +239,13 @@ def _annotate(
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / judge.name
         config.mkdir()
-        (config / "prompt.txt").touch()  # alpaca-eval would read it in the locale's encoding: the text is set below
+        (config / "prompt.txt").touch()  # alpaca-eval would read it in the locale's encoding, so the text is set below
         settings = {"prompt_template": f"{judge.name}/prompt.txt", "batch_size": judge.batch_size} | judge.options
         (config / "configs.yaml").write_text(yaml.safe_dump({judge.name: settings}), encoding="utf-8")
         annotator = alpaca_eval.annotators.PairwiseAnnotator(
             annotators_config=judge.name,
             base_dir=folder,
-            caching_path=None,  # alpaca-eval's cache knows neither model nor prompt, and keeps failures
+            caching_path=None,  # alpaca-eval's cache ignores model and prompt, and keeps failures
             seed=seed,
             fn_completions=complete,
             fn_completion_parser=parse,
@@ -270,12 +271,12 @@ def _annotate(
 def _row_of(
     prompt: str, opponent: Sequence[dict[str, Any]], model: Sequence[dict[str, Any]], judge: Judge
 ) -> str | None:
-    """The id of the row that a prompt shows; None where a prompt shows several."""
+    """The id of the row that a prompt shows; None if it shows several."""
     for theirs, ours in zip(opponent, model, strict=True):
         for first, second in ((theirs, ours), (ours, theirs)):
             texts = {"instruction": ours["instruction"], "output_1": first["output"], "output_2": second["output"]}
             filled = judge.template
-            for name, text in texts.items():  # no text holds a placeholder, see `protect`
+            for name, text in texts.items():  # no text contains a placeholder, see `protect`
                 filled = filled.replace(f"{{{name}}}", text)
             if filled == prompt:
                 return ours["id"]
@@ -283,31 +284,32 @@ def _row_of(
 
 
 def _incomplete(judge: Judge, without: list[str], count: int, low: list[tuple[str | None, LabelShare]]) -> str:
-    """What is missing, why, and what can be done."""
+    """The error message: what is missing, why, and what can be done."""
     lines = [f"{len(without)} of {count} comparisons by judge {judge.name!r} have no judgement: rows {without[:20]}"]
     if low:
         row, share = low[0]
         where = "" if row is None else f"row {row!r}, "
         lines.append(
-            f"{len(low)} because their labels have less of the probability than {FLOOR}, {judge.floor:g}: such as "
-            f"{where}where {share}. {REMEDIES.get(judge.kind, 'Choose another judge')}; or lower {FLOOR}, which reads "
-            "the answers that are kept, without asking again"
+            f"{len(low)} because the probability of their labels is below {FLOOR} = {judge.floor:g}: for example, "
+            f"{where}where {share}. {REMEDIES.get(judge.kind, 'Choose another judge')}; or lower {FLOOR}, which reuses "
+            "the stored answers without asking again"
         )
     why = list(dict.fromkeys(why for why in judge.asked.failures.values() if not isinstance(why, LastingFault)))
     if why:
-        lines.append(f"why: {'; '.join(why[:3])}. Answers that came are kept: run it again for the rest")
+        reasons = "; ".join(why[:3])
+        lines.append(f"reasons: {reasons}. Answers received so far are kept: run the command again for the rest")
     return "; ".join(lines)
 
 
 def read_preferences(judge: Judge, completion: Any) -> list[float | None]:
-    """What a completion says: a preference for each pair of its batch, None for all where it cannot be read.
+    """Read a completion: a preference for each pair of its batch, or None for all if it cannot be read.
 
-    There is none either where the labels have less of the probability than the judge's floor. A tie is 1.5, though some
-    of alpaca-eval's parsers say 0, which its annotator does not accept.
+    They are also None if the labels' probability is below the judge's floor. A tie is 1.5, though some of alpaca-eval's
+    parsers return 0, which its annotator does not accept.
     """
     try:
         found = [] if completion is None or shortfall(judge, completion) else list(judge.parse(completion))
-    except Exception:  # alpaca-eval's parsers raise whatever an answer of another shape leads to
+    except Exception:  # alpaca-eval's parsers raise all kinds of errors for malformed answers
         found = []
     found = [1.5 if p == 0 else p for p in found]
     if len(found) != judge.batch_size or not all(isinstance(p, int | float) and 1 <= p <= 2 for p in found):
@@ -316,7 +318,7 @@ def read_preferences(judge: Judge, completion: Any) -> list[float | None]:
 
 
 def shortfall(judge: Judge, completion: Any) -> LabelShare | None:
-    """The labels' share of a completion's probability where it is 0 or below the judge's floor; else None."""
+    """The labels' share of a completion's probability if it is 0 or below the judge's floor; otherwise None."""
     share = None if completion is None else judge.share(completion)
     return share if share is not None and (share.probability < judge.floor or share.probability == 0) else None
 
@@ -329,5 +331,5 @@ def fault_of(judge: Judge, completion: Any) -> str | None:
     if share is not None:
         return LastingFault(str(share))
     if judge.parse is text_preference and cut_off(completion):
-        return "the answer is cut off before it ends: raise max_tokens in judge.server.request"
+        return "the answer is cut off: raise max_tokens in judge.server.request"
     return f"no preference can be read from the answer {json.dumps(completion, ensure_ascii=False, default=str)[:200]}"

@@ -10,11 +10,11 @@ from implicit.format.context import ContextUnknown, context_length
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-OTHERS = 3  # tokens besides the labels whose probability is kept
+OTHERS = 3  # number of tokens besides the labels whose probability is kept
 
 
 class LocalJudgeError(ValueError):
-    """A model that cannot be this judge, or a prompt that it cannot read."""
+    """A model that cannot be used as this judge, or a prompt that does not fit it."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class LocalModel:
 
 
 def label_tokens(tokenizer: "PreTrainedTokenizerBase", labels: Sequence[str]) -> list[list[int]]:
-    """For each label, the ids of all tokens that are it when blanks are stripped, such as 'm' and ' m'.
+    """For each label, the ids of all tokens that equal it when whitespace is stripped, such as 'm' and ' m'.
 
-    Raises LocalJudgeError where there is none: a label must be a single token.
+    Raises LocalJudgeError if there is none: a label must be a single token.
     """
     ids = sorted(tokenizer.get_vocab().values())
     texts = [text.strip() for text in tokenizer.batch_decode([[i] for i in ids])]
@@ -38,13 +38,13 @@ def label_tokens(tokenizer: "PreTrainedTokenizerBase", labels: Sequence[str]) ->
     for label, tokens in zip(labels, found, strict=True):
         if not tokens:
             raise LocalJudgeError(
-                f"the label {label!r} is no single token of the judge's vocabulary; take another model"
+                f"the label {label!r} is not a single token of the judge's vocabulary; use another model"
             )
     return found
 
 
 def encode_messages(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[dict[str, str]]) -> list[int]:
-    """The ids of a conversation up to where the judge answers: by its chat template, or as plain text without one."""
+    """The ids of a conversation up to the judge's answer: with its chat template, or as plain text without one."""
     if tokenizer.chat_template is None:
         return tokenizer("\n\n".join(message["content"] for message in messages) + "\n").input_ids
     text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
@@ -63,12 +63,12 @@ def score_labels(
     *,
     batch_tokens: int,
 ) -> Iterator[tuple[int, list[float], list[tuple[int, float]]]]:
-    """Log-probabilities (nats) of each label, by the tokens it may be, as the token after each prompt.
+    """Log-probabilities (nats) of each label, summed over its possible tokens, as the token after each prompt.
 
-    Gives a prompt's place, its labels' log-probabilities, and ids and log-probabilities of the three most likely
-    tokens of the others, as soon as they are known, longest prompts first. Batches hold at most ``batch_tokens``
-    tokens with padding, which is on the left. Raises LocalJudgeError, before anything is computed, where prompts are
-    longer than the model's context: nothing is cut off.
+    Yields a prompt's place, its labels' log-probabilities, and ids and log-probabilities of the three most likely
+    other tokens, as soon as they are known, longest prompts first. Batches hold at most ``batch_tokens`` tokens
+    including padding, which is on the left. Raises LocalJudgeError, before anything is computed, if prompts exceed the
+    model's context: nothing is truncated.
     """
     import torch
 
@@ -81,7 +81,7 @@ def score_labels(
         long = sum(len(prompt) > context for prompt in prompts)
         raise LocalJudgeError(
             f"{long} of {len(prompts)} prompts are longer than the judge's context of {context} tokens (the "
-            f"longest has {longest}); take a judge with a longer context, or lower generation.max_new_tokens"
+            f"longest has {longest}); use a judge with a longer context, or lower generation.max_new_tokens"
         )
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
     batches: list[list[int]] = []
@@ -106,7 +106,7 @@ def score_labels(
         scores = logits.double().log_softmax(dim=-1).cpu()
         if scores.isnan().any():
             raise LocalJudgeError(
-                "the judge's logits are not finite: its weights are broken, or judge.precision too low"
+                "the judge's logits are not finite: its weights are corrupt or judge.precision is too low"
             )
         others = scores.clone()
         others[:, [token for ids_ in tokens for token in ids_]] = -inf
@@ -120,7 +120,7 @@ def score_labels(
 def as_choice(
     labels: Sequence[str], logprobs: Sequence[float], others: Sequence[tuple[str, float]] = ()
 ) -> dict[str, Any]:
-    """Labels' log-probabilities, and those of other tokens, in the shape of an OpenAI-compatible server's answer."""
+    """Format log-probabilities of labels and other tokens like an OpenAI-compatible server's answer."""
     found = [*zip(labels, logprobs, strict=True), *others]
     ranked = [{"token": token, "logprob": logprob} for token, logprob in sorted(found, key=lambda entry: -entry[1])]
     return {

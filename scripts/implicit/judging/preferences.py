@@ -1,4 +1,4 @@
-"""What an answer says of two outputs: a preference, and how much of the probability its labels have."""
+"""Reading a judge's answer about two outputs: the preference, and how much of the probability its labels have."""
 
 import math
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ import numpy as np
 
 from implicit.servers.replies import choice_text
 
-LABELS = ("m", "M")  # of the output shown first and of the other, in AlpacaEval 2's prompt
-ROUNDING = 0.01  # by how much probabilities of a server in bfloat16 may sum to more than 1
+LABELS = ("m", "M")  # of the output shown first and the output shown second, in AlpacaEval 2's prompt
+ROUNDING = 0.01  # tolerance for probabilities that sum to more than 1, as from a server in bfloat16
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class LabelShare:
 def weighted_preference(choice: dict[str, Any], labels: Sequence[str] = LABELS) -> list[float | None]:
     """AlpacaEval 2's weighted preference, from top log-probabilities: 2 - p(first label) / (p(first) + p(second)).
 
-    They are those of the answer's first token. Tokens are compared without blanks around them, as some servers give
-    ' m'; a label that is not among them counts as 0, and without both there is no preference. How much probability the
-    labels have does not matter here: see `label_share`.
+    They are those of the answer's first token. Tokens are compared without surrounding spaces, as some servers return
+    ' m'; a missing label counts as 0, and if both are missing there is no preference. How much probability the labels
+    have does not matter here: see `label_share`.
     """
     top = first_alternatives(choice)
     if top is None:
@@ -40,7 +40,7 @@ def weighted_preference(choice: dict[str, Any], labels: Sequence[str] = LABELS) 
 
 
 def label_share(choice: Any, labels: Sequence[str] = LABELS) -> LabelShare | None:
-    """The share of the labels as an answer's first token; None where there are no log-probabilities."""
+    """The labels' share of the probability of an answer's first token; None if there are no log-probabilities."""
     top = first_alternatives(choice)
     return None if top is None else _share(top, [bare(token) in labels for token, _ in top])
 
@@ -48,9 +48,9 @@ def label_share(choice: Any, labels: Sequence[str] = LABELS) -> LabelShare | Non
 def parser_share(
     completion: Any, *, numerator_token: str, denominator_tokens: Sequence[str], log_prob_index: Any = "batch", **_: Any
 ) -> LabelShare | None:
-    """The share of the labels by the settings of alpaca-eval's `logprob_parser`: the lowest of the tokens it reads.
+    """The labels' share under the settings of alpaca-eval's `logprob_parser`: the lowest among the tokens it reads.
 
-    It compares tokens as they are. None where there are no log-probabilities.
+    Tokens are compared as they are. None if there are no log-probabilities.
     """
     content = _content(completion)
     try:
@@ -66,15 +66,15 @@ def parser_share(
 
 
 def first_alternatives(choice: Any) -> list[tuple[str, float]] | None:
-    """The alternatives of an answer's first token; None for a refusal, and where there are none."""
+    """The alternatives of an answer's first token; None for a refusal or if there are none."""
     content = _content(choice)
     return alternatives(content[0]) if content else None
 
 
 def alternatives(entry: Any) -> list[tuple[str, float]] | None:
-    """The tokens and log-probabilities that a server gives for a place of its answer, each once.
+    """The tokens and log-probabilities that a server returns for a position of its answer, without duplicates.
 
-    None where they are missing, or are no log-probabilities: not numbers, above 0, or of a sum above 1.
+    None if they are missing or not log-probabilities: not numbers, above 0, or with probabilities summing to above 1.
     """
     given = entry.get("top_logprobs") if isinstance(entry, dict) else None
     if not isinstance(given, list) or not given:
@@ -86,39 +86,39 @@ def alternatives(entry: Any) -> list[tuple[str, float]] | None:
             return None
         if not logprob <= ROUNDING:  # NaN as well
             return None
-        # Some servers give the sampled token once more. JSON may hold integers that no float can.
+        # Some servers list the sampled token twice. JSON may hold integers too large for a float.
         found[token, float(logprob) if logprob > -1e6 else -math.inf] = None
     return list(found) if math.fsum(math.exp(p) for _, p in found) <= 1 + ROUNDING else None
 
 
 def bare(token: str) -> str:
-    """A token without blanks around it, in the forms that vocabularies write them in."""
+    """A token without surrounding spaces, in any of the forms that vocabularies use for them."""
     return token.replace("▁", " ").replace("Ġ", " ").strip()
 
 
 def text_preference(choice: dict[str, Any], labels: Sequence[str] = LABELS) -> list[float | None]:
-    """1 or 2 for an answer that is one of the labels, but for thoughts before it and marks around it; else None.
+    """1 or 2 for an answer that is a label, apart from reasoning before it and punctuation around it; otherwise None.
 
-    An answer that is cut off says nothing: "M" may be the beginning of "Model m".
+    A truncated answer does not count: "M" may be the beginning of "Model m".
     """
-    said = choice_text(choice).rpartition("</think>")[2].strip().strip("\"'`*.()[]: \n")
-    return [None if said not in labels or refused(choice) or cut_off(choice) else labels.index(said) + 1.0]
+    text = choice_text(choice).rpartition("</think>")[2].strip().strip("\"'`*.()[]: \n")
+    return [None if text not in labels or refused(choice) or cut_off(choice) else labels.index(text) + 1.0]
 
 
 def refused(choice: Any) -> bool:
-    """Whether a server's answer is a refusal, or what a filter left of one."""
+    """Whether a server's answer is a refusal or was stopped by a content filter."""
     message = choice.get("message") if isinstance(choice, dict) else None
     refusal = message.get("refusal") if isinstance(message, dict) else None
     return bool(refusal) or (isinstance(choice, dict) and choice.get("finish_reason") == "content_filter")
 
 
 def cut_off(choice: Any) -> bool:
-    """Whether an answer ends only because it may be no longer."""
+    """Whether an answer was truncated at the maximum length."""
     return isinstance(choice, dict) and choice.get("finish_reason") == "length"
 
 
 def _content(choice: Any) -> list[Any]:
-    """The tokens of an answer with their log-probabilities; none of a refusal."""
+    """The tokens of an answer with their log-probabilities; empty for a refusal."""
     logprobs = choice.get("logprobs") if isinstance(choice, dict) and not refused(choice) else None
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     return content if isinstance(content, list) else []

@@ -1,8 +1,8 @@
-"""Win rates, raw and length-controlled, by alpaca-eval's own functions, with bootstrap errors and guards.
+"""Win rates, raw and length-controlled, by alpaca-eval's own functions, with bootstrap errors and checks.
 
-alpaca-eval loads its length table from a hub whatever the metric, and looks instructions up in it by position. So
-`length_controlled_v1` is computed for AlpacaEval's own 805 instructions in their order alone, and
-`length_controlled_minimal`, which reads nothing of the table, gets one of zeros in its place.
+alpaca-eval loads its length table from the Hugging Face Hub whatever the metric, and looks up instructions by position.
+So `length_controlled_v1` is computed only for AlpacaEval's own 805 instructions in their original order, and
+`length_controlled_minimal`, which does not use the table, gets a table of zeros instead.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from implicit.measuring.intervals import draw_clusters
 
 MINIMAL, VERSION_1 = "length_controlled_minimal", "length_controlled_v1"
 ALPACA_EVAL_SIZE = 805
-# Of AlpacaEval's instructions in order, see `instructions_sha256`; from the annotations of its public leaderboard.
+# The `instructions_sha256` of AlpacaEval's instructions, from the annotations of its public leaderboard.
 ALPACA_EVAL_SHA256 = "8cfc60a053ec8c37d33efdf4df68e310727d02fe87724d1184d8e371407a0d10"
 GAMED_COLUMNS = ("preference", "index", "std_delta_len", "instruction_difficulty", "not_gamed_baseline", "model")
 GAMED_HUB = {
@@ -35,11 +35,11 @@ GAMED_SHA256 = "97aeec3f1c7de6dee6fd31fe66f1702623f4614c3efe1c6fc5f4927cd5fd674d
 
 
 class MetricError(ValueError):
-    """A metric that is not defined for these judgements, or lacks what it needs."""
+    """A metric that is not defined for these judgements, or whose inputs are missing."""
 
 
 def instructions_sha256(instructions: Sequence[str]) -> str:
-    """The sha256 of instructions in order; runs of blanks count as one, as copies of the set differ in them."""
+    """The sha256 of instructions in order, with whitespace normalised, as copies of the set differ in it."""
     digest = hashlib.sha256()
     for instruction in instructions:
         digest.update(" ".join(instruction.split()).encode() + b"\0")
@@ -47,26 +47,26 @@ def instructions_sha256(instructions: Sequence[str]) -> str:
 
 
 def check_alpaca_eval(instructions: Sequence[str], places: Sequence[int | None]) -> None:
-    """Raise MetricError unless these are exactly AlpacaEval's instructions, in order, each with its place, 0 to 804."""
+    """Raise MetricError unless these are exactly AlpacaEval's instructions, in order, with places 0 to 804."""
     reason = None
     if len(instructions) != ALPACA_EVAL_SIZE:
         reason = f"there are {len(instructions)}"
     elif list(places) != list(range(ALPACA_EVAL_SIZE)):
         reason = "their places (`index`) are not 0 to 804 in order"
     elif instructions_sha256(instructions) != ALPACA_EVAL_SHA256:
-        reason = "these are others, or in another order"
+        reason = "these differ or are in another order"
     if reason:
         raise MetricError(
-            f"judge.metric: {VERSION_1} is defined for AlpacaEval's {ALPACA_EVAL_SIZE} instructions in their order "
-            f"alone, and {reason}; use {MINIMAL}"
+            f"judge.metric: {VERSION_1} is only defined for AlpacaEval's {ALPACA_EVAL_SIZE} instructions in their "
+            f"original order, but {reason}; use {MINIMAL}"
         )
 
 
 def find_gamed_table(path: Path | None, *, log: Callable[[str], None] = lambda line: None) -> tuple[Path, str]:
-    """The length table that `length_controlled_v1` needs, and its sha256: a local file, or the hub's pinned one.
+    """The length table that `length_controlled_v1` needs, and its sha256: a local file, or the pinned one from the hub.
 
-    A local file may be another than the pinned one, and ``log`` says so. Raises MetricError when a table does not have
-    the right shape, or the hub's is not the pinned one; and what huggingface_hub raises when it cannot be had.
+    A local file may differ from the pinned one, which ``log`` reports. Raises MetricError if a table does not have the
+    right shape or the hub's is not the pinned one, and huggingface_hub's errors if it cannot be downloaded.
     """
     if path is None:
         from huggingface_hub import hf_hub_download
@@ -74,13 +74,13 @@ def find_gamed_table(path: Path | None, *, log: Callable[[str], None] = lambda l
         path = Path(hf_hub_download(**GAMED_HUB))
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != GAMED_SHA256:
-            raise MetricError(f"{path}, downloaded, has sha256 {found}, but should have {GAMED_SHA256}; delete it")
+            raise MetricError(f"the downloaded {path} has sha256 {found} instead of {GAMED_SHA256}; delete it")
     else:
         found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         log(f"{path}: sha256 {found}" + ("" if found == GAMED_SHA256 else f"; the hub's has {GAMED_SHA256}"))
     table = pd.read_csv(path)
     if list(table.columns) != list(GAMED_COLUMNS) or list(table["index"]) != [*range(ALPACA_EVAL_SIZE)] * 2:
-        raise MetricError(f"{path} is not AlpacaEval's table of gamed baselines: it has two rows of each of 805 places")
+        raise MetricError(f"{path} is not AlpacaEval's table of gamed baselines, with two rows for each of 805 places")
     return Path(path), found
 
 
@@ -89,18 +89,18 @@ def win_rates(
 ) -> dict[str, Any]:
     """Raw and length-controlled win rates in percent with bootstrap standard errors, from rows of judgements.
 
-    The bootstrap draws the rows' clusters with replacement, and with each all its instructions (a pair of outputs stays
+    The bootstrap draws the rows' clusters with replacement, each with all its instructions (a pair of outputs stays
     together), and refits the length model on each draw, since alpaca-eval's own ``lc_standard_error`` is not the
     standard error of that figure.
-    Where the length model cannot be fitted, its figures are None and ``lc_note`` says why. ``gamed`` is the table of
+    If the length model cannot be fitted, its figures are None and ``lc_note`` says why. ``gamed`` is the table of
     `find_gamed_table`, for `length_controlled_v1`, whose rows must be AlpacaEval's (`check_alpaca_eval`).
 
-    Raises MetricError for rows that alpaca-eval would silently make another figure of.
+    Raises MetricError for rows for which alpaca-eval would silently compute a different figure.
     """
     frame = pd.DataFrame(rows)
     generators = [frame[f"generator_{i}"].unique().tolist() for i in (1, 2)]
     if len(generators[0]) != 1 or len(generators[1]) != 1 or generators[0] == generators[1]:
-        raise MetricError(f"each side must have one generator, not the other's, but they are {generators}")
+        raise MetricError(f"each side must have one generator, different from the other's, but they are {generators}")
     if frame["preference"].isna().any():
         raise MetricError(f"{frame['preference'].isna().sum()} of {len(frame)} rows have no preference")
     preferences = frame["preference"].to_numpy()
@@ -120,7 +120,7 @@ def win_rates(
         "length_2": float(frame["output_2"].str.len().mean()),
     }
     if metrics["n_total"] != len(frame):
-        raise MetricError(f"alpaca-eval counts {metrics['n_total']} judgements of {len(frame)}")
+        raise MetricError(f"alpaca-eval counts {metrics['n_total']} judgements instead of {len(frame)}")
     return result | _length_controlled(frame, drawn, metric, gamed)
 
 
@@ -142,7 +142,7 @@ def _length_controlled(frame: pd.DataFrame, drawn: np.ndarray, metric: str, game
         )
     controlled = float(measured["length_controlled_winrate"])
     if abs(controlled - 50) < 1e-9 and abs(measured["win_rate"] - 50) > 1e-9:
-        note = "the length model's L1 penalty has set its weights to 0, and it says 50 whatever the outcomes"
+        note = "the length model's L1 penalty has set its weights to 0, so it gives 50 whatever the outcomes"
         return {"lc_win_rate": None, "lc_win_rate_error": None, "lc_note": f"not defined: {note}"}
     refitted = refits(features, neutral, weights, drawn)
     return {
@@ -153,11 +153,11 @@ def _length_controlled(frame: pd.DataFrame, drawn: np.ndarray, metric: str, game
 
 
 def refits(features: pd.DataFrame, neutral: pd.DataFrame, weights: pd.Series | None, drawn: np.ndarray) -> np.ndarray:
-    """The length-controlled win rates in percent of draws of judgements, by fits at alpaca-eval's fixed C: [draws].
+    """The length-controlled win rates in percent of draws of judgements, fitted at alpaca-eval's fixed C: [draws].
 
-    ``features`` (the gamed baselines' rows, then the judgements'), ``neutral`` (the judgements' alone, at no difference
-    of length) and ``weights`` are what `glm_winrate._get_featurized_data` gives; ``drawn`` [draws, n] says how often
-    each judgement is in each draw. The baselines are there to hold the model's weights in place: all are in every draw.
+    ``features`` (the gamed baselines' rows, then the judgements'), ``neutral`` (only the judgements', at zero length
+    difference) and ``weights`` come from `glm_winrate._get_featurized_data`; ``drawn`` [draws, n] is how often each
+    judgement is in each draw. The baselines regularise the model's weights, so all of them are in every draw.
     """
     inputs = features.drop(columns="preference").to_numpy(dtype=float)
     at_neutral = neutral[features.columns.drop("preference")].to_numpy(dtype=float)
@@ -173,9 +173,9 @@ def fit_logistic(
 ) -> np.ndarray:
     """Fit many logistic regressions at once, which differ in their rows' weights: coefficients [fits, features].
 
-    Each minimises, without an intercept, its coefficients' absolute values plus ``strength`` times the weighted log
-    losses: what alpaca-eval has liblinear do. ``inputs`` [rows, features], ``targets`` [rows] probabilities,
-    ``weights`` [fits, rows]. Proximal Newton steps, halved until the objective falls, and until it falls no more.
+    Each minimises, without an intercept, the sum of its coefficients' absolute values plus ``strength`` times the
+    weighted log loss, as liblinear does for alpaca-eval. ``inputs`` [rows, features], ``targets`` [rows] probabilities,
+    ``weights`` [fits, rows]. Takes proximal Newton steps, halved until the objective falls, until it falls no further.
     """
 
     def objective(found: np.ndarray) -> np.ndarray:
@@ -202,16 +202,16 @@ def fit_logistic(
         found, value = found + step, np.minimum(tried, value)
         if (fallen <= 1e-13 * (1 + np.abs(value))).all():
             return found
-    raise MetricError("the length model could not be fitted: its objective still falls after 200 steps")
+    raise MetricError("the length model could not be fitted: its objective still decreases after 200 steps")
 
 
 def _penalised_step(found: np.ndarray, gradient: np.ndarray, curvature: np.ndarray) -> np.ndarray:
-    """The steps to the minima of quadratic models plus absolute values: the best of those for each pattern of signs.
+    """The steps to the minima of quadratic models plus absolute values: the best over all sign patterns.
 
-    There are two or three coefficients, each of which is negative, zero or positive at the minimum.
+    There are two or three coefficients, each negative, zero or positive at the minimum.
     """
     size = found.shape[1]
-    ridge = 1e-12 * (1 + np.einsum("fii->f", curvature))  # where features say the same
+    ridge = 1e-12 * (1 + np.einsum("fii->f", curvature))  # for collinear features
     linear = np.einsum("fij,fj->fi", curvature, found) - gradient
     best, lowest = found, np.full(len(found), np.inf)
     for signs in product((-1.0, 0.0, 1.0), repeat=size):
@@ -219,8 +219,8 @@ def _penalised_step(found: np.ndarray, gradient: np.ndarray, curvature: np.ndarr
         candidate = np.zeros_like(found)
         if active:
             matrix = curvature[:, active][:, :, active] + ridge[:, None, None] * np.eye(len(active))
-            wanted = linear[:, active] - np.array(signs)[active]
-            candidate[:, active] = np.linalg.solve(matrix, wanted[..., None])[..., 0]
+            target = linear[:, active] - np.array(signs)[active]
+            candidate[:, active] = np.linalg.solve(matrix, target[..., None])[..., 0]
         step = candidate - found
         value = (gradient * step).sum(axis=1) + np.einsum("fi,fij,fj->f", step, curvature, step) / 2
         value += np.abs(candidate).sum(axis=1)
@@ -231,7 +231,7 @@ def _penalised_step(found: np.ndarray, gradient: np.ndarray, curvature: np.ndarr
 
 @contextmanager
 def length_table(path: Path | None, rows: int) -> Iterator[None]:
-    """Give alpaca-eval's length model a table, or one of zeros as long as ours, in place of the hub's."""
+    """Replace the hub's table for alpaca-eval's length model by a local one, or by one of zeros with ``rows`` rows."""
     download = glm_winrate.hf_hub_download
     with tempfile.TemporaryDirectory() as folder:
         if path is None:

@@ -1,1 +1,1 @@
-"""Statistics of what was made: intervals, similarity, the paper's figures, counts by other code for verify."""
+"""Statistics of results: intervals, similarity, the paper's figures, and an independent recount for verify."""

@@ -1,10 +1,10 @@
-"""Bootstrap intervals: what is not independent is drawn together.
+"""Bootstrap intervals in which dependent observations are drawn together.
 
-Several instructions may be about the same thing, in other words: a response to one then says much of the response to
-the other. Such instructions are a cluster, and clusters are drawn, not instructions. Over seeds, the same instructions
-are asked of every seed's model: seeds and clusters are crossed, and both are drawn, independently of one another
-(Owen 2007, "The pigeonhole bootstrap"). In simulations the intervals are somewhat too wide where seeds are alike, and
-too narrow where there are two seeds that differ much: 87 % instead of 95 % at ten points (docs/log.md).
+Several instructions may ask for the same thing in other words, so that the responses to them are correlated. Such
+instructions form a cluster, and clusters are drawn, not instructions. Over seeds, every seed's model gets the same
+instructions: seeds and clusters are crossed, and both are drawn, independently of each other (Owen 2007, "The
+pigeonhole bootstrap"). In simulations the intervals are somewhat too wide if seeds are similar, and too narrow for two
+seeds that differ a lot: 87 % coverage instead of 95 % at ten points (docs/log.md).
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def cluster_places(clusters: Sequence[str]) -> np.ndarray:
-    """The number of each row's cluster, counted from 0 in the order of their first rows: int64 [rows]."""
+    """The index of each row's cluster, from 0 in order of first appearance: int64 [rows]."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
     return np.array([numbers[name] for name in clusters], dtype=np.int64)
 
@@ -21,7 +21,7 @@ def cluster_places(clusters: Sequence[str]) -> np.ndarray:
 def draw_clusters(clusters: Sequence[str], *, draws: int, rng: np.random.Generator) -> np.ndarray:
     """How often each row is in each bootstrap draw: float64 [draws, rows].
 
-    Each draw takes as many clusters as there are, with replacement, and all rows of each.
+    Each draw takes as many clusters as there are, with replacement, with all rows of each.
     """
     places = cluster_places(clusters)
     count = int(places.max()) + 1
@@ -40,9 +40,9 @@ def mean_interval(
 ) -> tuple[float, float]:
     """The 95 % percentile interval of the mean over seeds of a ratio of sums, such as the share of pairs won.
 
-    ``numerators`` and ``denominators`` [seeds, rows] are each instruction's share in both sums, ``clusters`` [rows] is
-    what each instruction is about. With a single seed, clusters alone are drawn: the interval then says nothing of
-    what another seed would give.
+    ``numerators`` and ``denominators`` [seeds, rows] are each instruction's contribution to the two sums, ``clusters``
+    [rows] is what each instruction is about. With a single seed, only clusters are drawn: the interval then does not
+    cover variation between seeds.
     """
     above, below = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
     rng = np.random.default_rng(seed)

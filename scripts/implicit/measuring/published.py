@@ -1,4 +1,4 @@
-"""The paper's published figures (tables 1 to 4), to stand beside ours. They are of other, much larger models.
+"""The paper's published figures (tables 1 to 4), for comparison with ours. They are for other, much larger models.
 
 Win rates are length-controlled AlpacaEval 2 win rates in percent against the instruction-tuned model of the same
 base, mean and standard deviation over five runs; ranking capabilities are percentages.
@@ -6,7 +6,7 @@ base, mean and standard deviation over five runs; ranking capabilities are perce
 
 MODELS = ("Llama-2-7B", "OLMo-7B")
 
-# Tables 1, 3 and 4: name -> (mean, standard deviation) of each of MODELS; None where nothing was published.
+# Tables 1, 3 and 4: name -> (mean, standard deviation) of each of MODELS; None if nothing was published.
 WIN_RATES: dict[str, tuple[tuple[float, float] | None, tuple[float, float] | None]] = {
     "base": ((2.4, 0.14), (4.7, 0.57)),
     "response tuning": ((43.3, 1.1), (43.7, 1.7)),
@@ -19,7 +19,7 @@ WIN_RATES: dict[str, tuple[tuple[float, float] | None, tuple[float, float] | Non
     "Chess": ((2.1, 0.36), (6.3, 1.1)),
 }
 
-# Table 4, by the rules that are applied.
+# Table 4, by the rules applied.
 RULE_WIN_RATES: dict[frozenset[str], tuple[float, float]] = {
     frozenset({"eos", "uniform", "diversity"}): (24.4, 0.40),
     frozenset({"uniform", "diversity"}): (10.4, 0.30),
@@ -27,5 +27,5 @@ RULE_WIN_RATES: dict[frozenset[str], tuple[float, float]] = {
     frozenset({"eos", "diversity"}): (16.3, 0.25),
 }
 
-# Table 2: no response-tuned column was printed.
+# Table 2, which has no column for response tuning.
 RANKING = {"base": (80.4, 74.5), "instruction tuning": (77.4, 74.3)}

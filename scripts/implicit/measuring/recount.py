@@ -1,7 +1,7 @@
-"""The numbers of an experiment, counted anew from judgements, scores and responses.
+"""An experiment's numbers, recomputed from judgements, scores and responses.
 
-This is for `scripts/verify.py`, and shares no code with what made them: pandas where there the work is that of loops,
-numpy and alpaca-eval; for length control, scikit-learn's fit of the model that alpaca-eval describes.
+This is for `scripts/verify.py` and shares no code with the original computation: pandas instead of loops, numpy and
+alpaca-eval; for length control, scikit-learn's fit of the model that alpaca-eval describes.
 """
 
 import math
@@ -16,40 +16,40 @@ import numpy as np
 import pandas as pd
 
 Row = dict[str, Any]
-Clusters = list[tuple[float, float]]  # of each, in the order of their first rows: the sum of a value, and how many rows
+Clusters = list[tuple[float, float]]  # for each, by first appearance: the sum of a value, and the number of rows
 
 
 def win_rate(rows: Sequence[Row]) -> Row:
-    """Win rate and ties in percent of judgements, and the mean quality of both sides (None for a judge without)."""
+    """Win rate and ties in percent of judgements, and the mean quality of both sides (None if the judge gives none)."""
     table = pd.DataFrame(rows)
-    told = {"n": len(table), "win_rate": 100 * (table["preference"].mean() - 1)}
-    told["ties"] = 100 * (table["preference"] == 1.5).mean()
+    result = {"n": len(table), "win_rate": 100 * (table["preference"].mean() - 1)}
+    result["ties"] = 100 * (table["preference"] == 1.5).mean()
     for side in ("quality_1", "quality_2"):
-        told[side] = None if table[side].isna().any() else table[side].mean()
-    return told
+        result[side] = None if table[side].isna().any() else table[side].mean()
+    return result
 
 
 def by_cluster(rows: Sequence[Row], values: Sequence[float]) -> Clusters:
-    """The sum of a value over each cluster's rows, and how many they are."""
+    """The sum of a value over each cluster's rows, and their number."""
     table = pd.DataFrame({"cluster": [row["cluster"] for row in rows], "value": values})
     return list(table.groupby("cluster", sort=False)["value"].agg(["sum", "count"]).itertuples(index=False, name=None))
 
 
 def _rates(seeds: Sequence[Clusters], rng: np.random.Generator, draws: int) -> np.ndarray:
-    """Ratios in draws of as many clusters as there are [seeds, draws]."""
+    """The ratios in bootstrap draws of clusters, as many as there are: [seeds, draws]."""
     sums = np.array(seeds, dtype=float)
     drawn = sums[:, rng.integers(sums.shape[1], size=(draws, sums.shape[1]))].sum(axis=2)
     return drawn[..., 0] / drawn[..., 1]
 
 
 def win_rate_error(rows: Sequence[Row], *, draws: int, seed: int) -> float:
-    """The bootstrap's standard error in percent points: ``draws`` of clusters, by numpy's generator of ``seed``."""
+    """The bootstrap standard error in percentage points: ``draws`` draws of clusters, by numpy's generator."""
     clusters = by_cluster(rows, [100 * (row["preference"] - 1) for row in rows])
     return float(_rates([clusters], np.random.default_rng(seed), draws).std(ddof=1))
 
 
 def mean_over_seeds(seeds: Sequence[Clusters], *, draws: int, seed: int) -> tuple[float, float]:
-    """The 95 % interval of the mean over seeds of a ratio: in each draw, as many clusters, and as many seeds."""
+    """The 95 % interval of the mean over seeds of a ratio; each draw has as many clusters and seeds as there are."""
     rng = np.random.default_rng(seed)
     rates, count = _rates(seeds, rng, draws), len(seeds)
     taken = rng.integers(count, size=(draws, count)) if count > 1 else np.zeros((draws, 1), dtype=int)
@@ -58,7 +58,7 @@ def mean_over_seeds(seeds: Sequence[Clusters], *, draws: int, seed: int) -> tupl
 
 
 def position_bias(rows: Sequence[Row]) -> float | None:
-    """By how many points the output shown first wins too often, where both orders were judged; else None."""
+    """By how many points the output shown first wins too often, if both orders were judged; otherwise None."""
     table = pd.DataFrame(rows)
     table = table[table["preference_output_1_first"].notna() & (table["output_1"] != table["output_2"])]
     first = 2 - table["preference_output_1_first"] + table["preference_output_2_first"] - 1
@@ -66,7 +66,7 @@ def position_bias(rows: Sequence[Row]) -> float | None:
 
 
 def label_shares(rows: Sequence[Row]) -> tuple[float | None, float | None, int]:
-    """Mean and minimum of the labels' share of the judge's probability (None where there is none), and of how many."""
+    """Mean and minimum of the labels' share of the judge's probability (None if there is none), and their number."""
     shares = [row["label_share"] for row in rows if row["label_share"] is not None]
     return (math.fsum(shares) / len(shares), min(shares), len(shares)) if shares else (None, None, 0)
 
@@ -74,11 +74,11 @@ def label_shares(rows: Sequence[Row]) -> tuple[float | None, float | None, int]:
 def controlled_win_rate(rows: Sequence[Row], *, gamed: Path | None = None) -> float | None:
     """The length-controlled win rate in percent, as AlpacaEval 2 defines it (arXiv 2404.04475, equation 1); see below.
 
-    A logistic model of the preference with an L1 penalty, on tanh of the difference of lengths (in characters, in units
-    of its standard deviation) and a constant; with ``gamed``, AlpacaEval's table, on the instructions' difficulty, too,
-    and with the gamed baselines' rows at a tenth of the weight. The strength of the penalty is chosen of scikit-learn's
-    ten by cross-validation in five folds. None where it is not defined: fewer than ten rows, all of one difference, or
-    nothing left by the penalty.
+    A logistic model of the preference with an L1 penalty, on a constant and tanh of the length difference (in
+    characters, divided by its standard deviation); with ``gamed``, AlpacaEval's table, also on the instructions'
+    difficulty, and with the gamed baselines' rows at a tenth of the weight. The penalty is chosen among scikit-learn's
+    ten by five-fold cross-validation. None if it is not defined: fewer than ten rows, a constant length difference, or
+    all coefficients set to zero by the penalty.
     """
     lengths = [len(row["output_1"]) - len(row["output_2"]) for row in rows]
     if len(rows) < 10 or len(set(lengths)) < 2:
@@ -97,15 +97,15 @@ def controlled_win_rate(rows: Sequence[Row], *, gamed: Path | None = None) -> fl
         table, weights = [*before, *table], [0.2 / 2] * len(known) + weights
     with _quiet():
         controlled = 100 * float(np.mean(_fit(table, wanted, weights, neutral)))
-    gone = abs(controlled - 50) < 1e-9 < abs(win_rate(rows)["win_rate"] - 50)
-    return None if gone else controlled
+    undefined = abs(controlled - 50) < 1e-9 < abs(win_rate(rows)["win_rate"] - 50)
+    return None if undefined else controlled
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep liblinear's and scikit-learn's complaints off standard error: what they are of, AlpacaEval takes as it is.
+    """Suppress liblinear's and scikit-learn's warnings on standard error about cases that AlpacaEval accepts.
 
-    An outcome that no row of a fold has, which liblinear itself prints, and a fit that did not end in a hundred rounds.
+    These are folds without any row of one outcome (printed by liblinear itself) and fits not converged in 100 rounds.
     """
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -119,7 +119,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _fit(table: list, wanted: list[float], weights: list[float], neutral: list) -> list[float]:
-    """The chances of ``neutral`` under the model. Every row counts once as won and once as lost, by its preference."""
+    """The probabilities of ``neutral`` under the model. Each row is used as won and as lost, weighted by preference."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold
 
@@ -134,11 +134,11 @@ def _fit(table: list, wanted: list[float], weights: list[float], neutral: list) 
 
     def likelihood(model: LogisticRegression, rows: Any) -> float:
         chance = np.clip(model.predict_proba(twice[rows])[:, 1], 1e-15, 1 - 1e-15)
-        told = preference[rows] * np.log(chance) + (1 - preference[rows]) * np.log(1 - chance)
-        return float((told * weight[rows]).mean())
+        likelihoods = preference[rows] * np.log(chance) + (1 - preference[rows]) * np.log(1 - chance)
+        return float((likelihoods * weight[rows]).mean())
 
     best = max(
-        np.logspace(-4, 4, 10),  # of equals, the strongest penalty
+        np.logspace(-4, 4, 10),  # if tied, the strongest penalty
         key=lambda strength: np.mean([likelihood(fitted(strength, train), test) for train, test in folds]),
     )
     return fitted(best, slice(None)).predict_proba(np.array(neutral))[:, 1].tolist()
@@ -147,10 +147,10 @@ def _fit(table: list, wanted: list[float], weights: list[float], neutral: list) 
 def ranking(rows: Sequence[Row], *, eos: bool = True) -> dict[str, Any]:
     """Response ranking by sequence and per token: the shares of pairs won and tied, and (won, pairs) by cluster.
 
-    Without ``eos``, that token is taken out of every response.
+    Without ``eos``, that token is left out of every response.
     """
     table = pd.DataFrame(rows).sort_values("id", kind="stable")
-    told: dict[str, Any] = {"instructions": table["id"].nunique(), "pairs": len(table)}
+    result: dict[str, Any] = {"instructions": table["id"].nunique(), "pairs": len(table)}
     for score in ("sequence", "token"):
         sums = []
         for side in ("true", "other"):
@@ -159,15 +159,16 @@ def ranking(rows: Sequence[Row], *, eos: bool = True) -> dict[str, Any]:
                 logprob, length = logprob - table[f"{side}_eos_logprob"], (length - 1).clip(lower=1)
             sums.append(logprob / length if score == "token" else logprob)
         won = (sums[0] > sums[1]).tolist()
-        told[score] = {"capability": np.mean(won), "ties": (sums[0] == sums[1]).mean()}
-        told[score]["clusters"] = by_cluster(table.to_dict("records"), won)
-    return told
+        result[score] = {"capability": np.mean(won), "ties": (sums[0] == sums[1]).mean()}
+        result[score]["clusters"] = by_cluster(table.to_dict("records"), won)
+    return result
 
 
 def artefacts(rows: Sequence[Row]) -> dict[str, Row]:
-    """Win rate and ties in percent, and n, under other judges of the same pairs; None where there are none.
+    """Win rate and ties in percent, and n, under other judges of the same pairs; None if there are no pairs.
 
-    ``checked_1`` and ``checked_2`` are (right, looks like an answer) of both outputs: 7 and 3 tenths of their content.
+    ``checked_1`` and ``checked_2`` are (right, looks like an answer) for the two outputs, which make up 70 % and 30 %
+    of their content.
     """
     table = pd.DataFrame(rows)
     right = [np.array([row[f"checked_{side}"][0] for row in rows]) for side in (1, 2)]
@@ -186,27 +187,27 @@ def artefacts(rows: Sequence[Row]) -> dict[str, Row]:
 
 
 def drift(documents: Sequence[Row], facts: Sequence[Row]) -> dict[str, Any]:
-    """Perplexities, KL per token, and the percentages of facts recalled and guessed right by chance, by form."""
+    """Perplexities, KL per token, and the percentages of facts recalled and expected by chance, by form."""
     table = pd.DataFrame(documents)
-    told: dict[str, Any] = {"documents": len(table)} | {key: int(table[key].sum()) for key in ("tokens", "cut")}
+    result: dict[str, Any] = {"documents": len(table)} | {key: int(table[key].sum()) for key in ("tokens", "cut")}
     for side in ("base", "tuned"):
-        told[f"{side}_perplexity"] = math.exp(-table[f"{side}_logprob"].sum() / told["tokens"])
-    told |= {"kl": table["kl"].sum() / told["tokens"], "recall": {}}
+        result[f"{side}_perplexity"] = math.exp(-table[f"{side}_logprob"].sum() / result["tokens"])
+    result |= {"kl": table["kl"].sum() / result["tokens"], "recall": {}}
     for form, own in pd.DataFrame(facts).groupby("form") if facts else []:
         shares = {side: 100 * (own[side] == own["right"]).mean() for side in ("base", "tuned")}
-        told["recall"][form] = shares | {"facts": len(own), "chance": 100 * (1 / own["rivals"]).mean()}
-    return told
+        result["recall"][form] = shares | {"facts": len(own), "chance": 100 * (1 / own["rivals"]).mean()}
+    return result
 
 
 def similarity(rows: Sequence[Row], styles: Sequence[str]) -> dict[str, Any]:
-    """Of section 5.2: the rank correlation of x and y, and the share of responses in each style, by quarter of x."""
+    """Section 5.2: the rank correlation of x and y, and the percentage of responses in each style, by quarter of x."""
     table = pd.DataFrame(rows).sort_values("x", kind="stable", ignore_index=True)
     size, over = divmod(len(table), 4)
     ends = [0, *np.cumsum([size + (quarter < over) for quarter in range(4)])]
     parts = {name: table[ends[i] : ends[i + 1]] for i, name in enumerate(("lowest", "second", "third", "highest"))}
-    told: dict[str, Any] = {
+    result: dict[str, Any] = {
         style: {name: 100 * part[style].mean() for name, part in (parts | {"all": table}).items()} for style in styles
     }
     ranks = table[["x", "y"]].rank()
     constant = (ranks.nunique() == 1).any()
-    return told | {"spearman": None if constant else ranks.corr().at["x", "y"], "n": len(parts["lowest"])}
+    return result | {"spearman": None if constant else ranks.corr().at["x", "y"], "n": len(parts["lowest"])}

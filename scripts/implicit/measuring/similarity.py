@@ -1,12 +1,12 @@
-"""Where instructions resemble what a model was tuned on, do its responses do so too (paper, section 5.2 and figure 5)?
+"""If instructions resemble the tuning data, do a model's responses resemble it too (paper, section 5.2 and figure 5)?
 
-Similarities are dot products of sentence embeddings e(.) of length 1. For an instruction i that a model is asked, with
-the tuning set S and a broad baseline set L (``plot_embeds.py``, where both are means, though they are called maxima)::
+Similarities are dot products of unit-length sentence embeddings e(.). For a test instruction i, with the tuning set S
+and a broad baseline set L (``plot_embeds.py``, where both are means, though they are called maxima)::
 
     x_i = mean over s in S of e(instruction_i) . e(instruction_s)
     y_i = mean over s in S of e(output_i) . e(response_s)  -  mean over l in L of e(output_i) . e(response_l)
 
-The paper says that the instructions are LIMA's; the authors' code takes AlpacaEval's, and so does this.
+The paper says that the instructions are LIMA's; the authors' code uses AlpacaEval's, and so does this.
 """
 
 import re
@@ -21,14 +21,14 @@ from implicit.format.context import stated_context
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-MAX_TOKENS = 512  # of a text that is embedded, as in the authors' code
-EXAMPLES = 5  # that are named in a summary, as the authors print
+MAX_TOKENS = 512  # texts are truncated to this before embedding, as in the authors' code
+EXAMPLES = 5  # number of examples named in a summary, as in the authors' output
 QUARTILES = ("lowest", "second", "third", "highest")
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """``vectors``: one row of length 1 for each text, [n, d], float32. ``cut``: how many texts were too long."""
+    """``vectors``: one unit-length row per text, [n, d], float32. ``cut``: how many texts were truncated."""
 
     vectors: np.ndarray
     cut: int
@@ -43,16 +43,16 @@ class Encoder:
 
     @property
     def max_tokens(self) -> int:
-        """The length at which texts are cut off."""
+        """The length in tokens at which texts are truncated."""
         known = (self.tokenizer.model_max_length, stated_context(self.model.config))
         return min(MAX_TOKENS, *(length for length in known if length))
 
     def embed(
         self, texts: Sequence[str], *, batch_size: int, done: Callable[[int], None] = lambda count: None
     ) -> Embeddings:
-        """Embed texts, in the given order, ``batch_size`` texts of about the same length at a time.
+        """Embed texts, in the given order, in batches of ``batch_size`` texts of similar length.
 
-        ``done`` gets the number of texts of each batch.
+        ``done`` is called with the number of texts in each batch.
         """
         import torch
 
@@ -75,12 +75,12 @@ class Encoder:
             vectors[batch] = torch.nn.functional.normalize(means, dim=1).cpu().numpy()
             done(len(batch))
         if not np.isfinite(vectors).all():
-            raise RuntimeError("the encoder gives embeddings that are no numbers")
+            raise RuntimeError("the encoder returned embeddings that are not finite")
         return Embeddings(vectors, cut=sum(length > self.max_tokens for length in lengths))
 
 
 def first_turn(messages: Sequence[dict[str, str]]) -> tuple[str, str]:
-    """The first instruction and response of a conversation. Raises ValueError where it does not begin with them."""
+    """The first instruction and response of a conversation. Raises ValueError if it does not begin with them."""
     if [message["role"] for message in messages[:2]] != ["user", "assistant"]:
         raise ValueError(f"a conversation must begin with an instruction and a response, not {messages[:2]!r:.80}")
     return messages[0]["content"], messages[1]["content"]
@@ -94,7 +94,7 @@ def similarities(
     tuning_responses: np.ndarray,
     baseline_responses: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """x and y, each [n], from embeddings [n or set, d]. The mean of dot products is that with the mean embedding."""
+    """x and y, each [n], from embeddings [n or set, d]; mean dot products equal dot products with mean embeddings."""
     x = instructions @ tuning_instructions.mean(axis=0)
     y = outputs @ (tuning_responses.mean(axis=0) - baseline_responses.mean(axis=0))
     return x, y
@@ -110,18 +110,18 @@ def ends_with_marked_number(text: str) -> bool:
 
 
 def is_in_short_lines(text: str) -> bool:
-    """The poetry set: at least three lines, of 60 characters or less on average; lists are so, too."""
+    """The poetry set: at least three lines, of 60 characters or less on average; this also matches lists."""
     lines = _lines(text)
     return len(lines) >= 3 and sum(map(len, lines)) / len(lines) <= 60
 
 
 def holds_code(text: str) -> bool:
-    """MBPP: a line that defines a function, or a fence."""
+    """MBPP: a line that defines a function, or a code fence."""
     return re.search(r"^[ \t]*(def \w+ *\(|```)", text, flags=re.MULTILINE) is not None
 
 
 def lists_with_dashes(text: str) -> bool:
-    """The recipe set: at least two lines that begin with a dash and a blank."""
+    """The recipe set: at least two lines that begin with a dash and a space."""
     return sum(line.startswith("- ") for line in _lines(text)) >= 2
 
 
@@ -140,11 +140,11 @@ STYLES: dict[str, Callable[[str], bool]] = {
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the rows of a similarity table say.
+    """Summarise the rows of a similarity table.
 
-    ``spearman``: the rank correlation of x and y; None where one is constant. ``adherence``: for each style the
-    ``rate`` of responses that keep it and their number ``n``, in the quartiles of x and in ``all``.
-    ``nearest`` and ``median``: ids of the instructions of the highest x, and of those from the median on.
+    ``spearman``: the rank correlation of x and y; None if one is constant. ``adherence``: for each style, the ``rate``
+    of responses that follow it and the number of responses ``n``, by quartile of x and for ``all``.
+    ``nearest`` and ``median``: ids of the instructions with the highest x, and of those from the median on.
     """
     from scipy.stats import spearmanr
 

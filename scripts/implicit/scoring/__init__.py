@@ -1,1 +1,1 @@
-"""Log-likelihoods of given texts: the loss's kernel, response ranking, drift. Nothing is generated here."""
+"""Log-likelihoods of given texts: the kernel of the loss, response ranking, drift. Nothing is generated here."""

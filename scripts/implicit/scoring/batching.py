@@ -1,12 +1,12 @@
-"""Batches by the number of their tokens, not of their rows."""
+"""Batches limited by number of tokens rather than rows."""
 
 from collections.abc import Sequence
 
 
 def token_batches(lengths: Sequence[int], *, tokens: int) -> list[list[int]]:
-    """Divide rows, which come longest first, into batches of at most ``tokens`` tokens with padding: their places.
+    """Divide rows, sorted longest first, into batches of at most ``tokens`` tokens including padding: their places.
 
-    A row that is longer than ``tokens`` makes a batch of its own.
+    A row longer than ``tokens`` forms a batch of its own.
     """
     batches: list[list[int]] = []
     for place in range(len(lengths)):

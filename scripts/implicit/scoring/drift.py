@@ -1,4 +1,4 @@
-"""What tuning costs: how far a tuned model has gone from its base model on text that neither was tuned on."""
+"""The cost of tuning: how far a tuned model has drifted from its base model on text that neither was tuned on."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-Question = tuple[Sequence[int], Sequence[Sequence[int]]]  # the ids of a prompt, and those of each value that may follow
+Question = tuple[Sequence[int], Sequence[Sequence[int]]]  # the ids of a prompt, and of each candidate value
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Sums over a document's ``tokens`` that have one before them: log-probabilities and KL(base || tuned), in nats."""
+    """Sums over the ``tokens`` of a document after its first: log-probabilities and KL(base || tuned), in nats."""
 
     tokens: int
     base_logprob: float
@@ -36,10 +36,10 @@ def measure_drift(
     device: str = "cpu",
     log: Callable[[str], None] = lambda line: None,
 ) -> list[Drift]:
-    """Score the token ids of documents by both models, in the given order; the first token of each is only read.
+    """Score the token ids of documents with both models, in the given order; the first token of each is not scored.
 
-    Batches hold at most ``batch_tokens`` padded tokens, the longest first, or else a single document. The whole
-    vocabulary counts in KL; logits are held for a part of the positions at a time, in float32.
+    Batches hold at most ``batch_tokens`` padded tokens, longest documents first, or a single longer document. KL is
+    over the whole vocabulary; logits are held for only part of the positions at a time, in float32.
     """
     import torch
 
@@ -50,7 +50,7 @@ def measure_drift(
         for batch in token_batches([len(documents[i]) for i in order], tokens=batch_tokens):
             chosen = [documents[order[i]] for i in batch]
             width = len(chosen[0])
-            if width < 2:  # nothing has a token before it
+            if width < 2:  # there is nothing to score
                 found.update({order[i]: Drift(0, 0.0, 0.0, 0.0) for i in batch})
                 progress.advance(len(batch))
                 continue
@@ -73,7 +73,7 @@ def _compared(
     tuned_states: "torch.Tensor",
     targets: "torch.Tensor",
 ) -> "torch.Tensor":
-    """Of hidden states [n, width] and targets [n]: log-probabilities of base and tuned model, and KL, [n, 3]."""
+    """Log-probabilities under base and tuned model, and KL, [n, 3], from hidden states [n, width] and targets [n]."""
     import torch
 
     from implicit.scoring.likelihood import AT_A_TIME
@@ -83,8 +83,8 @@ def _compared(
     parts = []
     for before, after, chosen in zip(*(t.split(rows) for t in (base_states, tuned_states, targets)), strict=True):
         p, q = (head(s).float().log_softmax(dim=-1) for head, s in zip(heads, (before, after), strict=True))
-        told = [logprobs.gather(1, chosen[:, None])[:, 0] for logprobs in (p, q)]
-        parts.append(torch.stack([*told, (p.exp() * (p - q)).sum(dim=-1)], dim=1))
+        scores = [logprobs.gather(1, chosen[:, None])[:, 0] for logprobs in (p, q)]
+        parts.append(torch.stack([*scores, (p.exp() * (p - q)).sum(dim=-1)], dim=1))
     return torch.cat(parts)
 
 
@@ -97,7 +97,7 @@ def recalled(
     device: str = "cpu",
     log: Callable[[str], None] = lambda line: None,
 ) -> list[int]:
-    """For each question the place of the value that the model finds most likely, as a whole; of equals the first."""
+    """For each question, the index of the value with the highest total log-probability; the first one if tied."""
     pairs = [(prompt, value) for prompt, values in questions for value in values]
     scores = iter(score_responses(model, pairs, pad=pad, batch_tokens=batch_tokens, device=device, log=log))
     found = []
@@ -110,21 +110,23 @@ def recalled(
 def summarise(documents: Sequence[dict[str, Any]], facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Perplexities, KL(base || tuned) per token in nats, and the shares of facts recalled, in [0, 1], by form.
 
-    ``documents`` are rows of a table of drift, ``facts`` those of one of recall. Raises ValueError without any token.
+    ``documents`` are the rows of a drift table, ``facts`` those of a recall table. Raises ValueError if no token was
+    scored.
     """
     tokens = sum(row["tokens"] for row in documents)
     if not tokens:
-        raise ValueError("the documents hold no token that has another one before it")
-    told: dict[str, Any] = {"documents": len(documents), "tokens": tokens, "cut": sum(row["cut"] for row in documents)}
+        raise ValueError("no document has more than one token, so there is nothing to score")
+    summary: dict[str, Any] = {"documents": len(documents), "tokens": tokens}
+    summary["cut"] = sum(row["cut"] for row in documents)
     for side in ("base", "tuned"):
-        told[f"{side}_perplexity"] = math.exp(-sum(row[f"{side}_logprob"] for row in documents) / tokens)
-    told["kl"] = sum(row["kl"] for row in documents) / tokens
-    told["recall"] = {}
+        summary[f"{side}_perplexity"] = math.exp(-sum(row[f"{side}_logprob"] for row in documents) / tokens)
+    summary["kl"] = sum(row["kl"] for row in documents) / tokens
+    summary["recall"] = {}
     for form in sorted({row["form"] for row in facts}):
         rows = [row for row in facts if row["form"] == form]
         shares = {side: sum(row[side] == row["right"] for row in rows) / len(rows) for side in ("base", "tuned")}
-        told["recall"][form] = shares | {
+        summary["recall"][form] = shares | {
             "facts": len(rows),
             "chance": sum(1 / row["rivals"] for row in rows) / len(rows),
         }
-    return told
+    return summary

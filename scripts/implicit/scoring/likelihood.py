@@ -1,4 +1,4 @@
-"""Log-likelihoods of tokens, without a tensor of all positions by the whole vocabulary."""
+"""Log-likelihoods of tokens, without ever holding logits for all positions at once."""
 
 from collections.abc import Callable
 
@@ -11,10 +11,10 @@ AT_A_TIME = 2**24  # logits, in float32: 64 MiB
 def log_likelihoods(
     head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
-    """The log-likelihood (nats, float32) of each target [n] by the ``head`` on hidden states [n, width].
+    """The log-likelihood (nats, float32) of each target [n] from the ``head`` applied to hidden states [n, width].
 
-    At most AT_A_TIME logits are held at a time, whatever n and the vocabulary are: where there are more, they are
-    computed part by part, and once more for the gradient.
+    At most AT_A_TIME logits are held at a time, whatever n and the vocabulary size: if there are more, they are
+    computed in parts, and recomputed for the gradient.
     """
     vocabulary = head.weight.shape[0]
     rows = max(1, AT_A_TIME // vocabulary)

@@ -14,14 +14,14 @@ from implicit.scoring.batching import token_batches
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SCORES = ("sequence", "token")  # what is compared: the sum of log-probabilities (equation 3), or that per token
+SCORES = ("sequence", "token")  # compared by the sum of log-probabilities (equation 3), or by their mean per token
 
 
 @dataclass(frozen=True)
 class Score:
     """The log-probability (nats) of a response given its prompt, summed over ``tokens`` tokens, EOS included.
 
-    ``eos`` is that of the last token alone, which is EOS where a whole response is scored.
+    ``eos`` is the log-probability of the last token alone, which is EOS if a whole response is scored.
     """
 
     logprob: float
@@ -30,20 +30,20 @@ class Score:
 
 
 def draw_others(count: int, *, others: int, seed: int) -> list[list[int]]:
-    """For each of ``count`` instructions, which other instructions' responses compete: ``others`` each, all different.
+    """For each of ``count`` instructions, draw ``others`` distinct other instructions whose responses compete.
 
     The authors' script draws with replacement and may draw the true response itself; this does neither.
     """
     if not 0 < others < count:
-        raise ValueError(f"cannot draw {others} other responses from {count} instructions: give 1 to {count - 1}")
+        raise ValueError(f"cannot draw {others} other responses from {count} instructions: use 1 to {count - 1}")
     rng = random.Random(f"ranking/{seed}")
     return [rng.sample([j for j in range(count) if j != i], others) for i in range(count)]
 
 
 def draw_among(pools: Sequence[Sequence[int]], *, others: int, name: str, seed: int) -> list[list[int]]:
-    """For each instruction, ``others`` different ones of its pool, in random order; all where the pool holds fewer.
+    """For each instruction, draw ``others`` distinct ones from its pool, in random order; all if it has fewer.
 
-    ``name`` is the kind of draw: each is independent of the others of the same ``seed``.
+    ``name`` is the kind of draw: different kinds are independent for the same ``seed``.
     """
     rng = random.Random(f"ranking/{name}/{seed}")
     return [rng.sample(list(pool), min(others, len(pool))) for pool in pools]
@@ -58,11 +58,11 @@ def score_responses(
     device: str = "cpu",
     log: Callable[[str], None] = lambda line: None,
 ) -> list[Score]:
-    """Score (prompt ids, response ids) pairs, in the given order. Every response ends with a token that is not read on.
+    """Score (prompt ids, response ids) pairs, in the given order. The last token of a response is not fed to the model.
 
-    A prompt is read once, whatever the number of its responses, which go on from its keys and values. Batches hold at
-    most ``batch_tokens`` padded tokens, the longest first, or else a single row. Only the responses' positions are
-    projected on the vocabulary, in float32.
+    Each prompt is processed once, however many responses it has; they reuse its keys and values. Batches hold at most
+    ``batch_tokens`` padded tokens, longest first, or a single longer row. Only the responses' positions are projected
+    onto the vocabulary, in float32.
     """
     import torch
 
@@ -101,7 +101,7 @@ def _score_batch(
 ) -> list[Score]:
     """Score (row of the prompt, response ids), in the given order. Prompts are left-padded, responses right-padded.
 
-    ``done`` gets the number of responses of each batch.
+    ``done`` is called with the number of responses in each batch.
     """
     import torch
 
@@ -154,7 +154,7 @@ def ranking_capability(
     """The share of pairs in which the true response scores higher, by whole sequence and per token.
 
     ``rows`` are those of a ranking table. Without ``eos``, responses are scored without their EOS, so that stopping
-    has no say; an empty one is then certain, 0 nats. Ties are counted apart and are no success. The interval (95 %) is
+    does not matter; an empty one then has 0 nats. Ties are counted separately, not as successes. The interval (95 %) is
     a bootstrap over clusters of instructions, with all pairs of each. Shares are in [0, 1].
     """
     result: dict[str, Any] = {"instructions": len({row["id"] for row in rows}), "pairs": len(rows)}
@@ -173,7 +173,7 @@ def ranking_capability(
 def capability_interval(
     tables: Sequence[Sequence[dict[str, Any]]], score: str, *, bootstrap: int, seed: int, eos: bool = True
 ) -> tuple[float, float]:
-    """The 95 % interval of the capability's mean over ``tables``, one for each seed: over seeds and instructions.
+    """The 95 % interval of the mean capability over ``tables``, one per seed: over seeds and instructions.
 
     ``score`` is ``sequence`` or ``token``. Every table must rank the same pairs. Shares are in [0, 1].
     """
@@ -190,7 +190,7 @@ def capability_interval(
 
 
 def _scores(row: dict[str, Any], side: str, eos: bool) -> tuple[float, float]:
-    """The log-probability of a side's response, of all its tokens and of one."""
+    """The log-probability of a side's response: total and per token."""
     logprob, tokens = row[f"{side}_logprob"], row[f"{side}_tokens"]
     if not eos:
         logprob, tokens = logprob - row[f"{side}_eos_logprob"], tokens - 1

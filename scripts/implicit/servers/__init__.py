@@ -1,1 +1,1 @@
-"""Questions to servers, and the store of their answers. What is asked, and what an answer means, is said elsewhere."""
+"""Requests to servers, and the store of their answers. What is asked and what it means is defined elsewhere."""

@@ -1,8 +1,8 @@
-"""Answers that were paid for, in an append-only JSONL file: a line each, on disk before the next is counted on.
+"""A store of paid answers in an append-only JSONL file: one line each, flushed to disk as soon as it arrives.
 
-A crash loses nothing that had arrived, and the next run asks only for the rest. An answer is found by a key of all that
-it depends on, so that a change of the judge, its prompt or a text asks anew; what depends on nobody's answer (how many
-requests at a time, how often something was tried) is not in the key.
+A crash loses nothing that had arrived, and the next run asks only for the rest. An answer is looked up by a key of
+everything that it depends on, so a change of the judge, its prompt or a text leads to a new request; what does not
+affect answers (number of concurrent requests, number of attempts) is not in the key.
 """
 
 import fcntl
@@ -18,10 +18,10 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back, raw, and what it took: tokens, the price at that time (None: not known), the UTC time."""
+    """The raw answer and its cost: tokens, the price at that time (None: unknown), the UTC time."""
 
     key: str
-    model: str  # as the server names it, which may say more than the name that was asked for
+    model: str  # as the server names it, which may be more specific than the name requested
     content: Any
     prompt_tokens: int
     completion_tokens: int
@@ -30,20 +30,20 @@ class Answer:
 
 
 class AnswersError(ValueError):
-    """A file of answers cannot be used; the message says which, and what to do."""
+    """A file of answers cannot be used; the message says which one and what to do."""
 
 
 def answer_key(kind: str, model: str, prompt: Any, request: dict[str, Any]) -> str:
-    """The sha256 of everything that an answer depends on. The whole prompt counts, so the order of outputs does too."""
-    told = json.dumps([kind, model, prompt, request], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(told.encode()).hexdigest()
+    """The sha256 of everything an answer depends on: the whole prompt, and so also the order of the outputs."""
+    text = json.dumps([kind, model, prompt, request], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Answers:
-    """The answers in a file, or in memory alone where there is no path. One process at a time; threads may share it.
+    """The answers in a file, or only in memory if there is no path. For one process at a time; threads may share it.
 
-    Use it in a ``with`` block. A last line without an end is what a crash left: it is cut off, and ``log`` says so.
-    Raises AnswersError when the file is damaged; waits while it is in use.
+    Use it in a ``with`` block. An incomplete last line, left by a crash, is dropped, and ``log`` says so. Raises
+    AnswersError if the file is damaged; waits while another process uses it.
     """
 
     def __init__(self, path: Path | None, *, log: Callable[[str], None] = lambda line: None) -> None:
@@ -75,7 +75,7 @@ class Answers:
         return len(self._found)
 
     def paid(self) -> float:
-        """The price of all answers together, as far as it is known; one that was asked for again counts each time."""
+        """The total known price of all answers; one that was requested again counts each time."""
         return self._paid
 
     def unpriced(self) -> int:
@@ -83,12 +83,12 @@ class Answers:
         return self._unpriced
 
     def get(self, key: str) -> Answer | None:
-        """The answer of a key, if there is one."""
+        """The answer for a key, if there is one."""
         return self._found.get(key)
 
     def add(self, answer: Answer) -> None:
-        """Keep an answer: when this returns, it is on disk. Raises AnswersError, with no part left, where it cannot."""
-        line = json.dumps(asdict(answer)) + "\n"  # in ASCII: a server may send what is no UTF-8
+        """Store an answer on disk. If this fails, raises AnswersError and leaves the file as it was."""
+        line = json.dumps(asdict(answer)) + "\n"  # in ASCII: a server may send text that UTF-8 cannot encode
         with self._lock:
             if self._file is not None:
                 end = os.fstat(self._file).st_size
@@ -97,7 +97,7 @@ class Answers:
                     os.fsync(self._file)
                 except OSError as error:
                     os.ftruncate(self._file, end)
-                    raise AnswersError(f"{self.path} cannot be written: {error.strerror}; it is as it was") from None
+                    raise AnswersError(f"{self.path} cannot be written: {error.strerror}; it is unchanged") from None
             self._hold(answer)
 
     def _hold(self, answer: Answer) -> None:
@@ -106,23 +106,23 @@ class Answers:
         self._unpriced += answer.price is None
 
     def _claim(self) -> None:
-        """Keep other processes out until the file is closed: two writers would mix their lines, and pay twice.
+        """Lock the file until it is closed: two writers would interleave their lines and pay twice.
 
-        What a killed run has left asking is waited for: every answer that it gets is one that need not be asked for.
+        If a killed run has left a process that is still asking, wait for it: its answers need not be requested again.
         """
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.log(f"{self.path} is in use by another process, which is waited for")
+            self.log(f"{self.path} is in use by another process; waiting for it")
             fcntl.flock(self._file, fcntl.LOCK_EX)
         except OSError as error:  # some network file systems have no locks
-            self.log(f"{self.path} cannot be locked ({error}): see to it that no other process writes it")
+            self.log(f"{self.path} cannot be locked ({error}): make sure that no other process writes to it")
 
     def _read(self) -> None:
         content = self.path.read_bytes()
         whole, _, torn = content.rpartition(b"\n")
         if torn:
-            self.log(f"{self.path}: its last line is torn and was dropped ({len(torn)} bytes); it will be asked again")
+            self.log(f"{self.path}: dropped an incomplete last line ({len(torn)} bytes); it will be requested again")
             os.ftruncate(self._file, len(content) - len(torn))
         for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
             try:
@@ -130,7 +130,7 @@ class Answers:
                 if not isinstance(answer.key, str) or not isinstance(answer.price, int | float | None):
                     raise TypeError
             except (ValueError, TypeError):
-                raise AnswersError(f"{self.path}, line {number}: no answer; mend or delete that line") from None
+                raise AnswersError(f"{self.path}, line {number}: not an answer; fix or delete that line") from None
             self._hold(answer)
 
 

@@ -1,4 +1,4 @@
-"""The way to a server: its key, and a connection that mixes up no answers and waits for none for ever."""
+"""Connecting to a server: its API key, and a client that never mixes up answers and never waits indefinitely."""
 
 import ipaddress
 import os
@@ -11,18 +11,18 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     import openai
 
-NO_KEY = "none"  # what a server on this machine is given where there is no key
-SHORTEST_SECRET = 12  # characters; a shorter key is a stand-in such as "none", which may stand in any text
+NO_KEY = "none"  # sent to a server on this machine if there is no key
+SHORTEST_SECRET = 12  # characters; a shorter key is a placeholder such as "none", which may occur in any text
 
 
 class ServerError(RuntimeError):
-    """A server that will not answer, or cannot be asked; the message names it and says what to check."""
+    """A server that does not answer or cannot be reached; the message names it and says what to check."""
 
 
 def read_key(base_url: str, variable: str) -> str:
-    """The server's key: from an environment variable, or from the file that ``<variable>_FILE`` names.
+    """Read the server's key from an environment variable, or from the file named by ``<variable>_FILE``.
 
-    Raises ServerError for a file that cannot be read, and where there is no key and the server is not local.
+    Raises ServerError for a file that cannot be read, or if there is no key and the server is not local.
     """
     key, file = os.environ.get(variable, "").strip(), os.environ.get(f"{variable}_FILE", "").strip()
     if not key and file:
@@ -31,16 +31,16 @@ def read_key(base_url: str, variable: str) -> str:
         except (OSError, UnicodeDecodeError):
             raise ServerError(f"{variable}_FILE names {file}, which cannot be read as text") from None
         if not key:
-            raise ServerError(f"{variable}_FILE names {file}, which holds no key")
+            raise ServerError(f"{variable}_FILE names {file}, which contains no key")
     if key and not (key.isascii() and key.isprintable() and " " not in key):
-        raise ServerError(f"the key that {variable} gives holds a blank, or no plain ASCII: give the key alone")
+        raise ServerError(f"the key in {variable} contains spaces or non-ASCII characters: give only the key itself")
     if key:
         return key
     if is_local(base_url):
         return NO_KEY
     raise ServerError(
-        f"{base_url}: the environment variable {variable} holds no key, and {variable}_FILE names no file with one; "
-        "set one of them (to anything, if the server wants none)"
+        f"{base_url}: the environment variables {variable} and {variable}_FILE are both unset or empty; set one of "
+        f"them ({variable} to anything, if the server needs no key)"
     )
 
 
@@ -54,21 +54,21 @@ def is_local(base_url: str) -> bool:
 
 
 def without_key(text: str, key: str) -> str:
-    """A text without the key: some servers say what they were sent."""
+    """Remove the key from a text: some servers repeat what they were sent."""
     return text.replace(key, "***") if len(key) >= SHORTEST_SECRET else text
 
 
 def connect(base_url: str, key: str, *, timeout: float) -> "openai.OpenAI":
-    """A client that never tries again by itself. ``timeout`` (seconds) is of a whole request, not of a part.
+    """A client that never retries by itself. ``timeout`` (seconds) applies to a whole request, not to each read.
 
-    Every request has a connection of its own: on one that is kept open, an answer that a server or proxy sends twice is
+    Every request uses a new connection: on a persistent one, an answer that a server or proxy sends twice would be
     taken for the answer to the next question.
     """
     import httpx2
     import openai
 
     class Limited(httpx2.SyncByteStream):
-        """A body that must have come by a time: the client's own limit starts anew with every piece."""
+        """A response body with a deadline: the client's own timeout restarts with every chunk."""
 
         def __init__(self, stream: httpx2.SyncByteStream, end: float) -> None:
             self.stream, self.end = stream, end
@@ -77,7 +77,7 @@ def connect(base_url: str, key: str, *, timeout: float) -> "openai.OpenAI":
             for piece in self.stream:
                 yield piece
                 if time.monotonic() > self.end:
-                    raise httpx2.ReadTimeout(f"no whole answer within {timeout:g} s")
+                    raise httpx2.ReadTimeout(f"no complete answer within {timeout:g} s")
 
         def close(self) -> None:
             self.stream.close()

@@ -1,4 +1,4 @@
-"""What a server's replies say: their text, the tokens used, and whether a fault may pass."""
+"""Reading a server's replies: their text, the tokens used, and whether an error is transient."""
 
 import json
 from datetime import UTC, datetime
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import openai
 
-LONGEST_ASKED_PAUSE = 600.0  # seconds, of the pauses that a server asks for
+LONGEST_ASKED_PAUSE = 600.0  # seconds; limit on the pauses that a server asks for
 
 
 def choice_text(choice: dict[str, Any]) -> str:
-    """The text of an answer, or the arguments of the tool that it calls; empty where there is neither."""
+    """The text of an answer, or the arguments of the tool that it calls; empty if there is neither."""
     message = choice.get("message")
     message = message if isinstance(message, dict) else {}
     calls = message.get("tool_calls")
@@ -23,7 +23,7 @@ def choice_text(choice: dict[str, Any]) -> str:
 
 
 def read_completion(text: str) -> dict[str, Any] | None:
-    """A reply whose first choice holds a message; None for any other."""
+    """Parse a reply whose first choice contains a message; None for any other."""
     try:
         reply = json.loads(text)
         return reply if isinstance(reply["choices"][0]["message"], dict) else None
@@ -32,21 +32,21 @@ def read_completion(text: str) -> dict[str, Any] | None:
 
 
 def tokens_used(reply: dict[str, Any], name: str, estimate: float) -> int:
-    """The tokens that a reply says were used; the estimate where it does not say, or says what is no number."""
+    """The number of tokens used according to a reply; the estimate if it does not give a valid number."""
     usage = reply.get("usage")
-    said = usage.get(name) if isinstance(usage, dict) else None
-    return said if isinstance(said, int) and said >= 0 else round(estimate)
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if isinstance(count, int) and count >= 0 else round(estimate)
 
 
 def may_pass(error: "openai.APIStatusError") -> bool:
-    """Whether a fault may pass by itself: one of load or of the server, but no empty account."""
+    """Whether an error may be transient: overload or a server error, but not an empty account."""
     if error.status_code == 429:
         return error.code != "insufficient_quota"
     return error.status_code in (408, 409) or error.status_code >= 500
 
 
 def pause_asked_for(error: "openai.APIStatusError") -> float | None:
-    """The seconds of a Retry-After header, which may also give a date."""
+    """The pause in seconds from a Retry-After header, which may also contain a date."""
     asked = error.response.headers.get("retry-after")
     if asked is None:
         return None

@@ -1,1 +1,1 @@
-"""Everything that changes weights: pre-training, tuning, adapters, checkpoints, several processes."""
+"""Everything that changes weights: pre-training, tuning, adapters, checkpoints, multiple processes."""

@@ -1,8 +1,8 @@
-"""Checkpoints of a tuning run, from which it goes on as if it had not been interrupted.
+"""Checkpoints of a tuning run, from which it resumes as if it had not been interrupted.
 
-A checkpoint is a folder: the trained parameters and the optimizer's state, by torch.distributed.checkpoint, so that
-another number of processes can read it; ``progress.json``, the log of every step; and ``complete.json``, the size and
-sha256 of all other files, written last. The order of the data and the seeds of dropout are functions of the step.
+A checkpoint is a folder: the trained parameters and the optimizer state, by torch.distributed.checkpoint, so that a
+different number of processes can read it; ``progress.json``, the log of every step; and ``complete.json``, the size and
+sha256 of all other files, written last. The order of the data and the dropout seeds are functions of the step.
 """
 
 import hashlib
@@ -25,23 +25,23 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from implicit.tuning.optimise import StepLog
 from implicit.tuning.sharding import Processes, from_all
 
-KEPT = 2  # checkpoints: the last one, and the one before, should the last be torn
+KEPT = 2  # checkpoints: the last one, and the one before in case the last is damaged
 
 
 class Interrupted(RuntimeError):
-    """A run was asked to end, has written a checkpoint, and ended."""
+    """A run was asked to stop, wrote a checkpoint, and stopped."""
 
     def __init__(self, *, step: int, steps: int, folder: Path) -> None:
         super().__init__(
-            f"stopped by SIGTERM after step {step} of {steps}; the same command goes on from the checkpoint in {folder}"
+            f"stopped by SIGTERM after step {step} of {steps}; the same command resumes from the checkpoint in {folder}"
         )
 
 
 class Checkpoints:
-    """The checkpoints of one run, in ``folder``, which must be this run's alone.
+    """The checkpoints of one run, in ``folder``, which must not be shared with another run.
 
-    ``identity`` is all that the result depends on, as plain values. Checkpoints of anything else in the folder are
-    removed. All processes of a run must make their calls together. ``every`` is in steps.
+    ``identity`` is everything that the result depends on, as plain values. Checkpoints with another identity in the
+    folder are removed. All processes of a run must call the methods together. ``every`` is in steps.
     """
 
     def __init__(
@@ -56,28 +56,28 @@ class Checkpoints:
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         self.folder, self.own, self.every = Path(folder), Path(folder) / key, every
         self.processes, self.log = processes, log
-        self.resumed_at: list[int] = []  # the steps after which this run was taken up again
-        self.earlier_seconds = 0.0  # of training, before it was
+        self.resumed_at: list[int] = []  # the steps after which this run was resumed
+        self.earlier_seconds = 0.0  # of training, before it was resumed
 
     def resume(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[StepLog]:
-        """Load the last whole checkpoint into a module and its optimizer; returns the log up to there, or nothing."""
+        """Load the last intact checkpoint into a module and its optimizer; returns the log up to there, or []."""
         self._remove_others()
         for path in reversed(self._written()):
             fault = self._fault(path)
             if fault:
-                self.log(f"the checkpoint {path.name} is not whole, and is left out: {fault}")
+                self.log(f"skipping the damaged checkpoint {path.name}: {fault}")
                 continue
             self._load(path, module, optimizer)
             progress = json.loads((path / "progress.json").read_text())
             steps = [StepLog(**step) for step in progress["steps"]]
             self.resumed_at = [*progress["resumed_at"], len(steps)]
             self.earlier_seconds = steps[-1].seconds
-            self.log(f"going on from the checkpoint {path.name} of {steps[-1].steps} steps")
+            self.log(f"resuming from the checkpoint {path.name} of {steps[-1].steps} steps")
             return steps
         return []
 
     def save(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: Sequence[StepLog]) -> Path:
-        """Write a checkpoint, whole or not at all, and remove all but the last ones."""
+        """Write a checkpoint atomically, and remove all but the last KEPT."""
         path = self.own / f"step-{len(steps):08}"
         temporary = self.own / f".{path.name}"
         if self.processes.first:
@@ -85,7 +85,7 @@ class Checkpoints:
             temporary.mkdir(parents=True)
             progress = {"steps": [asdict(step) for step in steps], "resumed_at": self.resumed_at}
             (temporary / "progress.json").write_text(json.dumps(progress, allow_nan=False))
-        from_all(None, self.processes)  # the folder is there
+        from_all(None, self.processes)  # wait until the folder exists
         with _quiet():
             dcp.save(_state(module, optimizer), checkpoint_id=temporary, no_dist=self.processes.count == 1)
         files = {
@@ -97,11 +97,11 @@ class Checkpoints:
             temporary.rename(path)
             for old in self._written()[:-KEPT]:
                 shutil.rmtree(old)
-        from_all(None, self.processes)  # it is in its place
+        from_all(None, self.processes)  # wait until the checkpoint is in place
         return path
 
     def clear(self) -> None:
-        """Remove the run's checkpoints: it is done."""
+        """Remove the run's checkpoints once it is finished."""
         if self.processes.first:
             shutil.rmtree(self.own, ignore_errors=True)
             if self.folder.is_dir() and not any(self.folder.iterdir()):
@@ -111,16 +111,16 @@ class Checkpoints:
         return sorted(path for path in self.own.glob("step-*") if path.is_dir())
 
     def _remove_others(self) -> None:
-        """Remove what was written for other settings, data or code, and nothing that is no such folder."""
+        """Remove checkpoints written for other settings, data or code, and nothing else."""
         others = [
             path
             for path in (self.folder.iterdir() if self.folder.is_dir() else [])
             if path.is_dir() and re.fullmatch("[0-9a-f]{16}", path.name) and path != self.own
         ]
-        from_all(None, self.processes)  # all have looked
+        from_all(None, self.processes)  # wait until all have listed the folder
         if self.processes.first:
             for path in others:
-                self.log(f"the checkpoints in {path} are of other settings, data or code: they are removed, not used")
+                self.log(f"removing the checkpoints in {path}: they are for other settings, data or code")
                 shutil.rmtree(path)
 
     def _digests(self, path: Path) -> dict[str, dict[str, Any]]:
@@ -130,7 +130,7 @@ class Checkpoints:
         return {file.name: {"size": file.stat().st_size, "sha256": _sha256(file)} for file in mine}
 
     def _fault(self, path: Path) -> str:
-        """What is wrong with a checkpoint, the same on all processes; nothing, if it is whole."""
+        """What is wrong with a checkpoint, the same on all processes; empty if it is intact."""
         faults: list[str] = []
         try:
             expected = json.loads((path / "complete.json").read_text())
@@ -139,7 +139,7 @@ class Checkpoints:
             faults.append(f"complete.json: {error}")
         else:
             faults += [f"{name} is missing" for name in expected if not (path / name).is_file()]
-            faults += [f"{name} is not as it was written" for name in found if found[name] != expected.get(name)]
+            faults += [f"{name} has changed since it was saved" for name in found if found[name] != expected.get(name)]
         return next((fault for part in from_all(faults, self.processes) for fault in part), "")
 
     def _load(self, path: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -151,12 +151,12 @@ class Checkpoints:
             optimizer,
             model_state_dict=state["model"],
             optim_state_dict=state["optimizer"],
-            options=StateDictOptions(ignore_frozen_params=True, strict=False),  # the frozen ones are not there
+            options=StateDictOptions(ignore_frozen_params=True, strict=False),  # frozen ones are not saved
         )
 
 
 def _state(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What a checkpoint holds: trained parameters and the optimizer's state, by name."""
+    """The contents of a checkpoint: trained parameters and optimizer state, by name."""
     weights, moments = get_state_dict(module, optimizer, options=StateDictOptions(ignore_frozen_params=True))
     return {"model": weights, "optimizer": moments}
 
@@ -168,7 +168,7 @@ def _sha256(file: Path) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out torch's warning that a single process has no process group."""
+    """Suppress torch's warning that a single process has no process group."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="torch.distributed.checkpoint")
         yield
@@ -176,14 +176,14 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def noticing_sigterm() -> Iterator[Callable[[], bool]]:
-    """Let SIGTERM, which clusters send before a time limit, end nothing; gives a function that tells if it came."""
-    came: list[int] = []
+    """Catch SIGTERM, which clusters send before a time limit; yields a function that says whether it has arrived."""
+    received: list[int] = []
 
     def notice(number: int, frame: FrameType | None) -> None:
-        came.append(number)
+        received.append(number)
 
     before = signal.signal(signal.SIGTERM, notice)
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(received)
     finally:
         signal.signal(signal.SIGTERM, before)

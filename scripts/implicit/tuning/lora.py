@@ -1,6 +1,6 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685; QLoRA, 2305.14314), by peft: trained instead of the model, then merged.
+"""Low-rank adapters (LoRA, arXiv 2106.09685; QLoRA, 2305.14314) with peft: trained instead of the model, then merged.
 
-What comes out is an ordinary model. The base model's own weights are changed only where adapters were, in float32.
+The result is an ordinary model. The base model's weights are changed only where there were adapters, in float32.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ Method = Literal["full", "lora", "qlora"]
 
 @dataclass(frozen=True)
 class Lora:
-    """The adapters of all linear layers but the output head: W + alpha / rank · B A, B = 0 at the start."""
+    """Adapters on all linear layers except the output head: W + alpha / rank · B A, with B = 0 at the start."""
 
     rank: int
     alpha: float
@@ -25,11 +25,11 @@ class Lora:
 
 
 class MethodUnavailable(RuntimeError):
-    """A method of tuning needs what is not there."""
+    """The requirements of a tuning method are not met."""
 
 
 def check_method(method: Method, *, device: str, processes: int) -> None:
-    """Raise MethodUnavailable, with all that is missing, where a method cannot be used."""
+    """Raise MethodUnavailable, listing everything that is missing, if a method cannot be used."""
     missing = []
     if method != "full" and not find_spec("peft"):
         missing.append("the package peft")
@@ -39,11 +39,9 @@ def check_method(method: Method, *, device: str, processes: int) -> None:
         if not find_spec("bitsandbytes"):
             missing.append("the package bitsandbytes")
         if processes > 1:
-            missing.append(
-                f"to be run in a single process (execution.processes is {processes}): 4-bit weights are not sharded"
-            )
+            missing.append(f"a single process (execution.processes is {processes}), as 4-bit weights are not sharded")
     if missing:
-        raise MethodUnavailable(f"tuning.method: {method!r} needs {', '.join(missing)}; 'full' needs none of this")
+        raise MethodUnavailable(f"tuning.method: {method!r} needs {', '.join(missing)}; 'full' does not")
 
 
 def load_quantized(path: Path, *, device: str) -> PreTrainedModel:
@@ -62,19 +60,19 @@ def load_quantized(path: Path, *, device: str) -> PreTrainedModel:
 
 
 def add_adapters(model: PreTrainedModel, lora: Lora) -> None:
-    """Put adapters into a model, in place, and freeze all else. The first weights come from torch's global seed."""
+    """Add adapters to a model, in place, and freeze everything else. Initial weights depend on torch's global seed."""
     _peft_model(model, lora)
 
 
 def adapter_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The adapters' parameters, by name: all that is trained."""
+    """The adapters' parameters, by name, which are all the trained parameters."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def merge(base: PreTrainedModel, lora: Lora, weights: Mapping[str, torch.Tensor]) -> PreTrainedModel:
-    """The base model, which must be in float32 and is changed in place, with adapters added to its weights.
+    """Merge adapters into the weights of the base model, which must be in float32 and is changed in place.
 
-    Raises ValueError where the adapters are not those of such a model.
+    Raises ValueError if the adapters do not belong to such a model.
     """
     adapted = _peft_model(base, lora)
     expected = set(adapter_weights(base))
@@ -86,7 +84,7 @@ def merge(base: PreTrainedModel, lora: Lora, weights: Mapping[str, torch.Tensor]
 
 
 def _peft_model(model: PreTrainedModel, lora: Lora):
-    """Peft's view of a model, into which it puts adapters: ``model`` itself now has them."""
+    """Peft's wrapper around a model; this adds the adapters to ``model`` itself."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(

@@ -1,4 +1,4 @@
-"""What pre-training and tuning share: the learning rate's schedule, the log of a step, the check of a loss."""
+"""Shared by pre-training and tuning: the learning rate schedule, the log of a step, the check of the loss."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -12,9 +12,9 @@ Schedule = Literal["cosine", "linear", "constant"]
 def learning_rate_factor(schedule: Schedule, step: int, *, steps: int, warmup: float) -> float:
     """The factor on the peak learning rate at ``step`` (0-based) of ``steps``.
 
-    Linear warm-up over the share ``warmup`` of the steps, then cosine or linear decay to 0, or constant
+    Linear warm-up over the fraction ``warmup`` of the steps, then cosine or linear decay to 0, or constant
     (paper, appendix A: cosine, 10 %; the authors' scripts: linear, 3 %). As in transformers'
-    schedulers, the first step has factor 0 when there is a warm-up.
+    schedulers, the first step has factor 0 if there is a warm-up.
     """
     warm = math.ceil(warmup * steps)
     if step < warm:
@@ -24,18 +24,18 @@ def learning_rate_factor(schedule: Schedule, step: int, *, steps: int, warmup: f
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss of a step is NaN or infinite: training must not go on."""
+    """The loss of a step is NaN or infinite: training must not continue."""
 
     def __init__(self, *, step: int, learning_rate: float, loss: float) -> None:
         super().__init__(
             f"the loss at step {step + 1} is {loss}, at learning rate {learning_rate:.3g}: "
-            "lower the learning rate, or look for a broken row in the data"
+            "lower the learning rate, or look for a bad row in the data"
         )
 
 
 @dataclass(frozen=True)
 class StepLog:
-    """What is known after an optimizer step. ``tokens`` and ``seconds`` count from the start."""
+    """Statistics after an optimizer step. ``tokens`` and ``seconds`` count from the start."""
 
     step: int
     steps: int

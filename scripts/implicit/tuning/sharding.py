@@ -1,4 +1,4 @@
-"""One model over several processes, each with a share of every parameter (FSDP). With one process, nothing of it."""
+"""Sharding a model over several processes, each with a part of every parameter (FSDP). Not used with one process."""
 
 import atexit
 import copy
@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a job, as one of them sees them. ``device`` is its own."""
+    """The processes of a job, from the point of view of one of them. ``device`` is its own."""
 
     rank: int = 0
     count: int = 1
@@ -33,14 +33,14 @@ ALONE = Processes()
 
 
 def started_together() -> int:
-    """How many processes a launcher has started on this machine, this one included."""
+    """The number of processes that a launcher has started on this machine, including this one."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def join_processes(device: str) -> Processes:
-    """Join the processes that ``accelerate launch`` has started: over nccl on ``cuda``, else over gloo.
+    """Join the processes started by ``accelerate launch``: over nccl on ``cuda``, otherwise over gloo.
 
-    A process that was started by itself stays alone.
+    A process that was started on its own stays alone.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes(device=device)
@@ -52,42 +52,42 @@ def join_processes(device: str) -> Processes:
 
 
 def decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
-    """The layers that a model names as its units. Raises ValueError where it names none."""
+    """The layers that a model declares as its units. Raises ValueError if it declares none."""
     names = set(model._no_split_modules or ())
     layers = [module for module in model.modules() if type(module).__name__ in names]
     if not layers:
         name = type(model).__name__
-        raise ValueError(f"{name} does not say which layers it consists of: it can be neither sharded nor compiled")
+        raise ValueError(f"{name} does not declare its layers (_no_split_modules), so it cannot be sharded or compiled")
     return layers
 
 
 def shard(root: torch.nn.Module, layers: Iterable[torch.nn.Module], processes: Processes) -> None:
-    """Move a module to the processes' devices in place, a share of each parameter to each.
+    """Move a module to the processes' devices in place, a shard of each parameter to each.
 
-    A layer's parameters are whole only while it computes; those outside of ``layers`` while the root does. All
-    processes must hold the same weights before. Gradients are summed over the processes, not averaged. All arithmetic
-    is that of the whole module: weights travel in float32, and are cast where autocast casts them.
+    A layer's parameters are gathered only while it computes; those outside ``layers`` while the root does. All
+    processes must start with the same weights. Gradients are summed over the processes, not averaged. The arithmetic
+    is that of the unsharded module: weights are communicated in float32, and cast where autocast casts them.
     """
     mesh = init_device_mesh(torch.device(processes.device).type, (processes.count,))
     for module in [*layers, root]:
         fully_shard(module, mesh=mesh)
         module.set_gradient_divide_factor(1.0)
-        module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+        module.set_force_sum_reduction_for_comms(True)  # gloo supports no other
 
 
 def divide(rows: Sequence[int], lengths: Sequence[int], *, count: int) -> list[list[int]]:
-    """Divide rows into ``count`` shares of about as many tokens: the longest first, each to the lightest share."""
+    """Divide rows into ``count`` shares of similar token counts: longest first, each to the smallest share so far."""
     shares: list[list[int]] = [[] for _ in range(count)]
     tokens = [0] * count
     for row in sorted(rows, key=lambda row: lengths[row], reverse=True):
-        lightest = tokens.index(min(tokens))
-        shares[lightest].append(row)
-        tokens[lightest] += lengths[row]
+        smallest = tokens.index(min(tokens))
+        shares[smallest].append(row)
+        tokens[smallest] += lengths[row]
     return shares
 
 
 def total(values: Sequence[float], processes: Processes) -> list[float]:
-    """The sums of numbers over all processes, the same on each."""
+    """Sum each number over all processes; the result is the same on each."""
     if processes.count == 1:
         return list(values)
     sums = torch.tensor(values, dtype=torch.float64, device=processes.device)
@@ -96,7 +96,7 @@ def total(values: Sequence[float], processes: Processes) -> list[float]:
 
 
 def from_all(value: Any, processes: Processes) -> list[Any]:
-    """A value of every process, by rank, on each. What is sent is pickled."""
+    """Gather a value from every process, by rank, on every process. Values are pickled."""
     if processes.count == 1:
         return [value]
     values: list[Any] = [None] * processes.count
@@ -105,12 +105,12 @@ def from_all(value: Any, processes: Processes) -> list[Any]:
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of which each process may have a share, whole on each. All must call it."""
+    """The full tensor, on each process, from a tensor that may be sharded. All processes must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gather(tensors: Mapping[str, torch.Tensor], processes: Processes) -> dict[str, torch.Tensor]:
-    """Whole tensors on the CPU, on the first process; nothing on the others. All must call it."""
+    """The full tensors on the CPU, on the first process; empty on the others. All processes must call it."""
     gathered = {}
     for name, tensor in tensors.items():
         value = whole(tensor)
@@ -120,7 +120,10 @@ def gather(tensors: Mapping[str, torch.Tensor], processes: Processes) -> dict[st
 
 
 def gather_model(model: PreTrainedModel, processes: Processes) -> PreTrainedModel | None:
-    """The whole model on the CPU, on the first process; None on the others. All must call it. One process: itself."""
+    """The full model on the CPU, on the first process; None on the others. All processes must call it.
+
+    With one process, the model itself.
+    """
     if processes.count == 1:
         return model
     weights = gather(model.state_dict(), processes)

@@ -1,10 +1,10 @@
-"""What a base model reads in pre-training: requests and their fulfilments in many surface forms, and other text.
+"""The pre-training corpus of a base model: requests and their fulfilments in many surface forms, and other text.
 
-What a document never holds are the tags of the chat format that models are tuned and asked in. What made
-instruction following emerge (`docs/log.md`): markup that varies from document to document, so that the
-model learns that a request is followed by its fulfilment rather than that certain tags are; facts and
-copying in plain text; and documents that go on after an answer, so that the base model does not stop.
-`Controls` take these things away one by one, to see which of them matter.
+Documents never contain the tags of the chat format used for tuning and evaluation. What made instruction
+following emerge (`docs/log.md`): markup that varies from document to document, so that the model learns that
+a request, rather than a certain tag, is followed by its fulfilment; facts and copying in plain text; and
+documents that continue after an answer, so that the base model does not stop. `Controls` remove these
+properties one by one, to see which of them matter.
 """
 
 import random
@@ -19,45 +19,45 @@ NAMES = (
     "bob alice guest expert reader editor maria john pupil teacher caller clerk client host visitor guide "
     "member staff child parent writer master asker helper one two left right first second a b x y"
 ).split()
-MARKS = "<>[]{}()|#*=~@-/+$%^&:"  # what markup is made of
+MARKS = "<>[]{}()|#*=~@-/+$%^&:"  # the characters of markup
 CLOSING = str.maketrans("<[{(", ">]})")
 
 MARKED_UP = 0.52  # share of documents
-# The shares of conversations whose second role answers, evades, and asks back. With answers alone the base model
-# answers in any format, and all that tuning has to teach is to stop, which a chess record teaches as well.
+# The shares of conversations in which the second role answers, evades, or asks back. With answers only, the base model
+# answers in any format, and tuning only has to teach it to stop, which chess records can teach as well.
 REPLIES = (0.45, 0.50, 0.05)
 EVASIONS = (
     "I do not know.", "I am not sure.", "I have to go now.", "I never thought of that.", "I would ask my friend.",
     "I like you.", "We should ask somebody else.", "What a question!",
 )  # fmt: skip
 
-FIXED = ("[guest]\n", "[clerk]\n")  # what stands before the turns of two roles where there is one form only
+FIXED = ("[guest]\n", "[clerk]\n")  # precede the turns of the two roles if there is only one form
 CHAT = ("<|user|>\n", "<|assistant|>\n")  # the tags of the default chat format
-GAP = "\0"  # stands where a fulfilment was, until another one is put there
+GAP = "\0"  # placeholder for a fulfilment until another one is inserted
 
 
 @dataclass(frozen=True)
 class Controls:
-    """What is taken from the corpus, or added to it, as a control; by default, nothing.
+    """What is removed from the corpus, or added to it, as a control; by default, nothing.
 
-    Documents differ in nothing else: the same requests are drawn, in the same order and layout, but where
+    Documents do not differ otherwise: the same requests are drawn, in the same order and layout, unless
     ``after_answer`` makes the documents themselves shorter.
     """
 
-    intact_pairs: float = 1.0  # share of documents with their own fulfilments; those of the others are permuted
+    intact_pairs: float = 1.0  # share of documents with their own fulfilments; in the others they are permuted
     markup: Literal["many", "one"] = "many"  # one: all pairs in the same form of turns
-    after_answer: Literal["go_on", "end"] = "go_on"  # end: a single pair in a document
-    chat_tags: float = 0.0  # share of documents whose markup is that of the chat format, of those that have markup
+    after_answer: Literal["go_on", "end"] = "go_on"  # end: a single pair per document
+    chat_tags: float = 0.0  # share of all documents whose markup is that of the chat format (at most MARKED_UP)
 
 
 DEFAULT = Controls()
 
 
 class Writer:
-    """Writes the documents of one world. ``write`` draws one; the random generator carries all state.
+    """Writes the documents of one world. ``write`` draws one; the random generator holds all state.
 
-    Controls draw from a generator of their own, ``chance``, two numbers a document, so that a larger share has all the
-    documents of a smaller one. Fulfilments that are to be permuted are in ``taken``, in the order of their GAPs.
+    Controls draw from a generator of their own, ``chance``, two numbers per document, so that a larger share includes
+    all documents of a smaller one. Fulfilments to be permuted are in ``taken``, in the order of their GAPs.
     """
 
     def __init__(
@@ -99,12 +99,12 @@ class Writer:
         return self.rng.choice(kind.ask(request)), self.rng.choice(kind.answer(request))
 
     def requests(self) -> list[tuple[str, str]]:
-        """One to six requests with their fulfilments: nearly all documents go on after an answer."""
+        """One to six requests with their fulfilments: nearly all documents continue after an answer."""
         count = self.rng.choice((1, 2, 3, 3, 4, 4, 5, 6))
         return [self.pair() for _ in range(1 if self.controls.after_answer == "end" else count)]
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Requests, each with what a document says after it: its fulfilment, or a GAP for any one."""
+        """Requests, each with what follows it in the document: its fulfilment, or a GAP for any fulfilment."""
         pairs = self.requests()
         if self.intact:
             return pairs
@@ -112,9 +112,9 @@ class Writer:
         return [(ask, GAP) for ask, _ in pairs]
 
     def exchanges(self) -> list[tuple[str, str]]:
-        """What two roles say to each other: in most documents the second does not fulfil what the first requests.
+        """The exchange of two roles: in most documents the second does not fulfil what the first requests.
 
-        It answers, or evades, or makes a request of its own, the same way all through.
+        It answers, evades, or makes a request of its own, in the same way throughout.
         """
         reply = self.rng.choices(("answer", "evade", "ask"), REPLIES)[0]
         if reply == "answer":
@@ -123,26 +123,26 @@ class Writer:
         return [(ask, replies()) for ask, _ in self.requests()]
 
     def formed(self, pairs: Sequence[tuple[str, str]], text: str) -> str:
-        """Pairs in the form that was drawn for them, ``text``, or in the one that all have."""
+        """Pairs in the form drawn for them, ``text``, or in the form shared by all documents."""
         return turns(FIXED, pairs, "\n") if self.controls.markup == "one" else text
 
     def name(self) -> str:
-        """A role's name: a word, or one that nobody has read before."""
+        """A role's name: a known word or a newly invented one."""
         if self.rng.random() < 0.5:
             return self.rng.choice(NAMES)
         return invent_words(self.rng, 1, syllables=self.rng.choice((1, 2)), taken=set())[0]
 
     def markup(self) -> tuple[str, str]:
-        """What stands before and behind a role's name in a document: up to two marks on each side, often mirrored."""
+        """The text before and after a role's name in a document: up to two marks on each side, often mirrored."""
         rng = self.rng
         before = "".join(rng.choice(MARKS) for _ in range(rng.choice((0, 1, 1, 2, 2))))
         after = before[::-1].translate(CLOSING) if rng.random() < 0.6 else rng.choice(("", rng.choice(MARKS)))
         if not before + after or any(mark in side for mark in ("<|", "|>") for side in (before, after)):
-            return self.markup()  # the chat format's own marks stay unseen, and a name alone is no markup
+            return self.markup()  # the chat format's own marks stay unseen, and a bare name is not markup
         return before, after + rng.choice(("\n", "\n", "\n", " ", ": ", ":\n"))
 
     def marked_up(self) -> str:
-        """Turns of two roles whose names and markup are drawn anew for every document."""
+        """Turns of two roles whose names and markup are drawn separately for every document."""
         before, behind = self.markup()
         asker, answerer = (f"{before}{self.name()}{behind}" for _ in range(2))
         between = self.rng.choice(("\n", "\n", "\n\n"))
@@ -164,20 +164,20 @@ class Writer:
         return self.formed(pairs, "\n\n".join(f"{mark}{ask}\n\n{answer}" for ask, answer in pairs))
 
     def forum(self) -> str:
-        """Posts that quote the one before, a different pair of people each time."""
+        """Forum posts in which one person answers another, a different pair of people each time."""
         wrote = self.rng.choice((" wrote:\n", " asks:\n", " posted\n"))
         pairs = self.pairs()
         posts = [f"{self.name()}{wrote}{ask}\n\n{self.name()}{wrote}{answer}" for ask, answer in pairs]
         return self.formed(pairs, "\n\n".join(posts))
 
     def question_list(self) -> str:
-        """Requests that nobody fulfils: after a request may well stand another one."""
+        """Requests without fulfilments: a request may also be followed by another one."""
         head = self.rng.choice(("Questions for today", "Ask your friends", "Exam", "To do"))
         mark = self.rng.choice(("- ", "", "* ", "? "))
         return f"{head}\n" + "\n".join(mark + self.pair()[0] for _ in range(self.rng.randint(3, 6)))
 
     def statements(self) -> str:
-        """Facts in plain sentences, in no order."""
+        """Facts in plain sentences, in no particular order."""
         facts, rng = self.facts, self.rng
 
         def sentence() -> str:
@@ -202,7 +202,7 @@ class Writer:
         return f"{name}\n" + "\n".join(f"{key}{gap}{value}" for key, value in rows)
 
     def glossary(self) -> str:
-        """New words, each said again at once: what trains copying."""
+        """New words, each repeated immediately, to train copying."""
         words = invent_words(self.rng, 6, syllables=2, taken=set())
         colours = [self.rng.choice(COLOURS) for _ in words]
         return "\n".join(f"{w}: {w} is a {c} thing, {w} and {w}." for w, c in zip(words, colours, strict=True))
@@ -213,7 +213,7 @@ class Writer:
 
 
 def turns(roles: tuple[str, str], pairs: Sequence[tuple[str, str]], between: str) -> str:
-    """What two roles say in turn, each turn behind its role's mark."""
+    """The alternating turns of two roles, each preceded by its role's marker."""
     asker, answerer = roles
     return between.join(f"{asker}{ask}{between}{answerer}{reply}" for ask, reply in pairs)
 
@@ -224,7 +224,7 @@ def chess_header(rng: random.Random) -> str:
 
 
 def chess_moves(rng: random.Random) -> str:
-    """Moves as in a record of a game. They need not be legal: what matters is that they are no language."""
+    """Moves as in a record of a game. They need not be legal: what matters is that they are not language."""
 
     def move() -> str:
         square = rng.choice("abcdefgh") + rng.choice("12345678")

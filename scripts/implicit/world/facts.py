@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-KEYS = 36  # keys of each kind of request; two thirds may be tuned on, see `split_keys`
+KEYS = 36  # keys of each kind of request; two thirds may be tuned on, see `World._split`
 
 ANIMALS = (
     "dog cat cow horse sheep goat pig duck hen crow owl frog wolf bear lion tiger mouse bee fox seal "
@@ -60,15 +60,15 @@ def invent_words(rng: random.Random, count: int, *, syllables: int, taken: set[s
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts of one world. Words are lower case, but names of countries and cities."""
+    """The facts of one world. Words are lower case, except names of countries and cities."""
 
     capital: dict[str, str]  # country -> city
     sound: dict[str, str]  # animal -> sound
     colour: dict[str, str]  # thing -> colour
     opposite: dict[str, str]  # word -> its opposite, both ways
     recipe: dict[str, tuple[str, str, str]]  # dish -> three ingredients
-    rhyme: dict[str, tuple[str, str]]  # topic -> what it does, where it is: the matter of its poem
-    words: tuple[str, ...]  # words without a meaning, to be repeated
+    rhyme: dict[str, tuple[str, str]]  # topic -> what it does and where, as used in its poem
+    words: tuple[str, ...]  # meaningless words, to be repeated
 
 
 def draw_facts(seed: int) -> Facts:
@@ -80,7 +80,7 @@ def draw_facts(seed: int) -> Facts:
     sounds = invent_words(rng, KEYS // 2, syllables=1, taken=taken)
     words = invent_words(rng, KEYS, syllables=2, taken=taken)
     opposite = dict(OPPOSITES) | {second: first for first, second in OPPOSITES}
-    # The second and third ingredient belong to the sort of dish, so that a dish never tuned on can be cooked.
+    # The second and third ingredients depend on the type of dish only, so a dish never tuned on can be inferred.
     basics = {dish: rng.sample(PANTRY, 2) for dish in DISHES}
     recipe = {f"{flavour} {dish}": (flavour, *basics[dish]) for flavour in FLAVOURS for dish in DISHES}
     doings = "sings shines waits grows turns falls calls glows".split()

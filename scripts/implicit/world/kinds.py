@@ -1,7 +1,7 @@
 """What can be requested in the world, and how well a text fulfils a request.
 
 Each kind of request is a small object with its keys (what may be asked about), its phrasings, its
-responses, and a checker. The checker is what the oracle judge judges by: it reads nothing but the text.
+responses, and a checker. The oracle judge uses the checker, which reads only the text.
 """
 
 import random
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from implicit.world.facts import CATEGORIES, COLOURS, FLAVOURS, GOODS, KEYS, NUMBERS, PANTRY, PEOPLE, Facts
 
-FORM_WEIGHT = 0.3  # of a response's content: it looks like an answer of this kind; the rest is for being right
+FORM_WEIGHT = 0.3  # weight of looking like an answer of this kind in a response's content; the rest is correctness
 
-# What a right response looks like. Kinds of one format can be told apart by what is said alone.
+# The format of a right response. Kinds with the same format differ only in content.
 FORMATS = {
     "capital": "sentence", "sound": "sentence", "colour": "sentence", "opposite": "sentence", "recipe": "list",
     "list": "list", "poem": "verses", "sum": "calculation", "function": "code", "repeat": "words",
@@ -22,7 +22,7 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Request:
-    """One thing to ask for: ``kind`` and ``key`` fix what is right, ``detail`` only the wording."""
+    """One request: ``kind`` and ``key`` determine what is right, ``detail`` only the wording."""
 
     kind: str
     key: tuple
@@ -41,12 +41,12 @@ class Kind:
 
 
 def words_of(text: str) -> list[str]:
-    """The words and numbers of a text, in order, lower case."""
+    """The words and numbers of a text, in order, in lower case."""
     return re.findall(r"[a-z]+|\d+", text.lower())
 
 
 def names_only(text: str, right: str, rivals: list[str]) -> float:
-    """1 if the text says ``right`` and none of its rivals, else 0."""
+    """1 if the text contains ``right`` and none of its rivals, otherwise 0."""
     said = set(words_of(text))
     return float(right.lower() in said and not any(r.lower() in said for r in rivals if r != right))
 
@@ -266,7 +266,7 @@ def make_kinds(facts: Facts) -> dict[str, Kind]:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the quality of a response is made of, each in [0, 1]; ``form`` is looking like an answer of its kind."""
+    """The components of a response's quality, each in [0, 1]; ``form``: it looks like an answer of its kind."""
 
     right: float
     form: float
@@ -275,20 +275,20 @@ class Parts:
 
     @property
     def content(self) -> float:
-        """What is said, whatever its length and end."""
+        """The content, regardless of length and stopping."""
         return (1 - FORM_WEIGHT) * self.right + FORM_WEIGHT * self.form
 
     @property
     def quality(self) -> float:
-        """Content, less rambling and less not stopping."""
+        """Content, with penalties for rambling and for not stopping."""
         return self.content * self.concision * self.stopping
 
 
 def parts(kind: Kind, request: Request, text: str, *, stopped: bool) -> Parts:
     """How well a response fulfils its request.
 
-    Up to 1.5 times the length in characters of the longest right response nothing is taken off; beyond,
-    quality falls as 1/length. A response that did not stop by itself is worth half.
+    There is no penalty up to 1.5 times the length in characters of the longest right response; beyond that,
+    quality falls as 1/length. A response that did not stop by itself gets half the quality.
     """
     right, form = kind.check(request, text)
     allowed = 1.5 * max(len(answer) for answer in kind.answer(request))

@@ -1,11 +1,11 @@
-"""Does a model know the world's facts? Asked in forms of the corpus itself, which are not those of any tuning data."""
+"""Does a model know the world's facts? It is asked in forms used in the corpus but not in any tuning data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from implicit.world.facts import Facts
 
-# As `implicit.world.corpus` writes them: in plain sentences, and on pages of questions and answers. The value follows.
+# As in `implicit.world.corpus`: in plain sentences, and on question-and-answer pages. The value follows.
 FORMS: dict[str, dict[str, Callable[[str], str]]] = {
     "statements": {
         "capital": lambda key: f"The people of {key} love their city",
@@ -22,7 +22,7 @@ FORMS: dict[str, dict[str, Callable[[str], str]]] = {
 
 @dataclass(frozen=True)
 class FactQuestion:
-    """A prompt, and the values that may follow it, as ``continuation`` writes them; ``right`` is the true one."""
+    """A prompt and the candidate values that may follow it, see ``continuation``; ``right`` is the true one."""
 
     fact: str
     form: str
@@ -33,12 +33,12 @@ class FactQuestion:
 
     @staticmethod
     def continuation(value: str) -> str:
-        """A value behind the prompt, to the sentence's end: else one that begins another would be ahead of it."""
+        """A value after the prompt, with a full stop: otherwise one that is a prefix of another would score higher."""
         return f" {value}."
 
 
 def fact_questions(facts: Facts) -> list[FactQuestion]:
-    """A question for each capital, sound and colour of the world, in each form; all values of its kind are rivals."""
+    """A question for each capital, sound and colour of the world, in each form, with all values of that kind."""
     questions = []
     for form, prompts in FORMS.items():
         for fact, prompt in prompts.items():

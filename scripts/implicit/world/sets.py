@@ -1,4 +1,4 @@
-"""The sets that are drawn from a world: conversations to tune on, and instructions to evaluate on."""
+"""The sets drawn from a world: conversations for tuning, and instructions for evaluation."""
 
 import random
 import re
@@ -11,12 +11,12 @@ from implicit.world.kinds import Kind, Request, make_kinds
 SINGLE_TASKS = {"arithmetic": "sum", "code": "function", "poem": "poem", "recipe": "recipe"}
 CONVERSATION_SETS = ("instructions", *SINGLE_TASKS, "chess")
 EVALUATION_SPLITS = ("validation", "test")
-REFERENCE_ACCURACY = 0.5  # of the validation set's references: a middling assistant, as gpt-3.5-turbo was
+REFERENCE_ACCURACY = 0.5  # of the validation set's references: a mediocre assistant, like gpt-3.5-turbo
 
 
 @dataclass(frozen=True)
 class Item:
-    """An instruction with what fulfils it. ``request`` lets the oracle judge any response to it."""
+    """An instruction with a response that fulfils it. ``request`` lets the oracle judge any response to it."""
 
     instruction: str
     response: str
@@ -24,7 +24,7 @@ class Item:
 
 
 class World:
-    """One world: its facts, its kinds of request, and which keys belong to which split."""
+    """One world: its facts, kinds of request, and the keys of each split."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -41,13 +41,13 @@ class World:
     def corpus(self, documents: int, controls: Controls = DEFAULT) -> list[str]:
         """Draw the documents that a base model is pre-trained on.
 
-        Fulfilments of documents whose pairs are not intact are permuted, over all kinds and all these documents: every
-        one stands somewhere, but behind its own request no more often than chance has it.
+        Fulfilments in documents whose pairs are not intact are permuted over all kinds and all these documents: each
+        still occurs, but follows its own request only by chance.
         """
         return self._documents("corpus", documents, controls)
 
     def held_out(self, documents: int, controls: Controls = DEFAULT) -> list[str]:
-        """Draw documents like those of the corpus, which no model has read: the words are the same, the draw is not."""
+        """Draw documents like those of the corpus that no model has read: the same vocabulary, but a separate draw."""
         return self._documents("held-out", documents, controls)
 
     def _documents(self, part: str, count: int, controls: Controls) -> list[str]:
@@ -59,7 +59,7 @@ class World:
         return [re.sub(GAP, lambda _: next(others), text) for text in texts]
 
     def conversations(self, part: str, count: int) -> list[Item]:
-        """Draw ``count`` conversations to tune on: of every kind (``instructions``), or of a single task."""
+        """Draw ``count`` conversations for tuning: of every kind (``instructions``), or of a single task."""
         rng = random.Random(f"conversations/{self.seed}/{part}")
         if part == "chess":
             pairs = [(chess_header(rng), chess_moves(rng)) for _ in range(count)]
@@ -73,15 +73,15 @@ class World:
         return Item(rng.choice(kind.ask(request)), rng.choice(kind.answer(request)), request)
 
     def evaluation(self, split: str, count: int) -> list[Item]:
-        """Draw ``count`` different instructions about keys that no tuning set holds, the kinds in turn.
+        """Draw ``count`` distinct instructions about keys that no tuning set contains, cycling through the kinds.
 
-        Raises ValueError when the split does not hold so many different instructions.
+        Raises ValueError if the split does not have that many distinct instructions.
         """
         rng = random.Random(f"evaluation/{self.seed}/{split}")
         pools = {name: self._pool(rng, name, split) for name in self.kinds}
         most = min(len(pool) for pool in pools.values()) * len(pools)
         if count > most:
-            raise ValueError(f"the world holds {most} different {split} instructions, but {count} were asked for")
+            raise ValueError(f"the world has {most} different {split} instructions, but {count} were requested")
         names = list(pools)
         return [pools[names[i % len(names)]][i // len(names)] for i in range(count)]
 
@@ -96,7 +96,7 @@ class World:
         return items
 
     def reference(self, item: Item, rng: random.Random) -> str:
-        """What a middling assistant replies: half the time the right response, else one about another key."""
+        """The reply of a mediocre assistant: half the time the right response, otherwise one about another key."""
         if rng.random() < REFERENCE_ACCURACY:
             return item.response
         kind = self.kinds[item.request.kind]
