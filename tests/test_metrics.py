@@ -45,7 +45,7 @@ def test_every_metric_is_there_and_counted_anew_by_other_code(made, metrics, cap
     assert check_recounted(by_key(metrics), Recount(made.experiment)) + check_data(metrics, made.experiment) == []
     (alone,) = [line for line in capsys.readouterr().out.splitlines() if "from records only" in line]
     recorded = {metric.name for metric in registry.DECLARED if metric.stage == "tune"} | {"protected"}
-    assert set(alone.partition("alone: ")[2].split(", ")) == recorded
+    assert set(alone.partition("only: ")[2].split(", ")) == recorded
     changed = metrics.assign(value=metrics["value"] + 0.001)
     faults = check_recounted(by_key(changed), Recount(made.experiment))
     counted = {key for key, row in by_key(metrics).items() if row["metric"] not in recorded}
