@@ -111,7 +111,7 @@ def load_local(settings: dict[str, Any]) -> tuple[Any, Any, str]:
 
 def find_table(args: argparse.Namespace, rows: list[dict[str, Any]]) -> tuple[Path | None, str | None]:
     """The table of `length_controlled_v1` and its sha256, once it is sure that the metric is defined for the set."""
-    from implicit.judging.win_rates import VERSION_1, check_alpaca_eval, find_gamed_table
+    from implicit.judging.win_rates import VERSION_1, check_alpaca_eval, find_df_gamed
     from pipeline.files.hub import explained
 
     if args.settings["metric"] != VERSION_1:
@@ -119,9 +119,9 @@ def find_table(args: argparse.Namespace, rows: list[dict[str, Any]]) -> tuple[Pa
     check_alpaca_eval([row["instruction"] for row in rows], [row["index"] for row in rows])
     given = args.gamed or args.settings.get("df_gamed")
     if given is not None:
-        return find_gamed_table(Path(given), log=say)
+        return find_df_gamed(Path(given), log=say)
     with explained("dataset", "tatsu-lab/alpaca_eval", None):
-        return find_gamed_table(None, log=say)
+        return find_df_gamed(None, log=say)
 
 
 def mean_qualities(table: list[dict[str, Any]]) -> dict[str, float | None]:

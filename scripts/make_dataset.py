@@ -3,9 +3,9 @@
     python scripts/make_dataset.py --output poem.parquet \\
         --settings '{"name": "poem", "source": {"world_part": "poem", "examples": 300}, "world_seed": 1}'
 
-``source`` is the dataset's section of the config; ``world_seed`` is the model's. Rows from a file or the hub are streamed
-through one of the paper's recipes, or templates, and checked here. From the hub, only as many rows are read as are
-requested; in a file, the remaining rows are counted for the log.
+``source`` is the dataset's section of the config; ``world_seed`` is the model's. Rows from a file or the hub are
+streamed through one of the paper's recipes, or templates, and checked here. From the hub, only as many rows are read
+as are requested; in a file, the remaining rows are counted for the log.
 """
 
 import json

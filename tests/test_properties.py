@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from implicit.data.rewriting import restates, said
+from implicit.data.rewriting import restates, answer_text
 from implicit.format.render import Format, hide_instructions, render, render_prompt
 from implicit.judging.judge import CONTROL, MARK, Judge, protect, read_preferences
 from implicit.judging.preferences import (
@@ -212,7 +212,7 @@ def test_no_answer_whatever_breaks_the_reading_of_answers(completion, parse):
         assert preference is None or 1 <= preference <= 2
         assert share(completion) is None or 0 <= share(completion).probability <= 1
     if isinstance(completion, dict):
-        assert isinstance(said(completion), str)
+        assert isinstance(answer_text(completion), str)
 
 
 @given(top=st.lists(tokens, max_size=6))

@@ -5,7 +5,6 @@ import gzip
 import http.server
 import itertools
 import json
-import random
 import subprocess
 import sys
 import threading
@@ -17,8 +16,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from alpaca_rows import TEMPLATES, alpaca_rows
 
-from implicit.data.recipes import RECIPES, RecipeError, read_templates
+from implicit.data.recipes import RECIPES, RecipeError
 from implicit.format.render import Format, segments
 from implicit.format.turns import unanswered
 from make_dataset import conversations
@@ -227,86 +227,6 @@ def test_a_faulty_row_is_named(recipe, row, message):
     assert message in str(caught.value)
 
 
-TEMPLATES = """
-import random  # what stands beside the two lists must not matter
-raise SystemExit("executed")
-encoding_templates_w_input = [
-    # prompt, response, weight
-    ("{instruction}\\n\\n{input}\\n\\n", "{output}", 0.2),
-    ("Do this: {instruction}\\nWith: {input}\\nSo:", "{output}", 0.5),
-    ("A long one. "
-     "In two parts: {input}, {instruction}", "\\n{output}", 0.3),
-]
-encoding_templates_wo_input = [("{instruction}\\n", "{output}", 0.6), ("{instruction}", "\\n{output}", 0.35), ("Q: {instruction} A:", "{output}", 0.1)]
-"""
-
-
-def alpaca_rows(count):
-    rng = random.Random(5)
-    inputs = ["", "  ", "an {input} \n", "more"]
-    return [
-        {"instruction": f" do {{{i}}} ", "input": rng.choice(inputs), "output": f" done {i}\n"} for i in range(count)
-    ]
-
-
-def naive_alpaca(rows, with_input, without_input):
-    """The authors' loop, with the global generator seeded as in their script."""
-    random.seed(42)
-    found = []
-    for row in rows:
-        listed = with_input if row["input"].strip() else without_input
-        prompt, response, _ = random.choices(listed, weights=[template[2] for template in listed])[0]
-        prompt = prompt.replace("{instruction}", "\0").replace("{input}", row["input"].strip())
-        found.append(
-            (prompt.replace("\0", row["instruction"].strip()), response.replace("{output}", row["output"].strip()))
-        )
-    return found
-
-
-def test_alpaca_draws_the_templates_that_the_authors_draw(tmp_path, capsys):
-    rows = alpaca_rows(400)
-    rows[7]["output"] = " "
-    with_input = [
-        ("{instruction}\n\n{input}\n\n", "{output}", 0.2),
-        ("Do this: {instruction}\nWith: {input}\nSo:", "{output}", 0.5),
-        ("A long one. In two parts: {input}, {instruction}", "\n{output}", 0.3),
-    ]
-    without = [
-        ("{instruction}\n", "{output}", 0.6),
-        ("{instruction}", "\n{output}", 0.35),
-        ("Q: {instruction} A:", "{output}", 0.1),
-    ]
-    assert read_templates(TEMPLATES.encode(), "t.py") == (with_input, without)
-    (tmp_path / "templates.py").write_text(TEMPLATES)
-    (tmp_path / "alpaca.json").write_text(json.dumps(rows))
-    source = {"file": str(tmp_path / "alpaca.json"), "recipe": "alpaca", "templates": str(tmp_path / "templates.py")}
-    found = evaluation_rows("alpaca", source | {"instructions": 300}, None)
-    assert [(row["instruction"], row["reference"]) for row in found] == naive_alpaca(rows, with_input, without)[:300]
-    assert [row["index"] for row in found] == list(range(300))
-    assert "1 references are empty: kept" in capsys.readouterr().out
-    for row in (rows[0] | {"output": [3]}, rows[0] | {"input": True}):
-        (tmp_path / "alpaca.json").write_text(json.dumps([rows[1], row]))
-        with pytest.raises(InputError, match=r"alpaca.json, row 2: column '(out|in)put' must be text"):
-            evaluation_rows("alpaca", source, None)
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("x = 1", "t.py: no list called 'encoding_templates_w_input'"),
-        ("x = (", "t.py: cannot be parsed as Python"),
-        (TEMPLATES.replace('"{instruction}\\n"', 'open("x")'), "'encoding_templates_wo_input' must be a list of"),
-        (TEMPLATES.replace("{input}", "{input.__class__}"), "'encoding_templates_w_input' must be a list of"),
-        (TEMPLATES.replace("0.6", '"often"'), "'encoding_templates_wo_input' must be a list of"),
-        (TEMPLATES.replace('"{instruction}\\n"', '"{instruction}{input}"'), "'encoding_templates_wo_input' must be"),
-    ],
-)
-def test_templates_that_cannot_be_used_are_named(source, message):
-    with pytest.raises(RecipeError) as caught:
-        read_templates(source.encode(), "t.py")
-    assert message in str(caught.value)
-
-
 def test_the_hash_is_of_what_was_taken_and_is_checked():
     turns = [{"role": "user", "content": "日本"}, {"content": "a\n", "role": "assistant"}]
     assert rows_sha256([turns]) == rows_sha256([[dict(sorted(turn.items())) for turn in turns]])
@@ -416,11 +336,13 @@ def test_a_url_is_as_good_as_a_file(files, tmp_path, monkeypatch):
 
 def test_real_rows_are_taken_as_the_authors_take_them(shared):
     """GSM8K's first thousand questions, and MBPP's train split of 374 (paper, table 3)."""
-    gsm8k = conversations(
-        "g",
-        {"file": str(shared / "gsm8k_train.jsonl"), "user": "{question}", "assistant": "{answer}", "examples": 1000},
-        None,
-    )
+    source = {
+        "file": str(shared / "gsm8k_train.jsonl"),
+        "user": "{question}",
+        "assistant": "{answer}",
+        "examples": 1000,
+    }
+    gsm8k = conversations("g", source, None)
     lines = (shared / "gsm8k_train.jsonl").read_text(encoding="utf-8").split("\n")[:1000]
     assert [[m["content"] for m in row["messages"]] for row in gsm8k] == [
         list(json.loads(line).values()) for line in lines

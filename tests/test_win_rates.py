@@ -17,7 +17,7 @@ from implicit.judging.win_rates import (
     VERSION_1,
     MetricError,
     check_alpaca_eval,
-    find_gamed_table,
+    find_df_gamed,
     fit_logistic,
     instructions_sha256,
     length_table,
@@ -199,10 +199,10 @@ def test_the_full_variant_is_for_alpaca_evals_instructions_in_order_alone(shared
 
 def test_the_table_of_gamed_baselines_is_checked(gamed, tmp_path):
     log = []
-    path, found = find_gamed_table(gamed, log=log.append)
+    path, found = find_df_gamed(gamed, log=log.append)
     assert path == gamed and found == hashlib.sha256(gamed.read_bytes()).hexdigest()
     assert len(log) == 1 and "the hub's has 97aeec3f" in log[0]
     lines = gamed.read_text().splitlines()
     (tmp_path / "short.csv").write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(MetricError, match=r"short.csv is not AlpacaEval's table"):
-        find_gamed_table(tmp_path / "short.csv")
+        find_df_gamed(tmp_path / "short.csv")

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parents[1]
 # Entries of a record about how a job ran, which differ between any two runs.
 HOW_IT_WENT = (
@@ -57,3 +59,17 @@ def planned(folder, *, configs=("experiments/test.yaml",)):
 def what_came_out(record):
     """A record without the entries about how its job ran."""
     return {key: value for key, value in record.items() if key not in HOW_IT_WENT}
+
+
+def overlay(folder, name, content):
+    (folder / name).write_text(yaml.safe_dump(content), encoding="utf-8")
+    return ("experiments/test.yaml", name)
+
+
+def results(project):
+    return project / "results" / "test"
+
+
+def bases(project):
+    """The folders of pre-trained base models."""
+    return sorted(path.parent for path in (project / "results" / "bases").glob("*/record.json"))

@@ -62,7 +62,7 @@ def check_alpaca_eval(instructions: Sequence[str], places: Sequence[int | None])
         )
 
 
-def find_gamed_table(path: Path | None, *, log: Callable[[str], None] = lambda line: None) -> tuple[Path, str]:
+def find_df_gamed(path: Path | None, *, log: Callable[[str], None] = lambda line: None) -> tuple[Path, str]:
     """The length table that `length_controlled_v1` needs, and its sha256: a local file, or the pinned one from the hub.
 
     A local file may differ from the pinned one, which ``log`` reports. Raises MetricError if a table does not have the
@@ -93,7 +93,7 @@ def win_rates(
     together), and refits the length model on each draw, since alpaca-eval's own ``lc_standard_error`` is not the
     standard error of that figure.
     If the length model cannot be fitted, its figures are None and ``lc_note`` says why. ``gamed`` is the table of
-    `find_gamed_table`, for `length_controlled_v1`, whose rows must be AlpacaEval's (`check_alpaca_eval`).
+    `find_df_gamed`, for `length_controlled_v1`, whose rows must be AlpacaEval's (`check_alpaca_eval`).
 
     Raises MetricError for rows for which alpaca-eval would silently compute a different figure.
     """
