@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from judge_server import KEY, good_and_bad
 from tuned import TUNING, PowerCut, command_line, save_base, save_conversations
 from workflow import copy_project, snakemake
 
@@ -141,3 +142,15 @@ def cut_at(monkeypatch):
         monkeypatch.setattr(tune, "say", say)
 
     return cut
+
+
+@pytest.fixture
+def judge_key(monkeypatch):
+    """The key that servers of tests want."""
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+
+
+@pytest.fixture
+def pairs():
+    """Twelve pairs, of which the second is better in all but one."""
+    return good_and_bad(12)

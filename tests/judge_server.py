@@ -13,6 +13,7 @@ from implicit.servers.answers import Answers
 from implicit.servers.chat_client import ChatServer
 from pipeline.files.storage import write_table
 
+BUDGET = {"machine": {"tflops": 1.0, "bandwidth": 1.0, "utilisation": 1.0}}
 ROOT = Path(__file__).parents[1]
 KEY = "sk-very-secret-0123456789"
 REQUEST = {"temperature": 1, "max_tokens": 1, "logprobs": True, "top_logprobs": 600}
@@ -169,3 +170,13 @@ def good(body):
     """The label of the good answer, with certainty."""
     first = body["messages"][0]["content"].split("(m) ")[1]
     return labelled("m" if first.startswith("good") else "M")(body)
+
+
+def silent(handler):
+    """Nothing is sent, and the connection stays open until the client gives up."""
+    handler.connection.settimeout(5)
+    handler.connection.recv(1)
+
+
+def some(pairs, count=3):
+    return pairs[0][:count], pairs[1][:count]

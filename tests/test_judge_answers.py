@@ -10,18 +10,19 @@ from pathlib import Path
 
 import pytest
 from judge_server import (
-    KEY,
+    BUDGET,
     REQUEST,
     TEMPLATE,
     Service,
     asking,
     command_line,
     good,
-    good_and_bad,
     judged,
     reply,
     says,
     served,
+    silent,
+    some,
     write_files,
 )
 
@@ -31,28 +32,8 @@ from implicit.servers.chat_client import Question, ask
 from pipeline.files.storage import read_json
 from pipeline.jobs.ledger import spent
 
+pytestmark = pytest.mark.usefixtures("judge_key")
 RIGHT = [2.0, 2.0, 2.0]
-BUDGET = {"machine": {"tflops": 1.0, "bandwidth": 1.0, "utilisation": 1.0}}
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch):
-    monkeypatch.setenv("JUDGE_KEY", KEY)
-
-
-@pytest.fixture
-def pairs():
-    return good_and_bad(12)
-
-
-def silent(handler):
-    """Nothing is sent, and the connection stays open until the client gives up."""
-    handler.connection.settimeout(5)
-    handler.connection.recv(1)
-
-
-def some(pairs, count=3):
-    return pairs[0][:count], pairs[1][:count]
 
 
 # --- which answer is whose ------------------------------------------------------------------------------------------

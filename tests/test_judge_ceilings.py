@@ -4,12 +4,11 @@ import multiprocessing
 
 import pytest
 from judge_server import (
-    KEY,
+    BUDGET,
     TEMPLATE,
     Service,
     asking,
     good,
-    good_and_bad,
     judged,
     served,
 )
@@ -19,17 +18,7 @@ from implicit.servers.answers import Answers
 from implicit.servers.chat_client import ServerError
 from pipeline.jobs.ledger import CeilingReached, Ledger, spent
 
-BUDGET = {"machine": {"tflops": 1.0, "bandwidth": 1.0, "utilisation": 1.0}}
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch):
-    monkeypatch.setenv("JUDGE_KEY", KEY)
-
-
-@pytest.fixture
-def pairs():
-    return good_and_bad(12)
+pytestmark = pytest.mark.usefixtures("judge_key")
 
 
 class Four:

@@ -13,29 +13,18 @@ from judge_server import (
     Service,
     error,
     good,
-    good_and_bad,
     judged,
     reply,
     says,
+    silent,
+    some,
 )
 
 from implicit.judging.judge import IncompleteJudging, JudgeError
 from implicit.servers.chat_client import ServerError, read_key
 from implicit.servers.connections import is_local
 
-BUDGET = {"machine": {"tflops": 1.0, "bandwidth": 1.0, "utilisation": 1.0}}
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch):
-    monkeypatch.setenv("JUDGE_KEY", KEY)
-
-
-@pytest.fixture
-def pairs():
-    return good_and_bad(12)
-
-
+pytestmark = pytest.mark.usefixtures("judge_key")
 RIGHT = [2.0, 2.0, 2.0, 1.5] + [2.0] * 8
 
 
@@ -46,12 +35,6 @@ def reset(handler):
     """The connection is reset before any part of an answer."""
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.connection.close()
-
-
-def silent(handler):
-    """Nothing is sent, and the connection stays open until the client gives up."""
-    handler.connection.settimeout(5)
-    handler.connection.recv(1)
 
 
 def endless(handler):
@@ -141,10 +124,6 @@ def faulty(fault, times, *, of="Question 1?"):
         return fault if fault in (reset, silent, endless, broken_off) else fault(body)
 
     return Service(good, before=before)
-
-
-def some(pairs, count=3):
-    return pairs[0][:count], pairs[1][:count]
 
 
 @pytest.mark.parametrize("name", RETRIED)

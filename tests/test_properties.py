@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from implicit.data.rewriting import restates, answer_text
+from implicit.data.rewriting import answer_text, restates
 from implicit.format.render import Format, hide_instructions, render, render_prompt
 from implicit.judging.judge import CONTROL, MARK, Judge, protect, read_preferences
 from implicit.judging.preferences import (

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from alpaca_rows import TEMPLATES, alpaca_rows
+from workflow import ROOT
 
 from implicit.data.recipes import RECIPES, RecipeError
 from implicit.format.render import Format, segments
@@ -28,9 +29,9 @@ from pipeline.files.rows import check_sha256, checked, rows_sha256
 from pipeline.files.storage import read_table
 from pipeline.jobs.command import InputError
 
-ROOT = Path(__file__).parents[1]
 TEXTS = {"q": "text", "a": "text"}
 LINES = {"text": "text"}
+HALF = gzip.compress(b'{"a": 1}\n' * 9)[:-12]
 ROWS = [{"q": f"naïve {i}, “{i}”\n\u2028", "a": f'a "{i}"\r\n'} for i in range(2500)]
 
 
@@ -92,11 +93,7 @@ def test_text_has_a_row_for_each_line(tmp_path):
         ("a.parquet", b"PAR1 no", r"a.parquet: cannot be read as Parquet: "),
         ("a.jsonl.gz", b"no gzip", r"a.jsonl.gz: is not gzip-compressed: give it a name without .gz"),
         ("a.parquet.gz", b"no gzip", r"a.parquet.gz: is not gzip-compressed: give it a name without .gz"),
-        (
-            "a.jsonl.gz",
-            gzip.compress(b'{"a": 1}\n' * 9)[:-12],
-            r"a.jsonl.gz: cannot be decompressed: .*end.*; is it complete",
-        ),
+        ("a.jsonl.gz", HALF, r"a.jsonl.gz: cannot be decompressed: .*end.*; is it complete"),
         ("a.txt", b"good\n\xff\n", r"a.txt, line 2: byte 0xff is not UTF-8 text: save the file as UTF-8"),
         ("a.json", b'{"rows": []}', r"a.json: contains one JSON object, not a list of rows"),
         ("a.pdf", b"", r"a.pdf: rows can be read from .jsonl, .json, .csv, .txt, .parquet, optionally with .gz"),
@@ -345,7 +342,7 @@ def test_real_rows_are_taken_as_the_authors_take_them(shared):
     gsm8k = conversations("g", source, None)
     lines = (shared / "gsm8k_train.jsonl").read_text(encoding="utf-8").split("\n")[:1000]
     assert [[m["content"] for m in row["messages"]] for row in gsm8k] == [
-        list(json.loads(line).values()) for line in lines
+        [*json.loads(line).values()] for line in lines
     ]
     source = {"file": str(shared / "mbpp.jsonl"), "user": "{task_id}{text}", "assistant": "{code}", "rows": [600, 974]}
     mbpp = conversations("m", source, None)
