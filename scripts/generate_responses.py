@@ -9,10 +9,13 @@
 """
 
 import argparse
+from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from implicit.format.render import Format, encode, encode_opening, render_prompt
+from pipeline.config.schema import Rules
+from pipeline.config.types import Count, Precision, Section
 from pipeline.files.storage import read_table, write_json, write_table
 from pipeline.jobs.command import InputError, arguments, run_stage, say
 from pipeline.jobs.costs import generation_hours
@@ -23,6 +26,24 @@ if TYPE_CHECKING:
     from implicit.generation.rules import RuleAdapter
 
 EXPECTED_TOKENS = 300  # of a response, for the estimate that is set aside beforehand
+
+
+class UsedRules(Rules):
+    """The rules' weights, and which of the rules are used."""
+
+    variants: dict[str, None] = {}
+    use: list[Literal["eos", "uniform", "diversity"]]
+
+
+class Settings(Section):
+    """What a system responds to, how, and under which name."""
+
+    generator: str
+    set: str
+    rules: UsedRules | None
+    max_new_tokens: Count
+    precision: Precision
+    chat: Format
 
 
 def fit_prompt(instruction: str, tokenizer: Any, chat: Format, *, room: int) -> tuple[list[int], int]:
@@ -46,12 +67,11 @@ def fit_prompt(instruction: str, tokenizer: Any, chat: Format, *, room: int) -> 
     return fitted, len(prompt) - len(fitted)
 
 
-def rule_settings(settings: dict[str, Any]) -> Any:
+def rule_settings(rules: UsedRules | None) -> Any:
     """The rules' weights, or None where no rules are applied."""
     from implicit.generation.rules import RuleSettings
 
-    rules = settings["rules"]
-    return RuleSettings(**{key: rules[key] for key in RuleSettings.__dataclass_fields__}) if rules else None
+    return RuleSettings(**{field.name: getattr(rules, field.name) for field in fields(RuleSettings)}) if rules else None
 
 
 def _adapter(weights: Any, rules: list[str], tokenizer: Any, vocab_size: int) -> "RuleAdapter":
@@ -66,10 +86,10 @@ def respond(
     """Responses to prompts (token ids) by the backend that was asked for."""
     from implicit.generation.generate import Limits, generate
 
-    settings, weights, adapter_of = args.settings, rule_settings(args.settings), None
-    limits = Limits(tokenizer.eos_token_id, tokenizer.pad_token_id, settings["max_new_tokens"], context)
+    settings, weights, adapter_of = args.settings, rule_settings(args.settings.rules), None
+    limits = Limits(tokenizer.eos_token_id, tokenizer.pad_token_id, settings.max_new_tokens, context)
     if weights:
-        adapter_of = partial(_adapter, weights, settings["rules"]["use"], tokenizer)
+        adapter_of = partial(_adapter, weights, settings.rules.use, tokenizer)
         adapter_of(len(tokenizer))  # a rule's string that is not a single token is named here, before a model is loaded
     if args.backend == "vllm":
         from implicit.generation.vllm_backend import generate_with_vllm
@@ -78,12 +98,12 @@ def respond(
             args.model,
             prompts,
             limits,
-            precision=settings["precision"],
+            precision=settings.precision,
             adapter_of=adapter_of,
             adapter_prompts=adapter_prompts,
             log=say,
         )
-    model = load_model(args.model, device=device, precision=settings["precision"])
+    model = load_model(args.model, device=device, precision=settings.precision)
     return generate(
         model,
         prompts,
@@ -98,7 +118,7 @@ def respond(
 def main() -> None:
     paths = ["model", "model-record", "set", "output", "json", "record"]
     backend = {"choices": ["transformers", "vllm"], "default": "transformers"}
-    args = arguments(__doc__, paths=paths, options={"backend": backend}, computes=True)
+    args = arguments(__doc__, paths=paths, settings=Settings, options={"backend": backend}, computes=True)
     execution, inputs = execution_of(args, backend=args.backend), {"model": args.model, "set": args.set}
     if args.backend == "vllm":
         from implicit.generation.vllm_backend import check_vllm
@@ -113,17 +133,17 @@ def generate_responses(args: argparse.Namespace, this: Job) -> None:
     from transformers import AutoConfig
 
     settings = args.settings
-    tokenizer, chat = load_tokenizer(args.model), Format(**settings["chat"])
+    tokenizer, chat = load_tokenizer(args.model), settings.chat
     rows = read_table("evaluation_set", args.set)
     context = context_length(AutoConfig.from_pretrained(args.model))
-    room = context - min(settings["max_new_tokens"], context // 2)  # for the prompt: responses have at least half
+    room = context - min(settings.max_new_tokens, context // 2)  # for the prompt: responses have at least half
     fitted = [fit_prompt(row["instruction"], tokenizer, chat, room=room) for row in rows]
     prompts = [prompt for prompt, _ in fitted]
     this.reserve(
         generation_hours,
         parameters=stored_parameters(args.model) / 1e9,
         prompts=len(prompts),
-        response_tokens=min(settings["max_new_tokens"], EXPECTED_TOKENS),
+        response_tokens=min(settings.max_new_tokens, EXPECTED_TOKENS),
         batch=args.batch,
     )
     # The wide diversity scope begins after the user tag, as in the authors' code.
@@ -139,13 +159,13 @@ def generate_responses(args: argparse.Namespace, this: Job) -> None:
             "stopped": response.stopped,
             "tokens": len(response.ids),
             "cut": cut,
-            "generator": settings["generator"],
+            "generator": settings.generator,
         }
         for row, response, (_, cut) in zip(rows, responses, fitted, strict=True)
     ]
     write_table("responses", table, args.output)
     keys = ("instruction", "output", "generator", "index")
-    write_json([{key: row[key] for key in keys} | {"dataset": settings["set"]} for row in table], args.json)
+    write_json([{key: row[key] for key in keys} | {"dataset": settings.set} for row in table], args.json)
     stopped, tokens = sum(row["stopped"] for row in table), sum(row["tokens"] for row in table)
     shortened = sum(1 for row in table if row["cut"])
     this.finish(

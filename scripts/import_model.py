@@ -9,10 +9,11 @@ spare one, as in the authors' script: with EOS as the pad token, a trained EOS c
 """
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from implicit.format.context import stated_context
 from implicit.format.render import Format, chat_template
+from pipeline.config.types import Section
 from pipeline.files.hub import explained, find_commit, is_hub_id
 from pipeline.jobs.command import PATHS, InputError, arguments, run_stage, say
 from pipeline.jobs.job import Job, job
@@ -25,6 +26,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 UNLIMITED = 10**9  # transformers uses 10**30 for tokenizers that do not state a maximum length
+
+
+class Settings(Section):
+    """Where a model is, its chat format, and the longest rows that it will be tuned on, in tokens."""
+
+    path: str
+    revision: str | None
+    chat: Format
+    max_length: int = 0
 
 
 def load(path: str, commit: str | None) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
@@ -124,15 +134,16 @@ def check_head(model: "PreTrainedModel") -> None:
 
 
 def main() -> None:
-    args = arguments(__doc__, paths=["model", "record"], options={"conversations": PATHS, "cuttable": PATHS})
+    checked = {"conversations": PATHS, "cuttable": PATHS}
+    args = arguments(__doc__, paths=["model", "record"], settings=Settings, options=checked)
     with job("import_model", args, record=args.record, inputs={}) as this:
         import_model(args, this)
 
 
 def import_model(args: argparse.Namespace, this: Job) -> None:
     """Load a model, check it, add missing tokens, and write it with its record."""
-    settings: dict[str, Any] = args.settings
-    path, revision = settings["path"], settings["revision"]
+    settings: Settings = args.settings
+    path, revision = settings.path, settings.revision
     commit = find_commit("model", path, revision) if is_hub_id(path) else None
     file = gguf_in(path)
     types = tensor_types(file) if file else None  # first, as loading takes longer
@@ -142,16 +153,16 @@ def import_model(args: argparse.Namespace, this: Job) -> None:
         say(line)
     state_context(model, tokenizer)
     context = context_length(model.config)
-    if settings.get("max_length", 0) > context:
+    if settings.max_length > context:
         raise InputError(
-            f"tuning.max_length: {settings['max_length']} tokens, but the context of {path} is {context}: lower it, or "
+            f"tuning.max_length: {settings.max_length} tokens, but the context of {path} is {context}: lower it, or "
             "set it for this model only (models.NAME.tuning.max_length)"
         )
     check_datasets(args.conversations, tokenizer, context=context)
     check_datasets(args.cuttable, tokenizer, context=None)
     base = path + (f" at {commit}" if commit else "")
     card = {"base": base, "data": "none", "mode": "none", "seed": "none"}
-    chat = Format(**settings["chat"])
+    chat = settings.chat
     tokenizer.chat_template = chat_template(tokenizer, chat)
     save_model(model, tokenizer, args.model, card=card, chat=chat)
     if types:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from implicit.judging.oracle import Oracle
+from pipeline.config.judges import Judge
+from pipeline.config.types import Flag
 from pipeline.files.storage import read_table, write_table
 from pipeline.jobs.command import OPTIONAL_PATH, InputError, arguments, hide_progress_bars, run_stage, say
 from pipeline.jobs.costs import CHARACTERS_PER_TOKEN, scoring_hours
@@ -30,6 +32,13 @@ if TYPE_CHECKING:
 TEMPLATE_TOKENS = 400  # of AlpacaEval 2's prompt around the texts: for the estimate that is set aside beforehand
 
 Side = dict[str, tuple[str, bool]]  # by id: the output, and whether the model stopped by itself
+
+
+class Settings(Judge):
+    """The section `judge`; ``metric`` is that of the evaluation set."""
+
+    reference_mode: str | None = None
+    both_orders: Flag = False
 
 
 def read_side(path: Path | None, rows: list[dict[str, Any]]) -> tuple[str, Side]:
@@ -72,20 +81,20 @@ def make_judge(
     from implicit.judging.template import read_template
     from implicit.servers.chat_client import ChatServer
 
-    settings, name = args.settings, args.settings["name"]
+    settings, name = args.settings, args.settings.name
     asking = {"requests": args.requests, "timeout": args.timeout, "attempts": args.attempts}
-    if settings["kind"] == "oracle":
+    if settings.kind == "oracle":
         return oracle_judge(*sides, name=name)
-    keeping = {"answers": answers, "floor": settings["min_label_probability"]}
-    template = None if settings.get("template") is None else read_template(settings["template"])
-    if settings["kind"] == "evaluator":
-        return evaluator_judge(name=name, evaluator=settings["evaluator"], budget=budget, **keeping, **asking)
-    if settings["kind"] == "server":
-        server = ChatServer.from_settings(settings["server"], **asking)
-        answer = settings.get("answer", "logprobs")
+    keeping = {"answers": answers, "floor": settings.min_label_probability}
+    template = None if settings.template is None else read_template(settings.template)
+    if settings.kind == "evaluator":
+        return evaluator_judge(name=name, evaluator=settings.evaluator, budget=budget, **keeping, **asking)
+    if settings.kind == "server":
+        server = ChatServer.from_settings(settings.server.model_dump(), **asking)
+        answer = settings.answer
         return server_judge(name=name, server=server, template=template, answer=answer, budget=budget, **keeping)
     model, tokenizer, identity = load_local(settings)
-    shown = 2 if settings.get("both_orders") else 1
+    shown = 2 if settings.both_orders else 1
     characters = sum(len(row["instruction"]) + len(row["output"]) for side in sides for row in side)
     tokens = shown * (characters / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS * len(sides[0]))
     this.reserve(scoring_hours, parameters=model.num_parameters() / 1e9, tokens=tokens)
@@ -93,12 +102,12 @@ def make_judge(
     return local_judge(local, name=name, template=template, **keeping)
 
 
-def load_local(settings: dict[str, Any]) -> tuple[Any, Any, str]:
+def load_local(settings: Settings) -> tuple[Any, Any, str]:
     """A local judge's model, tokenizer, and what identifies them: a directory's sha256, or a hub's commit."""
     from transformers import AutoTokenizer
 
-    path, revision = settings["path"], settings.get("revision")
-    precision = settings.get("precision") or "float32"
+    path, revision = settings.path, settings.revision
+    precision = settings.precision
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
         model = load_model(path, device="cpu", precision=precision, revision=revision)
@@ -114,10 +123,10 @@ def find_table(args: argparse.Namespace, rows: list[dict[str, Any]]) -> tuple[Pa
     from implicit.judging.win_rates import VERSION_1, check_alpaca_eval, find_df_gamed
     from pipeline.files.hub import explained
 
-    if args.settings["metric"] != VERSION_1:
+    if args.settings.metric != VERSION_1:
         return None, None
     check_alpaca_eval([row["instruction"] for row in rows], [row["index"] for row in rows])
-    given = args.gamed or args.settings.get("df_gamed")
+    given = args.gamed or args.settings.df_gamed
     if given is not None:
         return find_df_gamed(Path(given), log=say)
     with explained("dataset", "tatsu-lab/alpaca_eval", None):
@@ -134,6 +143,7 @@ def main() -> None:
     args = arguments(
         __doc__,
         paths=["set", "responses", "output", "summary"],
+        settings=Settings,
         options=dict.fromkeys(("opponent", "answers", "gamed"), OPTIONAL_PATH),
         computes=True,
         asks=True,
@@ -143,7 +153,7 @@ def main() -> None:
         args,
         record=args.summary,
         inputs={name: getattr(args, name) for name in ("set", "responses", "opponent")},
-        execution=execution_of(args) if args.settings["kind"] == "local" else None,
+        execution=execution_of(args) if args.settings.kind == "local" else None,
         claims=(),  # the file of answers is locked
     ) as this:
         judge_responses(args, this)
@@ -194,19 +204,17 @@ def judge_responses(args: argparse.Namespace, this: Job) -> None:
     ]
     check_pairs(*sides, names=(name_1, name_2))
     gamed, gamed_sha256 = find_table(args, rows)
-    if settings["kind"] == "oracle":
+    if settings.kind == "oracle":
         for side, outputs in zip(sides, (outputs_1, outputs_2), strict=True):
             add_quality(side, rows, outputs)
-    kept = None if settings["kind"] == "oracle" else args.answers or args.output.with_suffix(".answers.jsonl")
+    kept = None if settings.kind == "oracle" else args.answers or args.output.with_suffix(".answers.jsonl")
     # Until all is written: of two processes, one judges at a time.
     with Answers(kept, log=say) as answers, this.paying(answers) as budget:
         judge = make_judge(sides, answers, budget, this, args)
-        judged = judge_pairs(*sides, judge, seed=settings["seed"], both_orders=settings.get("both_orders", False))
+        judged = judge_pairs(*sides, judge, seed=settings.seed, both_orders=settings.both_orders)
         this.paid_now, this.unpriced_now = judge.asked.spent, judge.asked.unpriced
         table = judgement_rows(rows, sides, judged, names=(name_1, name_2))
-        rates = win_rates(
-            table, bootstrap=settings["bootstrap"], seed=settings["seed"], metric=settings["metric"], gamed=gamed
-        )
+        rates = win_rates(table, bootstrap=settings.bootstrap, seed=settings.seed, metric=settings.metric, gamed=gamed)
         write_table("judgements", table, args.output)
         this.finish(
             f"win rate {rates['win_rate']:.1f} ± {rates['win_rate_error']:.1f} of {rates['n']}",

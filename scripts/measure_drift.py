@@ -13,13 +13,15 @@ world, or are the first non-empty rows of the column ``text`` of a ``file``.
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from implicit.format.render import encode, encode_after
+from implicit.format.render import Format, encode, encode_after
 from implicit.scoring.drift import measure_drift, recalled, summarise
 from implicit.world.corpus import Controls
 from implicit.world.recall import FactQuestion, fact_questions
 from implicit.world.sets import World
+from pipeline.config.schema import Drift
+from pipeline.config.types import Seed
 from pipeline.files.local_files import is_url, read_rows, take_first
 from pipeline.files.storage import write_table
 from pipeline.jobs.command import arguments, run_stage, say
@@ -31,23 +33,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def read_documents(settings: dict[str, Any]) -> list[str]:
+class Settings(Drift):
+    """The section `drift`, the world that the model knows, if any, and its chat format."""
+
+    harness: None = None
+    world_seed: Seed | None = None
+    controls: Controls = Controls()
+    chat: Format | None = None
+
+
+def read_documents(settings: Settings) -> list[str]:
     """Read the texts of a file, or draw them from the world. Raises InputError if a file has too few."""
-    if settings["file"] is None:
-        return World(settings["world_seed"]).held_out(settings["documents"], Controls(**settings["controls"]))
+    if settings.file is None:
+        return World(settings.world_seed).held_out(settings.documents, settings.controls)
 
     empty = 0
 
     def texts() -> Iterator[str]:
         nonlocal empty
-        for _, row in read_rows(settings["file"], {"text": "text"}):
+        for _, row in read_rows(settings.file, {"text": "text"}):
             if row["text"].strip():
                 yield row["text"]
             else:
                 empty += 1
 
-    found = take_first(texts(), settings["documents"], key="drift.documents")
-    say(f"{len(found):,} documents of {settings['file']}; skipped {empty:,} empty rows before the last one")
+    found = take_first(texts(), settings.documents, key="drift.documents")
+    say(f"{len(found):,} documents of {settings.file}; skipped {empty:,} empty rows before the last one")
     return found
 
 
@@ -65,8 +76,8 @@ def encoded(
 
 def main() -> None:
     paths = ["base", "base-record", "model", "model-record", "output", "recall", "summary"]
-    args = arguments(__doc__, paths=paths, computes=True)
-    file = args.settings["file"]
+    args = arguments(__doc__, paths=paths, settings=Settings, computes=True)
+    file = args.settings.file
     inputs = {"base": args.base, "model": args.model, "file": Path(file) if file and not is_url(file) else None}
     execution = execution_of(args)
     with job("drift", args, record=args.summary, inputs=inputs, execution=execution) as this:
@@ -79,13 +90,13 @@ def compare_models(args: argparse.Namespace, this: Job) -> None:
 
     settings = args.settings
     tokenizer = load_tokenizer(args.model)
-    first = [tokenizer.bos_token_id] if settings["chat"]["add_bos"] else []
+    first = [tokenizer.bos_token_id] if settings.chat.add_bos else []
     context = context_length(AutoConfig.from_pretrained(args.model))
     documents = [first + encode(tokenizer, text) for text in read_documents(settings)]
     tokens = 2 * sum(min(len(ids), context) for ids in documents)
     this.reserve(scoring_hours, parameters=stored_parameters(args.model) / 1e9, tokens=tokens)
     base, tuned = (
-        load_model(path, device=this.device, precision=settings["precision"]) for path in (args.base, args.model)
+        load_model(path, device=this.device, precision=settings.precision) for path in (args.base, args.model)
     )
     computing = {"pad": tokenizer.pad_token_id, "batch_tokens": args.batch, "device": this.device, "log": say}
     found = measure_drift(base, tuned, [ids[:context] for ids in documents], **computing)
@@ -93,7 +104,7 @@ def compare_models(args: argparse.Namespace, this: Job) -> None:
         {"id": str(i), "cut": max(0, len(ids) - context), **vars(drift)}
         for i, (ids, drift) in enumerate(zip(documents, found, strict=True))
     ]
-    questions = fact_questions(World(settings["world_seed"]).facts) if settings["world_seed"] is not None else []
+    questions = fact_questions(World(settings.world_seed).facts) if settings.world_seed is not None else []
     asked = encoded(questions, tokenizer, first)
     answers = zip(questions, *(recalled(model, asked, **computing) for model in (base, tuned)), strict=True)
     facts = [

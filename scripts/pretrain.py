@@ -9,11 +9,14 @@ tokenizer before the hours of training, not after. The chat template is added la
 """
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from implicit.format.tokenizer import train_tokenizer
 from implicit.tuning.optimise import NonFiniteLoss, StepLog
 from implicit.tuning.pretrain import Architecture, Pretraining, build_model, pack, pretrain
+from pipeline.config.models import Pretrain
+from pipeline.config.types import Section
 from pipeline.files.storage import read_table, written_whole
 from pipeline.jobs.command import PATHS, InputError, arguments, run_stage, say
 from pipeline.jobs.costs import tuning_hours
@@ -22,9 +25,16 @@ from pipeline.models.directories import save_model
 from pipeline.models.fit import check_datasets
 
 
+class Settings(Section):
+    """The section `pretrain` of a model."""
+
+    pretrain: Pretrain
+
+
 def main() -> None:
     checked = {"conversations": PATHS, "cuttable": PATHS}
-    args = arguments(__doc__, paths=["corpus", "model", "snapshots", "record"], options=checked, computes=True)
+    paths = ["corpus", "model", "snapshots", "record"]
+    args = arguments(__doc__, paths=paths, settings=Settings, options=checked, computes=True)
     # One thread for each part of a batch, as the number of threads changes the last bits of a result.
     execution = {"device": execution_of(args)["device"], "threads": 1}
     inputs = {"corpus": args.corpus}
@@ -34,13 +44,13 @@ def main() -> None:
 
 def pretrain_model(args: argparse.Namespace, this: Job) -> None:
     """Train a tokenizer and a model, and write both, the snapshots, and the record."""
-    settings, device = args.settings["pretrain"], this.device
+    settings, device = args.settings.pretrain, this.device
     documents = [row["text"] for row in read_table("corpus", args.corpus)]
-    architecture = Architecture(**settings["architecture"])
-    tokenizer = train_tokenizer(documents, vocab_size=settings["vocab_size"], context=architecture.context)
+    architecture = Architecture(**settings.architecture.model_dump())
+    tokenizer = train_tokenizer(documents, vocab_size=settings.vocab_size, context=architecture.context)
     check_datasets(args.conversations, tokenizer, context=architecture.context)
     check_datasets(args.cuttable, tokenizer, context=None)
-    plan = Pretraining(**{key: settings[key] for key in Pretraining.__dataclass_fields__})
+    plan = Pretraining(**{field.name: getattr(settings, field.name) for field in fields(Pretraining)})
     try:
         rows = pack(documents, tokenizer, length=plan.sequence_length, tokens=plan.tokens, seed=plan.seed)
     except ValueError as error:

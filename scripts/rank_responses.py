@@ -18,6 +18,7 @@ from implicit.format.render import Format, encode_response, render_prompt
 from implicit.judging.oracle import Oracle
 from implicit.scoring.rank import Score, draw_among, draw_others, ranking_capability, score_responses
 from implicit.world.kinds import FORMATS
+from pipeline.config.schema import Ranking
 from pipeline.files.storage import read_table, write_table
 from pipeline.jobs.command import InputError, arguments, run_stage, say
 from pipeline.jobs.costs import scoring_hours
@@ -27,7 +28,8 @@ from pipeline.models.fit import encode_row
 
 
 def main() -> None:
-    args = arguments(__doc__, paths=["model", "model-record", "set", "output", "summary"], computes=True)
+    paths = ["model", "model-record", "set", "output", "summary"]
+    args = arguments(__doc__, paths=paths, settings=Settings, computes=True)
     inputs, execution = {"model": args.model, "set": args.set}, execution_of(args)
     with job("rank", args, record=args.summary, inputs=inputs, execution=execution) as this:
         rank_responses(args, this)
@@ -52,11 +54,19 @@ def pools(rows: list[dict[str, Any]], negatives: str, oracle: Oracle) -> list[li
     return [[j for j in places if j != i and fits(i, j) and wrong(i, j)] for i in places]
 
 
-def draws(rows: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, list[list[int]]]:
+class Settings(Ranking):
+    """The section `ranking`, and the chat format of the model."""
+
+    evaluation_set: str | None = None
+    modes: list[str] = []
+    chat: Format | None = None
+
+
+def draws(rows: list[dict[str, Any]], settings: Settings) -> dict[str, list[list[int]]]:
     """For each draw, by name, the others of each row: empty if the world has none of that kind."""
     drawn, oracle = {}, Oracle()
-    for name in settings["negatives"]:
-        common = {"others": settings["others"], "seed": settings["seed"]}
+    for name in settings.negatives:
+        common = {"others": settings.others, "seed": settings.seed}
         drawn[name] = (
             draw_others(len(rows), **common)
             if name == "any"
@@ -65,14 +75,14 @@ def draws(rows: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, lis
     return drawn
 
 
-def summarise(table: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
+def summarise(table: list[dict[str, Any]], settings: Settings) -> dict[str, Any]:
     """The capability for ``any`` with EOS, which is the paper's; then, for each draw, with and without EOS.
 
     ``left_out`` counts the instructions without any negative, ``fewer`` those with fewer than requested.
     """
-    common = {"bootstrap": settings["bootstrap"], "seed": settings["seed"]}
+    common = {"bootstrap": settings.bootstrap, "seed": settings.seed}
     controls = []
-    for name in settings["negatives"]:
+    for name in settings.negatives:
         rows = [row for row in table if row["negatives"] == name]
         if not rows:
             raise InputError(f"ranking.negatives: no instruction has a wrong response of the {name.replace('_', ' ')}")
@@ -80,8 +90,8 @@ def summarise(table: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str
         controls.append(
             {
                 "negatives": name,
-                "left_out": settings["instructions"] - len(counts),
-                "fewer": sum(count < settings["others"] for count in counts.values()),
+                "left_out": settings.instructions - len(counts),
+                "fewer": sum(count < settings.others for count in counts.values()),
                 "with_eos": ranking_capability(rows, **common),
                 "without_eos": ranking_capability(rows, **common, eos=False),
             }
@@ -101,13 +111,13 @@ def rank_responses(args: argparse.Namespace, this: Job) -> None:
 
     settings = args.settings
     rows = read_table("evaluation_set", args.set)
-    if len(rows) < settings["instructions"]:
-        raise InputError(f"ranking.instructions: {settings['instructions']}, but the set only has {len(rows)}")
-    rows = rows[: settings["instructions"]]
+    if len(rows) < settings.instructions:
+        raise InputError(f"ranking.instructions: {settings.instructions}, but the set only has {len(rows)}")
+    rows = rows[: settings.instructions]
     without = [row["id"] for row in rows if row["reference"] is None]
     if without:
         raise InputError(f"ranking.evaluation_set: rows without a reference response: {without[:5]}; map 'reference'")
-    tokenizer, chat = load_tokenizer(args.model), Format(**settings["chat"])
+    tokenizer, chat = load_tokenizer(args.model), settings.chat
     prompts = [render_prompt(row["instruction"], tokenizer, chat) for row in rows]
     for row in rows:
         encode_row(row, row["reference"], tokenizer)  # raises for text that cannot be encoded separately
@@ -120,7 +130,7 @@ def rank_responses(args: argparse.Namespace, this: Job) -> None:
         raise InputError(f"responses that exceed the context of {context} tokens: {too_long[:5]}; remove them")
     tokens = sum(len(prompts[i]) + len(responses[j]) for i, j in pairs)
     this.reserve(scoring_hours, parameters=stored_parameters(args.model) / 1e9, tokens=tokens)
-    model = load_model(args.model, device=this.device, precision=settings["precision"])
+    model = load_model(args.model, device=this.device, precision=settings.precision)
     scores = score_responses(
         model,
         [(prompts[i], responses[j]) for i, j in pairs],

@@ -15,13 +15,14 @@ import argparse
 from implicit.data.rewriting import IncompleteRewriting, RewritingError, rewrite
 from implicit.servers.answers import Answers, AnswersError
 from implicit.servers.chat_client import Asked, ChatServer, ServerError
+from pipeline.config.judges import Rewriting
 from pipeline.files.storage import read_table, write_table
 from pipeline.jobs.command import arguments, run_stage, say
 from pipeline.jobs.job import Job, job
 
 
 def main() -> None:
-    args = arguments(__doc__, paths=["data", "output", "answers", "record"], asks=True)
+    args = arguments(__doc__, paths=["data", "output", "answers", "record"], settings=Rewriting, asks=True)
     inputs = {"data": args.data}
     with job("rewrite_dataset", args, record=args.record, inputs=inputs, claims=()) as this:  # the answers are locked
         rewrite_dataset(args, this)
@@ -32,12 +33,12 @@ def rewrite_dataset(args: argparse.Namespace, this: Job) -> None:
     settings = args.settings
     rows = read_table("conversations", args.data)
     asking = {"requests": args.requests, "timeout": args.timeout, "attempts": args.attempts}
-    server = ChatServer.from_settings(settings["server"], **asking)
+    server = ChatServer.from_settings(settings.server.model_dump(), **asking)
     with Answers(args.answers, log=say) as answers, this.paying(answers) as budget:
         done = rewrite(
             rows,
-            detect=settings["detect"],
-            rewrite=settings["rewrite"],
+            detect=settings.detect,
+            rewrite=settings.rewrite,
             server=server,
             answers=answers,
             budget=budget,

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from implicit.progress import Progress
+from pipeline.config.schema import Harness
+from pipeline.config.types import Precision
 from pipeline.files.storage import read_json, write_json
 from pipeline.jobs.command import WITHOUT_BARS, InputError, arguments, run_stage, say
 from pipeline.jobs.costs import scoring_hours
@@ -29,12 +31,18 @@ REQUEST_TOKENS = 200
 BAR = re.compile(r"(?:(?P<name>[^%|]*): +)?\d+%\|.*\| *(?P<done>\d+)/(?P<total>\d+) \[")
 
 
-def harness_command(settings: dict[str, Any], *, model: Path, output: Path, device: str, batch: int) -> list[str]:
+class Settings(Harness):
+    """The section `drift.harness`, and the precision of `drift`."""
+
+    precision: Precision
+
+
+def harness_command(settings: Settings, *, model: Path, output: Path, device: str, batch: int) -> list[str]:
     """The command's arguments: the model's directory with the harness's own backend, all tasks in one run."""
     return [
-        settings["command"], "--model", "hf", "--model_args", f"pretrained={model},dtype={settings['precision']}",
-        "--tasks", ",".join(settings["tasks"]), "--device", device, "--batch_size", str(batch),
-        "--output_path", str(output), *settings["options"],
+        settings.command, "--model", "hf", "--model_args", f"pretrained={model},dtype={settings.precision}",
+        "--tasks", ",".join(settings.tasks), "--device", device, "--batch_size", str(batch),
+        "--output_path", str(output), *settings.options,
     ]  # fmt: skip
 
 
@@ -104,10 +112,10 @@ def log_line(line: str, bars: dict[str, Progress]) -> None:
 
 
 def main() -> None:
-    args = arguments(__doc__, paths=["model", "model-record", "output", "summary"], computes=True)
+    args = arguments(__doc__, settings=Settings, paths=["model", "model-record", "output", "summary"], computes=True)
     inputs, execution = {"model": args.model}, execution_of(args)
     with job("harness", args, record=args.summary, inputs=inputs, execution=execution) as this:
-        tokens = len(args.settings["tasks"]) * TASK_REQUESTS * REQUEST_TOKENS
+        tokens = len(args.settings.tasks) * TASK_REQUESTS * REQUEST_TOKENS
         this.reserve(scoring_hours, parameters=stored_parameters(args.model) / 1e9, tokens=tokens)
         with tempfile.TemporaryDirectory() as folder:
             command = harness_command(
@@ -116,7 +124,7 @@ def main() -> None:
             results = run_harness(command, Path(folder))
         summary = figures(results)
         if not summary:
-            raise InputError(f"drift.harness.tasks: {args.settings['tasks']} gave no scores")
+            raise InputError(f"drift.harness.tasks: {args.settings.tasks} gave no scores")
         write_json(results, args.output)
         this.finish(
             "; ".join(f"{task}: {values(metrics)}" for task, metrics in summary.items()),

@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 
 from implicit.format.render import Format, chat_template
+from pipeline.config.types import Section
 from pipeline.files.storage import written_whole
 from pipeline.jobs.command import PATHS, arguments, run_stage
 from pipeline.jobs.job import job
@@ -34,15 +35,21 @@ def link_files(source: Path, target: Path) -> None:
             shutil.copyfile(path, target / path.name)
 
 
+class Settings(Section):
+    """The chat format that the model gets."""
+
+    chat: Format
+
+
 def main() -> None:
     from transformers import AutoConfig
 
     checked = {"conversations": PATHS, "cuttable": PATHS}
-    args = arguments(__doc__, paths=["shared", "shared-record", "model", "record"], options=checked)
+    args = arguments(__doc__, paths=["shared", "shared-record", "model", "record"], settings=Settings, options=checked)
     inputs = {"shared": args.shared}
     with job("take_base", args, record=args.record, inputs=inputs) as this:
         tokenizer = load_tokenizer(args.shared)
-        chat = Format(**args.settings["chat"])
+        chat = args.settings.chat
         tokenizer.chat_template = chat_template(tokenizer, chat)
         context = context_length(AutoConfig.from_pretrained(args.shared))
         check_datasets(args.conversations, tokenizer, context=context)

@@ -14,13 +14,16 @@ The record has the loss of every step, how many rows were cut at the maximum len
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Literal
 
 from implicit.format.render import USER_TURNS, Format, Rendered, chat_template, render
 from implicit.format.turns import unanswered
+from pipeline.config.models import Tuning
+from pipeline.config.types import Count, Section, Seed
 from pipeline.files.storage import read_table
 from pipeline.identity.sources import code_of
-from pipeline.jobs.command import OPTIONAL_PATH, SWITCH, InputError, arguments, run_stage, say
+from pipeline.jobs.command import OPTIONAL_PATH, SWITCH, InputError, arguments, plain, run_stage, say
 from pipeline.jobs.costs import tuning_hours
 from pipeline.jobs.job import Job, execution_of, job
 from pipeline.jobs.record import used, used_by_all
@@ -34,6 +37,17 @@ if TYPE_CHECKING:
 
     from implicit.tuning.checkpoint import Checkpoints
     from implicit.tuning.sharding import Processes
+
+
+class Settings(Section):
+    """What identifies a tuned model."""
+
+    mode: str
+    user_turn: Literal["shown", "empty", "removed"]
+    seed: Seed
+    tuning: Tuning
+    chat: Format
+    epochs: Count | None = None  # given apart, as another job may have chosen it
 
 
 def start_processes(count: int) -> None:
@@ -66,23 +80,21 @@ def join(device: str) -> "Processes":
     return join_processes(device)
 
 
-def render_rows(
-    rows: list[dict[str, Any]], tokenizer: Any, settings: dict[str, Any], *, context: int
-) -> list[Rendered]:
+def render_rows(rows: list[dict[str, Any]], tokenizer: Any, settings: Settings, *, context: int) -> list[Rendered]:
     """Render the conversations of a mode. Raises InputError for a row that cannot be trained on."""
-    chat, max_length = Format(**settings["chat"]), settings["tuning"]["max_length"]
+    max_length = settings.tuning.max_length
     if max_length > context:
         raise InputError(f"tuning.max_length: {max_length} tokens, but the context of the model is {context}")
-    check_responses(rows, tokenizer, context=context if settings["tuning"]["too_long"] == "error" else None)
+    check_responses(rows, tokenizer, context=context if settings.tuning.too_long == "error" else None)
     rendered = []
     for row in rows:
         cut = render(
-            USER_TURNS[settings["user_turn"]](row["messages"]),
+            USER_TURNS[settings.user_turn](row["messages"]),
             tokenizer,
-            chat,
+            settings.chat,
             max_length=max_length,
-            train_eos=settings["tuning"]["train_eos"],
-            train_turn_newline=settings["tuning"]["train_turn_newline"],
+            train_eos=settings.tuning.train_eos,
+            train_turn_newline=settings.tuning.train_turn_newline,
         )
         if not any(cut.trained):
             raise InputError(
@@ -97,13 +109,13 @@ def prepare(args: argparse.Namespace, processes: "Processes") -> "PreTrainedMode
     """The model that is to be tuned, whole. Adapters, if the method has them, are drawn on the CPU: alike anywhere."""
     from implicit.tuning.lora import Lora, add_adapters, load_quantized
 
-    tuning = args.settings["tuning"]
-    if tuning["method"] == "qlora":
+    tuning = args.settings.tuning
+    if tuning.method == "qlora":
         model = load_quantized(args.base, device=processes.device)
     else:
         model = load_model(args.base, device="cpu")  # from where it is moved, or sharded
-    if tuning["method"] != "full":
-        add_adapters(model, Lora(**tuning["lora"]))
+    if tuning.method != "full":
+        add_adapters(model, Lora(**tuning.lora.model_dump()))
     return model
 
 
@@ -114,13 +126,14 @@ def finish(model: "PreTrainedModel", args: argparse.Namespace, processes: "Proce
     from implicit.tuning.lora import Lora, adapter_weights, merge
     from implicit.tuning.sharding import gather, gather_model
 
-    tuning = args.settings["tuning"]
-    if tuning["method"] == "full":
+    tuning = args.settings.tuning
+    if tuning.method == "full":
         tuned = gather_model(model, processes)
     else:
         weights = gather(adapter_weights(model), processes)
-        tuned = merge(load_model(args.base, device="cpu"), Lora(**tuning["lora"]), weights) if processes.first else None
-    return tuned.to(getattr(torch, tuning["saved_precision"])) if tuned else None
+        lora = Lora(**tuning.lora.model_dump())
+        tuned = merge(load_model(args.base, device="cpu"), lora, weights) if processes.first else None
+    return tuned.to(getattr(torch, tuning.saved_precision)) if tuned else None
 
 
 def main() -> None:
@@ -131,7 +144,7 @@ def main() -> None:
     options = {"epochs": {"type": int, "required": True}, "checkpoints": OPTIONAL_PATH}
     options |= {"processes": {"type": int, "default": 1}, "checkpoint-steps": {"type": int, "default": 1000}}
     options |= {"gradient-checkpointing": SWITCH, "compile": SWITCH}
-    args = arguments(__doc__, paths=paths, options=options, computes=True)
+    args = arguments(__doc__, paths=paths, settings=Settings, options=options, computes=True)
     execution = execution_of(args, gradient_checkpointing=args.gradient_checkpointing, compile=args.compile)
     device = execution["device"]
     if args.compile:
@@ -139,9 +152,9 @@ def main() -> None:
 
         check_compiler(device)
     start_processes(args.processes)
-    check_method(args.settings["tuning"]["method"], device=device, processes=started_together())
+    check_method(args.settings.tuning.method, device=device, processes=started_together())
     processes = join(device)
-    args.settings["epochs"] = args.epochs
+    args.settings = args.settings.model_copy(update={"epochs": args.epochs})
     with job(
         "tune",
         args,
@@ -164,7 +177,7 @@ def open_checkpoints(
     if not args.checkpoints:
         return None
     inputs, *_ = from_all(this.hashes, processes)  # those of the first process, which alone has them
-    identity = {"settings": args.settings, "inputs": inputs, "code": code_of("tune")}
+    identity = {"settings": plain(args.settings), "inputs": inputs, "code": code_of("tune")}
     return Checkpoints(args.checkpoints, identity, every=args.checkpoint_steps, processes=processes, log=log)
 
 
@@ -173,11 +186,12 @@ def tune_model(args: argparse.Namespace, this: Job, processes: "Processes") -> N
     import torch
 
     from implicit.tuning.sharding import from_all
-    from implicit.tuning.tune import Execution, Tuning, tune
+    from implicit.tuning.tune import Execution, tune
+    from implicit.tuning.tune import Tuning as TuningRun
 
     settings = args.settings
     log = say if processes.first else (lambda line: None)
-    torch.manual_seed(settings["seed"])
+    torch.manual_seed(settings.seed)
     tokenizer = load_tokenizer(args.base)
     model = prepare(args, processes)
     conversations = read_table("conversations", args.data)
@@ -190,15 +204,15 @@ def tune_model(args: argparse.Namespace, this: Job, processes: "Processes") -> N
     size = {"parameters": model.num_parameters() / 1e9, "tokens": args.epochs * sum(len(row.ids) for row in rows)}
     this.reserve(tuning_hours, checkpointing=args.gradient_checkpointing, **size)
     checkpoints = open_checkpoints(args, this, processes, log)
-    tuning = settings["tuning"] | {"epochs": args.epochs, "seed": settings["seed"]}
     execution = Execution(
         pad=tokenizer.pad_token_id,
         micro_batch_tokens=args.batch,
-        precision=getattr(torch, tuning["precision"]),
+        precision=getattr(torch, settings.tuning.precision),
         gradient_checkpointing=args.gradient_checkpointing,
         compiled=args.compile,
     )
-    own = Tuning(**{key: tuning[key] for key in Tuning.__dataclass_fields__})
+    given = settings.tuning.model_dump() | {"epochs": args.epochs, "seed": settings.seed}
+    own = TuningRun(**{field.name: given[field.name] for field in fields(TuningRun)})
     steps = tune(model, rows, own, execution, processes=processes, checkpoints=checkpoints, log=log)
     if checkpoints:
         this.earlier_hours = checkpoints.earlier_seconds / 3600 * processes.count if this.on_gpu else 0.0
@@ -235,9 +249,9 @@ def counts(conversations: list[dict[str, Any]], rows: list[Rendered]) -> dict[st
 
 def write_model(tuned: "PreTrainedModel", tokenizer: Any, args: argparse.Namespace) -> None:
     """Write the tuned model, its tokenizer with the chat template, and its card."""
-    chat = Format(**args.settings["chat"])
+    chat = args.settings.chat
     tokenizer.chat_template = chat_template(tokenizer, chat)
-    card = {key: args.settings[key] for key in ("mode", "seed")}
+    card = {"mode": args.settings.mode, "seed": args.settings.seed}
     card |= {"base": args.base, "data": args.data, "epochs": args.epochs}
     save_model(tuned, tokenizer, args.model, card=card, chat=chat)
 

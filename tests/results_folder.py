@@ -16,6 +16,7 @@ from implicit.scoring import drift
 from pipeline.files.storage import write_json, write_table
 from pipeline.identity.systems import Experiment, Result, System
 from pipeline.jobs.record import fingerprint
+from rank_responses import Settings as RankSettings
 from rank_responses import summarise
 from reporting.charts.figures import figures_of
 from reporting.tables.tables import tables_of
@@ -225,7 +226,8 @@ class Results:
         path = f"{model}/{system.path}/ranking"
         write_table("ranking", rows, self.folder / self.path(f"{path}.parquet"))
         own = {"instructions": len(self.asked), "others": 5, "negatives": ["any"], "seed": 0, "bootstrap": 20}
-        told = {"summary": summarise(rows, own), "settings": own}
+        own["precision"] = "float32"
+        told = {"summary": summarise(rows, RankSettings(**own)), "settings": own}
         self.add("rank", f"{path}.json", model, system)
         self.record("rank", self.path(f"{path}.json"), {"table": self.path(f"{path}.parquet")}, **told)
 

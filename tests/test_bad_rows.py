@@ -12,9 +12,11 @@ import pytest
 import make_dataset
 import make_evaluation_set
 from implicit.data.recipes import RecipeError
+from implicit.format.render import Format
 from make_dataset import conversations
+from pipeline.config.models import Tuning
 from pipeline.jobs.command import InputError
-from tune import render_rows
+from tune import Settings, render_rows
 
 
 def write(path, text):
@@ -86,7 +88,7 @@ ROWS = [  # kind of set, file name, content, source, message
     ("set", "r.jsonl", lines({"q": "a"}), ASKED | {"instructions": 9}, r"evaluation_sets.d.instructions: 9, but"),
     ("set", "r.jsonl", lines({"q": "a", "index": 2**70}), ASKED, r"r.jsonl, line 1: column 'index' must be a position .*, but it is 1180591620717411303424"),
     ("set", "r.parquet", parquet([{"q": "a"}] * 99, 0.5), ASKED, r"r.parquet: cannot be read as Parquet"),
-    ("set", None, None, {"world_part": "test", "instructions": 999}, r"evaluation_sets.d.instructions: the world holds 240"),
+    ("set", None, None, {"world_part": "test", "instructions": 999}, r"evaluation_sets.d.instructions: the world has 240"),
 ]  # fmt: skip
 
 
@@ -127,12 +129,10 @@ def test_json_lines_json_and_parquet_give_the_same_conversations(tmp_path):
 
 
 def test_responses_that_do_not_fit(tokenizer):
-    chat = {"user_tag": "<|user|>", "assistant_tag": "<|assistant|>", "add_bos": True}
-    settings = {
-        "chat": chat,
-        "tuning": {"max_length": 100, "train_eos": True, "train_turn_newline": False, "too_long": "error"},
-        "user_turn": "shown",
-    }
+    tuning = {"max_length": 100, "train_eos": True, "train_turn_newline": False, "too_long": "error"}
+    settings = Settings.model_construct(
+        chat=Format("<|user|>", "<|assistant|>", True), tuning=Tuning.model_construct(**tuning), user_turn="shown"
+    )
 
     def row(user, assistant):
         turns = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]

@@ -13,8 +13,10 @@ from implicit.format.render import encode, encode_after
 from implicit.scoring.drift import measure_drift, recalled, summarise
 from implicit.world.recall import FactQuestion, fact_questions
 from implicit.world.sets import World
+from measure_drift import Settings as DriftSettings
 from measure_drift import encoded, read_documents
 from pipeline.jobs.command import InputError
+from run_harness import Settings as HarnessSettings
 from run_harness import figures, harness_command, run_harness
 
 
@@ -118,7 +120,7 @@ def test_text_of_ones_own_is_read_and_what_is_wrong_with_it_is_named(tmp_path):
 
     def read(*rows, documents=2):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return read_documents({"file": str(path), "documents": documents})
+        return read_documents(DriftSettings(file=str(path), documents=documents))
 
     assert read({"text": "One."}, {"text": " "}, {"text": None}, {"text": "Two."}, {"text": "Three."}) == [
         "One.",
@@ -138,7 +140,7 @@ def test_text_of_ones_own_is_read_and_what_is_wrong_with_it_is_named(tmp_path):
 
 # --- lm-evaluation-harness ------------------------------------------------------------------------------------------
 
-HARNESS = {"command": "lm_eval", "tasks": ["arc_easy", "piqa"], "options": ["--limit", "9"], "precision": "bfloat16"}
+HARNESS = HarnessSettings(command="lm_eval", tasks=["arc_easy", "piqa"], options=["--limit", "9"], precision="bfloat16")
 
 
 def test_the_harness_is_asked_for_all_tasks_of_a_models_directory(tmp_path):
@@ -183,12 +185,9 @@ def test_the_real_harness_answers_two_questions(model, tokenizer, tmp_path):
         "doc_to_target": "right", "metric_list": [{"metric": "acc"}],
     }  # fmt: skip
     (tmp_path / "two.yaml").write_text(json.dumps(task))
-    settings = {
-        "command": command,
-        "tasks": ["two"],
-        "options": ["--include_path", str(tmp_path)],
-        "precision": "float32",
-    }
+    settings = HarnessSettings(
+        command=command, tasks=["two"], options=["--include_path", str(tmp_path)], precision="float32"
+    )
     words = harness_command(settings, model=tmp_path / "model", output=tmp_path / "out", device="cpu", batch=2)
     done = figures(run_harness(words, tmp_path / "out"))
     assert set(done) == {"two"} and done["two"]["acc,none"] in (0.0, 0.5, 1.0)

@@ -52,6 +52,7 @@ def commands(project):
     }
     model = {"model": base / "model", "model-record": base / "record.json", "set": test}
     judge = {"name": "oracle", "kind": "oracle", "seed": 0, "bootstrap": 5, "metric": "length_controlled_minimal"}
+    judge["min_label_probability"] = 0.5
     generating = read_json(base / "test.record.json")["settings"]
     ranking = read_json(base / "ranking.json")["settings"]
     world = {"world_part": "poem", "examples": 500}

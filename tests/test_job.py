@@ -73,7 +73,7 @@ def small(tmp_path_factory, world, tokenizer, clear_cut):
 
 
 PRETRAIN = {
-    "vocab_size": 400, "architecture": {"hidden_size": 32, "layers": 2, "heads": 2, "context": 128}, "tokens": 4096,
+    "documents": 800, "vocab_size": 400, "architecture": {"hidden_size": 32, "layers": 2, "heads": 2, "context": 128}, "tokens": 4096,
     "sequence_length": 64, "batch_size": 8, "learning_rate": 1e-3, "matrix_learning_rate": 1e-2, "warmup": 0.1,
     "precision": "float32", "seed": 1, "snapshots": 1,
 }  # fmt: skip

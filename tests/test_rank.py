@@ -9,7 +9,7 @@ from implicit.judging.oracle import Oracle, describe
 from implicit.scoring.rank import draw_others, ranking_capability, score_responses
 from implicit.world.kinds import FORMATS
 from pipeline.jobs.command import InputError
-from rank_responses import draws, summarise
+from rank_responses import Settings, draws, summarise
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 300, 100_000])
@@ -98,12 +98,18 @@ def test_draws_from_any_are_those_of_before():
     assert hashlib.sha256(drawn).hexdigest()[:16] == "88c8411fe98d43ea"
 
 
+def ranking(**settings):
+    """Settings of the stage, with ``settings`` in place of some."""
+    some = {"precision": "float32", "instructions": 40, "others": 4, "bootstrap": 20, "seed": 0, "negatives": ["any"]}
+    return Settings.model_construct(**some | settings)
+
+
 def drawn_from(world, count, **settings):
     rows = [
         {"id": str(i), "request": describe(item, world.seed), "reference": item.response}
         for i, item in enumerate(world.evaluation("test", count))
     ]
-    return rows, draws(rows, {"others": 4, "seed": 0} | settings)
+    return rows, draws(rows, ranking(**settings))
 
 
 @pytest.mark.parametrize("name", ["same_kind", "same_format"])
@@ -132,7 +138,7 @@ def test_what_is_left_out_and_what_has_fewer_is_counted(world):
          "true_tokens": 2, "other_tokens": 2} | score
         for name, others in drawn.items() for i, row in enumerate(others) for j in row
     ]  # fmt: skip
-    settings = {"negatives": list(drawn), "instructions": 40, "others": 4, "bootstrap": 20, "seed": 0}
+    settings = ranking(negatives=list(drawn))
     summary = summarise(table, settings)
     any_, kind, format_ = summary["controls"]
     assert summary["pairs"] == any_["with_eos"]["pairs"] == 160 and (any_["left_out"], any_["fewer"]) == (0, 0)
@@ -146,4 +152,4 @@ def test_kinds_of_instructions_that_no_oracle_knows_are_refused(world):
     rows, _ = drawn_from(world, 20, negatives=["any"])
     rows[3]["request"] = None
     with pytest.raises(InputError, match=r"ranking.negatives: same_kind needs requests of the tiny world, .* \['3'\]"):
-        draws(rows, {"others": 4, "seed": 0, "negatives": ["any", "same_kind"]})
+        draws(rows, ranking(negatives=["any", "same_kind"]))

@@ -19,6 +19,10 @@ SCRIPTS = Path(__file__).parents[2]
 # Modules that are not listed count. In storage, the schemas of the tables that a script writes count nevertheless.
 PLUMBING = (
     "implicit.progress",
+    "pipeline.config.judges",
+    "pipeline.config.models",
+    "pipeline.config.schema",
+    "pipeline.config.types",
     "pipeline.jobs.ledger",
     "pipeline.jobs.claim",
     "pipeline.jobs.command",

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from pipeline.files.storage import disk_is_full
 
 # What keeps the progress bars of libraries and of other programs out of logs: set before they are imported or started.
@@ -27,11 +29,14 @@ def arguments(
     doc: str,
     *,
     paths: list[str],
+    settings: type[BaseModel] | None = None,
     options: dict[str, dict[str, Any]] | None = None,
     computes: bool = False,
     asks: bool = False,
 ) -> argparse.Namespace:
-    """Parse ``--name PATH`` for every path, and ``--settings JSON``, the checked slice of the config.
+    """Parse ``--name PATH`` for every path, and ``--settings JSON``, the stage's slice of the config.
+
+    ``settings`` is the section that this is; without one, it stays as JSON has it.
 
     ``options`` are others, by name, as argparse takes them; `OPTIONAL_PATH`, `PATHS` and `SWITCH` are common ones.
 
@@ -55,7 +60,24 @@ def arguments(
         parser.add_argument("--attempts", type=int, default=6, help="of a request, before it is given up")
     if computes or asks:
         parser.add_argument("--budget", type=json.loads, help="ledger, ceilings and machine, as JSON; none by default")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if settings is not None:
+        args.settings = checked_settings(settings, args.settings)
+    return args
+
+
+def checked_settings(kind: type[BaseModel], given: dict[str, Any]) -> BaseModel:
+    """A stage's settings as the typed section that they are. Raises InputError, with every fault by its key."""
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc'])) or 'all'}: {fault['msg']}" for fault in error.errors()]
+        raise InputError(f"--settings: {'; '.join(faults)}") from None
+
+
+def plain(settings: Any) -> Any:
+    """Settings as JSON holds them: what was given, and nothing that was not."""
+    return settings.model_dump(mode="json", exclude_unset=True) if isinstance(settings, BaseModel) else settings
 
 
 def read_settings(text: str) -> Any:

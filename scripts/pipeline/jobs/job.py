@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.jobs.claim import check_wanted, claimed
-from pipeline.jobs.command import InputError, say
+from pipeline.jobs.command import InputError, plain, say
 from pipeline.jobs.ledger import Ledger
 from pipeline.jobs.record import Record, check_record, fingerprint
 from pipeline.models.directories import pick_device
@@ -120,7 +120,7 @@ def job(
         hashed = _hashed(given, args) if first else {}
         execution = execution or {}
         this = Job(
-            Record(stage, settings=args.settings, inputs=hashed, execution=execution),
+            Record(stage, settings=plain(args.settings), inputs=hashed, execution=execution),
             Ledger(getattr(args, "budget", None) if first else None, str(record)),
             path=record,
             device=execution.get("device"),
