@@ -27,6 +27,7 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Keep together what shares a fixture that takes long: tests of a file, and those of the run test experiment."""
     for item in items:

@@ -52,3 +52,7 @@ def test_log_likelihoods_and_their_gradient_do_not_depend_on_the_parts(at_a_time
         torch.testing.assert_close(one, other)
     with torch.no_grad():
         torch.testing.assert_close(log_likelihoods(head, hidden, targets), plain)
+    head.requires_grad_(False)
+    found = log_likelihoods(head, hidden, targets)
+    torch.testing.assert_close(found, plain)
+    torch.testing.assert_close(torch.autograd.grad(found.square().sum(), hidden)[0], expected[0])

@@ -55,6 +55,24 @@ def test_a_merged_model_responds_as_the_one_with_adapters(tuned, rows):
 
 
 @needs_peft
+@pytest.mark.parametrize("at_a_time", [700, 10**9])
+def test_frozen_weights_are_kept_in_the_precision_of_the_arithmetic(model, rows, tokenizer, at_a_time, monkeypatch):
+    """Half the memory and no casts; the losses are those of float32 within bfloat16's accuracy."""
+    monkeypatch.setattr("implicit.scoring.likelihood.AT_A_TIME", at_a_time)  # the head in parts, or as a whole
+    losses = []
+    for precision in (torch.float32, torch.bfloat16):
+        adapted = copy.deepcopy(model)
+        torch.manual_seed(1)
+        add_adapters(adapted, LORA)
+        steps = tune(adapted, rows, SETTINGS, Execution(tokenizer.pad_token_id, precision=precision))
+        losses.append([step.loss for step in steps])
+        for parameter in adapted.parameters():
+            assert parameter.dtype == (torch.float32 if parameter.requires_grad else precision)
+    assert losses[1] == pytest.approx(losses[0], rel=0.03) and losses[1] != losses[0]
+    assert losses[1][-1] < 0.9 * losses[1][0]
+
+
+@needs_peft
 def test_the_change_is_the_definition_and_only_where_adapters_were(tuned):
     """W + alpha / rank · B A, and every other weight, including embeddings and padding rows, bit for bit."""
     base, adapted, _, merged = tuned

@@ -62,7 +62,7 @@ def test_single_task_sets_hold_one_kind(world):
 def test_a_world_follows_from_its_seed_alone():
     assert World(1).corpus(50) == World(1).corpus(50) != World(2).corpus(50)
     assert World(1).facts != World(2).facts
-    with pytest.raises(ValueError, match="holds 240 different test instructions, but 241"):
+    with pytest.raises(ValueError, match="has 240 different test instructions, but 241"):
         World(1).evaluation("test", 241)
 
 

@@ -1,30 +1,63 @@
-"""Log-likelihoods of tokens, without ever holding logits for all positions at once."""
+"""Log-likelihoods of tokens, without a tensor of all positions by the whole vocabulary."""
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
 
 AT_A_TIME = 2**24  # logits, in float32: 64 MiB
 
 
-def log_likelihoods(
-    head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, targets: torch.Tensor
-) -> torch.Tensor:
-    """The log-likelihood (nats, float32) of each target [n] from the ``head`` applied to hidden states [n, width].
+def log_likelihoods(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The log-likelihood (nats, float32) of each target [n] by the ``head`` on hidden states [n, width].
 
     At most AT_A_TIME logits are held at a time, whatever n and the vocabulary size: if there are more, they are
-    computed in parts, and recomputed for the gradient.
+    computed part by part. Of a head that is trained, they are computed once more for the gradient; of one that is
+    frozen, as with adapters, the gradient comes from the same pass.
     """
     vocabulary = head.weight.shape[0]
     rows = max(1, AT_A_TIME // vocabulary)
 
     def of_part(states: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        return -torch.nn.functional.cross_entropy(head(states).float(), chosen, reduction="none")
+        return -cross_entropy(head(states).float(), chosen, reduction="none")
 
     if len(targets) <= rows:
         return of_part(hidden, targets)
+    if torch.is_grad_enabled() and isinstance(head, torch.nn.Linear) and not head.weight.requires_grad:
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        bias = None if head.bias is None else head.bias.to(dtype)
+        return _FrozenHead.apply(hidden.to(dtype), head.weight.to(dtype), bias, targets, rows)
     parts = zip(hidden.split(rows), targets.split(rows), strict=True)
     if not torch.is_grad_enabled():
         return torch.cat([of_part(*part) for part in parts])
     return torch.cat([checkpoint(of_part, *part, use_reentrant=False) for part in parts])
+
+
+class _FrozenHead(torch.autograd.Function):
+    """Log-likelihoods [n] by a head that is not trained.
+
+    That of a row depends on the hidden state of this row alone, so that its gradient can be had before the loss is
+    known: the target's row of the weights less the mean row by probability.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden, weight, bias, targets, rows) -> torch.Tensor:
+        found = hidden.new_empty(len(targets), dtype=torch.float32)
+        slope = torch.empty_like(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, len(targets), rows):
+                part = slice(start, start + rows)
+                logits = linear(hidden[part], weight, bias).float()
+                total = logits.logsumexp(dim=-1, keepdim=True)
+                found[part] = (logits.gather(1, targets[part, None]) - total).squeeze(1)
+                probabilities = logits.sub_(total).exp_().to(weight.dtype)
+                slope[part] = weight[targets[part]] - probabilities @ weight
+        ctx.save_for_backward(slope)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        return (gradients[0].unsqueeze(1) * slope).to(slope.dtype), None, None, None, None

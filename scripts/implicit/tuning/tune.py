@@ -44,8 +44,8 @@ class Tuning:
 class Execution:
     """How tuning is computed, which may change the last bits of a result and nothing else.
 
-    Weights are float32; arithmetic is autocast to ``precision``. A step's rows are computed in micro-batches of at most
-    ``micro_batch_tokens`` tokens, padded with the id ``pad``. Layers that are ``compiled`` stay so.
+    Weights are float32, frozen ones and arithmetic in ``precision``. A step's rows are computed in micro-batches of at
+    most ``micro_batch_tokens`` tokens, padded with the id ``pad``. Layers that are ``compiled`` stay so.
     """
 
     pad: int
@@ -176,6 +176,10 @@ def rounds(
 def placed(model: PreTrainedModel, execution: Execution, processes: Processes) -> WeightedLoss:
     """The loss of a model that is ready for training, on its device or sharded over several processes."""
     model.train()
+    if processes.count == 1:  # FSDP shards parameters of one type alone
+        for parameter in model.parameters():
+            if not parameter.requires_grad and parameter.is_floating_point():  # 4-bit weights are integers
+                parameter.data = parameter.data.to(execution.precision)
     if execution.compiled:
         # Layer by layer: as they are alike, once for all of them, and for any number and length of rows.
         for layer in decoder_layers(model):

@@ -74,7 +74,7 @@ class Model(Section):
     snapshot: Count | None = None
     """Which of the `pretrain.snapshots` to use, counted from 1; `null`: the final model."""
     path: LocalPath | None = None
-    """An existing model, instead of `pretrain`: a hub id, or a directory, which may begin with `.`, `/` or `~`."""
+    """An existing model, instead of `pretrain`: a hub id, a GGUF file, or a directory (`.`, `/` or `~` in front)."""
     revision: Line | None = None
     """The commit, tag or branch of the hub."""
     gated: Flag = False
