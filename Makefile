@@ -45,7 +45,7 @@ archive: environment
 	@python scripts/archive_results.py "results/$(EXPERIMENT)"
 
 test: environment
-	@python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	@python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-slurm: environment
 	@python -m pytest tests/test_slurm.py -m slurm $(PYTEST_ARGS)

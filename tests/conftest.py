@@ -27,14 +27,6 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """Keep together what shares a fixture that takes long: tests of a file, and those of the run test experiment."""
-    for item in items:
-        shared = "finished" in item.fixturenames and item.path.name != "test_paper.py"
-        item.add_marker(pytest.mark.xdist_group("project" if shared else item.path.name))
-
-
 @pytest.fixture(scope="session")
 def chat():
     return Format(user_tag="<|user|>", assistant_tag="<|assistant|>", add_bos=True)

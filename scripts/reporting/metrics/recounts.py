@@ -5,8 +5,10 @@ numbers come from its own files. Values that only a record has, such as losses, 
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +136,13 @@ class Recount:
                 "empty": len([row for row in rows if row["output"].strip() == ""]),
                 "prompts_cut": len([row for row in rows if row["cut"]]),
             }
+            words = [re.findall(r"\S+", row["output"].casefold()) for row in rows]
+            asked = [" ".join(re.findall(r"\S+", row["instruction"].casefold())) for row in rows]
+            again = [text != "" and " ".join(own).find(text) >= 0 for text, own in zip(asked, words, strict=True)]
+            values["repeats"] = 100 * np.mean(again)
             yield from (Count(result.path, metric, value, count) for metric, value in values.items())
+            shares = [len({*pairwise(own)}) / (len(own) - 1) for own in words if len(own) > 1]
+            yield Count(result.path, "distinct_bigrams", 100 * np.mean(shares) if shares else None, len(shares))
             lengths += [row["tokens"] for row in rows]
             yield from self.qualities_of(result)
         for name, share in SHARES.items():

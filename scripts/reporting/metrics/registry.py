@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from implicit.judging.artefacts import judged_otherwise
 from implicit.measuring.intervals import mean_interval
+from implicit.measuring.texts import distinct_bigrams, repeats_instruction
 from implicit.scoring.rank import capability_interval
 from implicit.tuning.optimise import learning_rate_factor
 from reporting.page.content import ORACLE, Content, Number
@@ -48,6 +49,12 @@ def count(of: Callable[[dict], bool]) -> Callable[[Content], float]:
 def mean(of: Callable[[dict], float]) -> Callable[[Content], float]:
     """The mean over a file's rows."""
     return lambda content: statistics.fmean(map(of, content.rows))
+
+
+def distinct(content: Content) -> list[Number]:
+    """The mean share of distinct bigrams over responses of at least two words."""
+    shares = [each for each in (distinct_bigrams(row["output"]) for row in content.rows) if each is not None]
+    return [Number(100 * statistics.fmean(shares) if shares else None, len(shares))]
 
 
 def recorded(key: str, *, percent: bool = False) -> Callable[[Content], float | None]:
@@ -220,6 +227,10 @@ DECLARED = [
     Metric("token_quantile", "generate", "tokens", 1, "length of a response", pool=token_quantiles),
     Metric("characters", "generate", "characters", 1, "mean length of a response", mean(lambda r: len(r["output"]))),
     Metric("empty", "generate", "count", 0, "responses without text", count(lambda r: not r["output"].strip())),
+    Metric("repeats", "generate", *PERCENT, "responses that contain their whole instruction",
+           share(lambda r: repeats_instruction(r["instruction"], r["output"]))),
+    Metric("distinct_bigrams", "generate", *PERCENT, "distinct pairs of successive words in a response",
+           distinct),
     Metric("prompts_cut", "generate", "count", 0, "prompts that left too little of the context",
            count(lambda r: r["cut"] > 0)),
     Metric("not_stopped", "generate", "count", 0, "responses cut off at max_new_tokens or the context",

@@ -328,7 +328,8 @@ TABLES = {
         "Generation statistics: shares in percent, means per response", frozenset(), first_rows("tokens"),
         ("model", "system"), lambda view: [
             text("model"), text("system"), n_of("n", "tokens"), mean("stopped", "stopped"), mean("tokens", "tokens"),
-            mean("characters", "characters"), first("empty", "empty"), first("prompts cut", "prompts_cut"),
+            mean("characters", "characters"), first("empty", "empty"), mean("repeats", "repeats"),
+            mean("distinct bigrams", "distinct_bigrams"), first("prompts cut", "prompts_cut"),
         ],
     ),
 }  # fmt: skip
