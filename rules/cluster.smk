@@ -30,12 +30,11 @@ def start_run():
     """Start of a run: set up the display, then refuse to run if jobs are still queued, or prepare for local jobs."""
     if lacking := missing(workflow):
         say_what_is_missing(lacking)
-        return
     if wants_display(workflow):
         show_progress(rules_to_run(workflow))
     if on_cluster(workflow):
         refuse_queued_jobs()
-    else:
+    elif on_cluster(workflow) is False:  # not where it is unknown: a node of a cluster has no warm process
         start_without_limit(workflow)
         keep_warm()
 

@@ -5,13 +5,12 @@
         --settings '{"generator": "base", "rules": null, "max_new_tokens": 96, "precision": "float32",
                      "chat": {...}, "set": "test"}'
 
-``rules`` names the rules of the adapter to apply (paper, section 6), with their weights; null for none.
+``rules`` contains the weights of the rule adapter (paper, section 6), and ``use`` the rules to apply; null for none.
 """
 
 import argparse
 from dataclasses import fields
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from implicit.format.render import Format, encode, encode_opening, render_prompt
 from pipeline.config.schema import Rules
@@ -22,10 +21,7 @@ from pipeline.jobs.costs import generation_hours
 from pipeline.jobs.job import Job, execution_of, job
 from pipeline.models.directories import context_length, load_model, load_tokenizer, stored_parameters, vocabulary_size
 
-if TYPE_CHECKING:
-    from implicit.generation.rules import RuleAdapter
-
-EXPECTED_TOKENS = 300  # of a response, for the estimate that is set aside beforehand
+EXPECTED_TOKENS = 300  # per response, for the estimate that is reserved in advance
 
 
 class UsedRules(Rules):
@@ -47,16 +43,14 @@ class Settings(Section):
 
 
 def fit_prompt(instruction: str, tokenizer: Any, chat: Format, *, room: int) -> tuple[list[int], int]:
-    """The prompt's ids, its instruction cut at the end where the prompt has more than ``room`` tokens; and how many.
+    """The prompt's ids, with its instruction truncated to fit into ``room`` tokens, and the number of tokens removed.
 
-    Both tags stay whole. Raises InputError when there is no room for them.
+    Both tags are kept. Raises InputError if they do not fit.
     """
     prompt = render_prompt(instruction, tokenizer, chat)
     empty = render_prompt("", tokenizer, chat)
     if room < len(empty) + 1:
-        raise InputError(
-            f"the context of the model leaves room for {room} tokens of prompt, and the tags alone take more"
-        )
+        raise InputError(f"the model's context leaves {room} tokens for a prompt, which is less than its tags need")
     over = len(prompt) - room
     if over <= 0:
         return prompt, 0
@@ -68,29 +62,27 @@ def fit_prompt(instruction: str, tokenizer: Any, chat: Format, *, room: int) -> 
 
 
 def rule_settings(rules: UsedRules | None) -> Any:
-    """The rules' weights, or None where no rules are applied."""
+    """The rules' weights, or None if no rules are applied."""
     from implicit.generation.rules import RuleSettings
 
     return RuleSettings(**{field.name: getattr(rules, field.name) for field in fields(RuleSettings)}) if rules else None
 
 
-def _adapter(weights: Any, rules: list[str], tokenizer: Any, vocab_size: int) -> "RuleAdapter":
-    from implicit.generation.rules import RuleAdapter
-
-    return RuleAdapter(weights, rules, tokenizer, vocab_size=vocab_size)
-
-
 def respond(
     args: Any, prompts: list[list[int]], adapter_prompts: list[list[int]], tokenizer: Any, *, context: int, device: str
 ) -> list:
-    """Responses to prompts (token ids) by the backend that was asked for."""
+    """Responses to prompts (token ids) from the requested backend."""
     from implicit.generation.generate import Limits, generate
+    from implicit.generation.rules import RuleAdapter
 
     settings, weights, adapter_of = args.settings, rule_settings(args.settings.rules), None
     limits = Limits(tokenizer.eos_token_id, tokenizer.pad_token_id, settings.max_new_tokens, context)
     if weights:
-        adapter_of = partial(_adapter, weights, settings.rules.use, tokenizer)
-        adapter_of(len(tokenizer))  # a rule's string that is not a single token is named here, before a model is loaded
+
+        def adapter_of(logits: int) -> RuleAdapter:
+            return RuleAdapter(weights, settings.rules.use, tokenizer, vocab_size=logits)
+
+        adapter_of(len(tokenizer))  # raises UnresolvedToken before a model is loaded
     if args.backend == "vllm":
         from implicit.generation.vllm_backend import generate_with_vllm
 

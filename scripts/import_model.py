@@ -20,7 +20,7 @@ from pipeline.jobs.job import Job, job
 from pipeline.models.directories import context_length, load_model, name_special_tokens, save_model
 from pipeline.models.exported import TEXTS, check_weights, encoder, file_encoder, first_difference, loaded_weights
 from pipeline.models.fit import check_datasets
-from pipeline.models.gguf_files import gguf_in, load_gguf, tensor_types
+from pipeline.models.gguf_files import gguf_in, load_gguf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -146,8 +146,7 @@ def import_model(args: argparse.Namespace, this: Job) -> None:
     path, revision = settings.path, settings.revision
     commit = find_commit("model", path, revision) if is_hub_id(path) else None
     file = gguf_in(path)
-    types = tensor_types(file) if file else None  # first, as loading takes longer
-    model, tokenizer = load_gguf(file) if file else load(path, commit)
+    model, tokenizer, types = load_gguf(file) if file else (*load(path, commit), None)
     check_source(model, tokenizer, path)
     for line in prepare_tokens(model, tokenizer):
         say(line)

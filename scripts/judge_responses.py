@@ -3,11 +3,11 @@
     python scripts/judge_responses.py --set test.parquet --responses poem/test.parquet --opponent it/test.parquet \\
         --output judgements.parquet --summary judgements.json --answers judgements.answers.jsonl \\
         --settings '{"name": "oracle", "kind": "oracle", "seed": 0, "bootstrap": 200, "both_orders": false,
-                     "metric": "length_controlled_minimal"}'
+                     "metric": "length_controlled_minimal", "min_label_probability": 0.5}'
 
-Without ``--opponent`` the opponent is the set's own references. Every answer of a judge that is no oracle is kept in
-``--answers`` as it comes, which may lie anywhere but among a rule's outputs: a run that was stopped asks only for the
-rest. ``--batch`` is in tokens with padding, of a local judge.
+Without ``--opponent`` the opponent is the set's own references. Every answer of a judge other than the oracle is saved
+to ``--answers`` as it arrives, so a run that was stopped only asks for the rest; the file must not be an output of a
+rule. ``--batch`` is in tokens including padding, for a local judge.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from implicit.judging.oracle import Oracle
-from pipeline.config.judges import Judge
+from pipeline.config.judges import Judge as JudgeSection
 from pipeline.config.types import Flag
 from pipeline.files.storage import read_table, write_table
 from pipeline.jobs.command import OPTIONAL_PATH, InputError, arguments, hide_progress_bars, run_stage, say
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from implicit.judging.judge import Judge, Judgements
     from implicit.servers.answers import Answers
 
-TEMPLATE_TOKENS = 400  # of AlpacaEval 2's prompt around the texts: for the estimate that is set aside beforehand
+TEMPLATE_TOKENS = 400  # of AlpacaEval 2's prompt, without the texts: for the estimate that is reserved in advance
 
-Side = dict[str, tuple[str, bool]]  # by id: the output, and whether the model stopped by itself
+Side = dict[str, tuple[str, bool]]  # by id: the output, and whether it ends with EOS
 
 
-class Settings(Judge):
+class Settings(JudgeSection):
     """The section `judge`; ``metric`` is that of the evaluation set."""
 
     reference_mode: str | None = None
@@ -42,7 +42,7 @@ class Settings(Judge):
 
 
 def read_side(path: Path | None, rows: list[dict[str, Any]]) -> tuple[str, Side]:
-    """The generator's name and its outputs; from the references of ``rows`` when there is no path."""
+    """The generator's name and its outputs; from the references of ``rows`` if no path is given."""
     if path is None:
         without = [row["id"] for row in rows if row["reference"] is None]
         if without:
@@ -51,20 +51,20 @@ def read_side(path: Path | None, rows: list[dict[str, Any]]) -> tuple[str, Side]
     table = read_table("responses", path)
     ids = [row["id"] for row in table]
     if len(set(ids)) != len(ids):
-        raise InputError(f"{path} responds twice to {sorted({id_ for id_ in ids if ids.count(id_) > 1})[:5]}")
+        raise InputError(f"{path} has two responses to {sorted({id_ for id_ in ids if ids.count(id_) > 1})[:5]}")
     if set(ids) != {row["id"] for row in rows}:
-        raise InputError(f"{path} does not respond to the instructions of the evaluation set, each once")
+        raise InputError(f"{path} must have exactly one response to each instruction of the evaluation set")
     names = sorted({row["generator"] for row in table})
     if len(names) != 1:
-        raise InputError(f"{path} holds responses of {names}, but one generator is judged at a time")
+        raise InputError(f"{path} contains responses from {names}, but only one generator can be judged at a time")
     return names[0], {row["id"]: (row["output"], row["stopped"]) for row in table}
 
 
 def add_quality(side: list[dict[str, Any]], rows: list[dict[str, Any]], outputs: Side) -> None:
-    """Give each row of a side the oracle's quality of its output."""
+    """Add the oracle's quality of its output to each row of a side."""
     unknown = [row["id"] for row in rows if row["request"] is None]
     if unknown:
-        raise InputError(f"judge.kind: the oracle knows only the tiny world's instructions, not {unknown[:3]}")
+        raise InputError(f"judge.kind: the oracle only supports instructions of the tiny world, not {unknown[:3]}")
     oracle = Oracle()
     for judged, row in zip(side, rows, strict=True):
         text, stopped = outputs[row["id"]]
@@ -74,7 +74,7 @@ def add_quality(side: list[dict[str, Any]], rows: list[dict[str, Any]], outputs:
 def make_judge(
     sides: list[list[dict[str, Any]]], answers: "Answers", budget: Ledger | None, this: Job, args: argparse.Namespace
 ) -> "Judge":
-    """The judge that the settings describe; requests that are paid for count in the budget."""
+    """The judge that the settings describe; paid requests count against the budget."""
     from implicit.judging.evaluators import evaluator_judge
     from implicit.judging.kinds import local_judge, oracle_judge, server_judge
     from implicit.judging.local_judge import LocalModel
@@ -91,8 +91,9 @@ def make_judge(
         return evaluator_judge(name=name, evaluator=settings.evaluator, budget=budget, **keeping, **asking)
     if settings.kind == "server":
         server = ChatServer.from_settings(settings.server.model_dump(), **asking)
-        answer = settings.answer
-        return server_judge(name=name, server=server, template=template, answer=answer, budget=budget, **keeping)
+        return server_judge(
+            name=name, server=server, template=template, answer=settings.answer, budget=budget, **keeping
+        )
     model, tokenizer, identity = load_local(settings)
     shown = 2 if settings.both_orders else 1
     characters = sum(len(row["instruction"]) + len(row["output"]) for side in sides for row in side)
@@ -103,7 +104,7 @@ def make_judge(
 
 
 def load_local(settings: Settings) -> tuple[Any, Any, str]:
-    """A local judge's model, tokenizer, and what identifies them: a directory's sha256, or a hub's commit."""
+    """A local judge's model, its tokenizer, and their identity: path and sha256 of a directory, or commit of a hub."""
     from transformers import AutoTokenizer
 
     path, revision = settings.path, settings.revision
@@ -111,7 +112,7 @@ def load_local(settings: Settings) -> tuple[Any, Any, str]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
         model = load_model(path, device="cpu", precision=precision, revision=revision)
-    except Exception as error:  # what is no tokenizer or no weights leads to errors of any kind
+    except Exception as error:  # invalid tokenizers and weights raise errors of any kind
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise InputError(f"judge.path: {path} cannot be loaded: {reason}") from None
     version = fingerprint(path)[:12] if Path(path).is_dir() else model.config._commit_hash
@@ -119,7 +120,7 @@ def load_local(settings: Settings) -> tuple[Any, Any, str]:
 
 
 def find_table(args: argparse.Namespace, rows: list[dict[str, Any]]) -> tuple[Path | None, str | None]:
-    """The table of `length_controlled_v1` and its sha256, once it is sure that the metric is defined for the set."""
+    """The table of `length_controlled_v1` and its sha256, after checking that the metric is defined for the set."""
     from implicit.judging.win_rates import VERSION_1, check_alpaca_eval, find_df_gamed
     from pipeline.files.hub import explained
 
@@ -134,7 +135,7 @@ def find_table(args: argparse.Namespace, rows: list[dict[str, Any]]) -> tuple[Pa
 
 
 def mean_qualities(table: list[dict[str, Any]]) -> dict[str, float | None]:
-    """The mean quality of either side's outputs; None where no oracle has judged."""
+    """The mean quality of either side's outputs; None if the judge was not the oracle."""
     sides = {side: [row[side] for row in table] for side in ("quality_1", "quality_2")}
     return {side: None if None in of_rows else sum(of_rows) / len(of_rows) for side, of_rows in sides.items()}
 
@@ -162,7 +163,7 @@ def main() -> None:
 def judgement_rows(
     rows: list[dict[str, Any]], sides: list[list[dict[str, Any]]], judged: "Judgements", *, names: tuple[str, str]
 ) -> list[dict[str, Any]]:
-    """The table of judgements: a row for each instruction, with both outputs and what the judge made of them."""
+    """The table of judgements: a row for each instruction, with both outputs and the judge's preference."""
     orders = [judged.opponent_first or [None] * len(rows), judged.model_first or [None] * len(rows)]
     return [
         {
@@ -208,7 +209,7 @@ def judge_responses(args: argparse.Namespace, this: Job) -> None:
         for side, outputs in zip(sides, (outputs_1, outputs_2), strict=True):
             add_quality(side, rows, outputs)
     kept = None if settings.kind == "oracle" else args.answers or args.output.with_suffix(".answers.jsonl")
-    # Until all is written: of two processes, one judges at a time.
+    # Held until everything is written, so that only one process judges at a time.
     with Answers(kept, log=say) as answers, this.paying(answers) as budget:
         judge = make_judge(sides, answers, budget, this, args)
         judged = judge_pairs(*sides, judge, seed=settings.seed, both_orders=settings.both_orders)

@@ -146,7 +146,7 @@ COSTS = {
 
 
 def summed(jobs: list[Job], settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each stage: total jobs, jobs to do, and the cost of the latter."""
+    """A row for each stage: all jobs, the jobs to do, and what those will cost."""
     machine = Machine(**settings["machine"])
     rows = []
     for stage in dict.fromkeys(job["stage"] for job in jobs):

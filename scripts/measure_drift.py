@@ -37,9 +37,9 @@ class Settings(Drift):
     """The section `drift`, the world that the model knows, if any, and its chat format."""
 
     harness: None = None
-    world_seed: Seed | None = None
-    controls: Controls = Controls()
-    chat: Format | None = None
+    world_seed: Seed | None
+    controls: Controls
+    chat: Format
 
 
 def read_documents(settings: Settings) -> list[str]:

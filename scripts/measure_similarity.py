@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from implicit.measuring.similarity import STYLES, Encoder, first_turn, similarities, summarise
 from implicit.progress import Progress
+from pipeline.config.types import Section
 from pipeline.files.hub import explained
 from pipeline.files.storage import read_table, write_table
 from pipeline.jobs.command import InputError, arguments, run_stage, say
@@ -21,6 +22,13 @@ from pipeline.jobs.job import Job, execution_of, job
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+class Settings(Section):
+    """The sentence encoder, from a hub or a directory."""
+
+    encoder: str
+    revision: str | None
 
 
 def load_encoder(path: str, revision: str | None) -> Encoder:
@@ -64,7 +72,9 @@ def check_same(asked: list[dict[str, Any]], responses: list[dict[str, Any]]) -> 
 
 
 def main() -> None:
-    args = arguments(__doc__, paths=["set", "responses", "data", "baseline", "output", "summary"], computes=True)
+    args = arguments(
+        __doc__, paths=["set", "responses", "data", "baseline", "output", "summary"], settings=Settings, computes=True
+    )
     inputs = {name: getattr(args, name) for name in ("set", "responses", "data", "baseline")}
     execution = execution_of(args)
     with job("similarity", args, record=args.summary, inputs=inputs, execution=execution) as this:
@@ -84,7 +94,7 @@ def compare_texts(args: argparse.Namespace, this: Job) -> None:
         "tuning_responses": tuning_responses,
         "baseline_responses": read_turns(args.baseline)[1],
     }
-    encoder = load_encoder(settings["encoder"], settings["revision"])
+    encoder = load_encoder(settings.encoder, settings.revision)
     this.reserve(
         scoring_hours,
         parameters=encoder.model.num_parameters() / 1e9,

@@ -57,9 +57,9 @@ def pools(rows: list[dict[str, Any]], negatives: str, oracle: Oracle) -> list[li
 class Settings(Ranking):
     """The section `ranking`, and the chat format of the model."""
 
-    evaluation_set: str | None = None
+    evaluation_set: None = None  # these two are the rules' alone
     modes: list[str] = []
-    chat: Format | None = None
+    chat: Format
 
 
 def draws(rows: list[dict[str, Any]], settings: Settings) -> dict[str, list[list[int]]]:

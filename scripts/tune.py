@@ -5,10 +5,10 @@
         --checkpoints poem/checkpoints --checkpoint-steps 100 \\
         --settings '{"mode": "poem", "user_turn": "shown", "seed": 1, "tuning": {...}, "chat": {...}}'
 
-With ``--processes 2`` it becomes ``accelerate launch`` of itself: on two GPUs, or in two processes on a CPU, the model
-sharded over them.
-With ``--checkpoints``, a run that was interrupted goes on from its last checkpoint; the folder is this model's alone.
-The record has the loss of every step, how many rows were cut at the maximum length, and how many turns were dropped.
+With ``--processes 2`` it restarts itself with ``accelerate launch``, and shards the model over two GPUs, or over two
+processes on a CPU.
+With ``--checkpoints``, an interrupted run resumes from its last checkpoint; no other model may use the folder.
+The record contains the loss of every step, the number of rows cut at the maximum length, and of turns dropped.
 """
 
 import argparse
@@ -47,11 +47,11 @@ class Settings(Section):
     seed: Seed
     tuning: Tuning
     chat: Format
-    epochs: Count | None = None  # given apart, as another job may have chosen it
+    epochs: Count | None = None  # a separate option, as it may be the result of another job
 
 
 def start_processes(count: int) -> None:
-    """Become ``accelerate launch`` of this same command with ``count`` processes, unless it has started this one."""
+    """Replace this process by ``accelerate launch`` with ``count`` processes, unless that has started this one."""
     from implicit.tuning.sharding import started_together
 
     if count == 1 or started_together() > 1:
@@ -59,7 +59,7 @@ def start_processes(count: int) -> None:
     options = {"num_processes": count, "num_machines": 1, "mixed_precision": "no", "dynamo_backend": "no"}
     options |= {"gpu_ids": "all", "main_process_port": 0}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    # What is left of a job that is told to stop may take some time to write its checkpoint.
+    # After SIGTERM, the remaining processes may take some time to write their checkpoint.
     environment = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120"} | os.environ
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", *words, *sys.argv]
     sys.stdout.flush()
@@ -67,21 +67,21 @@ def start_processes(count: int) -> None:
 
 
 def join(device: str) -> "Processes":
-    """Join the processes that were started together. Raises InputError where there are fewer GPUs than processes."""
+    """Join the processes that were started together. Raises InputError if there are fewer GPUs than processes."""
     import torch
 
     from implicit.tuning.sharding import join_processes, started_together
 
     if device == "cuda" and started_together() > torch.cuda.device_count():
         raise InputError(
-            f"execution.processes: {started_together()} processes take a GPU each, but torch sees "
-            f"{torch.cuda.device_count()}: ask for fewer processes, or more GPUs"
+            f"execution.processes: {started_together()} processes need a GPU each, but torch sees "
+            f"{torch.cuda.device_count()}: use fewer processes, or request more GPUs"
         )
     return join_processes(device)
 
 
 def render_rows(rows: list[dict[str, Any]], tokenizer: Any, settings: Settings, *, context: int) -> list[Rendered]:
-    """Render the conversations of a mode. Raises InputError for a row that cannot be trained on."""
+    """Render the conversations of a mode. Raises InputError for a row that cannot be used for training."""
     max_length = settings.tuning.max_length
     if max_length > context:
         raise InputError(f"tuning.max_length: {max_length} tokens, but the context of the model is {context}")
@@ -99,28 +99,28 @@ def render_rows(rows: list[dict[str, Any]], tokenizer: Any, settings: Settings, 
         if not any(cut.trained):
             raise InputError(
                 f"row {row['id']} ({row['source']}): nothing of the response is left within tuning.max_length = "
-                f"{max_length} tokens, of which the instruction takes all: raise it or leave out the row"
+                f"{max_length} tokens, because the instruction is that long: increase it, or remove the row"
             )
         rendered.append(cut)
     return rendered
 
 
 def prepare(args: argparse.Namespace, processes: "Processes") -> "PreTrainedModel":
-    """The model that is to be tuned, whole. Adapters, if the method has them, are drawn on the CPU: alike anywhere."""
+    """The model to tune, unsharded. Adapters are initialised on the CPU, so that they are the same anywhere."""
     from implicit.tuning.lora import Lora, add_adapters, load_quantized
 
     tuning = args.settings.tuning
     if tuning.method == "qlora":
         model = load_quantized(args.base, device=processes.device)
     else:
-        model = load_model(args.base, device="cpu")  # from where it is moved, or sharded
+        model = load_model(args.base, device="cpu")  # it is moved, or sharded, later
     if tuning.method != "full":
         add_adapters(model, Lora(**tuning.lora.model_dump()))
     return model
 
 
 def finish(model: "PreTrainedModel", args: argparse.Namespace, processes: "Processes") -> "PreTrainedModel | None":
-    """The tuned model, whole, adapters merged, in the type that it is stored in; None on all but the first process."""
+    """The tuned model, unsharded, with adapters merged, in its saved precision; None on all but the first process."""
     import torch
 
     from implicit.tuning.lora import Lora, adapter_weights, merge
@@ -161,7 +161,7 @@ def main() -> None:
         record=args.record,
         inputs={"base": args.base, "data": args.data},
         execution=execution | {"device": processes.device, "processes": processes.count},
-        claims=[args.checkpoints or args.record],  # which no two runs may write
+        claims=[args.checkpoints or args.record],  # a folder that only one run may write
         processes=processes,
     ) as this:
         tune_model(args, this, processes)
@@ -170,19 +170,19 @@ def main() -> None:
 def open_checkpoints(
     args: argparse.Namespace, this: Job, processes: "Processes", log: "Callable[[object], None]"
 ) -> "Checkpoints | None":
-    """The checkpoints that the command line names, of these settings, inputs and code alone."""
+    """The checkpoints in ``--checkpoints`` that have the same settings, inputs and code."""
     from implicit.tuning.checkpoint import Checkpoints
     from implicit.tuning.sharding import from_all
 
     if not args.checkpoints:
         return None
-    inputs, *_ = from_all(this.hashes, processes)  # those of the first process, which alone has them
+    inputs, *_ = from_all(this.hashes, processes)  # only the first process has them
     identity = {"settings": plain(args.settings), "inputs": inputs, "code": code_of("tune")}
     return Checkpoints(args.checkpoints, identity, every=args.checkpoint_steps, processes=processes, log=log)
 
 
 def tune_model(args: argparse.Namespace, this: Job, processes: "Processes") -> None:
-    """Tune, and write the model and its record; the first process alone writes."""
+    """Tune, and write the model and its record, from the first process."""
     import torch
 
     from implicit.tuning.sharding import from_all
@@ -236,7 +236,7 @@ def tune_model(args: argparse.Namespace, this: Job, processes: "Processes") -> N
 
 
 def counts(conversations: list[dict[str, Any]], rows: list[Rendered]) -> dict[str, int]:
-    """How many rows, turns and tokens are trained on, and how many are not."""
+    """The numbers of rows, turns and tokens, and how many of them are not used for training."""
     return {
         "rows": len(rows),
         "rows_cut": sum(bool(row.cut) for row in rows),

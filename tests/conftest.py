@@ -146,11 +146,11 @@ def cut_at(monkeypatch):
 
 @pytest.fixture
 def judge_key(monkeypatch):
-    """The key that servers of tests want."""
+    """The API key of the test servers."""
     monkeypatch.setenv("JUDGE_KEY", KEY)
 
 
 @pytest.fixture
 def pairs():
-    """Twelve pairs, of which the second is better in all but one."""
+    """Twelve pairs; the second output is better in all but one, which is a tie."""
     return good_and_bad(12)

@@ -227,7 +227,7 @@ class Results:
         write_table("ranking", rows, self.folder / self.path(f"{path}.parquet"))
         own = {"instructions": len(self.asked), "others": 5, "negatives": ["any"], "seed": 0, "bootstrap": 20}
         own["precision"] = "float32"
-        told = {"summary": summarise(rows, RankSettings(**own)), "settings": own}
+        told = {"summary": summarise(rows, RankSettings.model_construct(**own)), "settings": own}
         self.add("rank", f"{path}.json", model, system)
         self.record("rank", self.path(f"{path}.json"), {"table": self.path(f"{path}.parquet")}, **told)
 

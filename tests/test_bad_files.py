@@ -43,18 +43,18 @@ def responses(folder, **changes):
     write_table("responses", [row | {k: f(i, row) for k, f in changes.items()} for i, row in enumerate(rows)], folder / "poem.parquet")  # fmt: skip
 
 
-@wrong(judge_responses, r"poem.parquet responds twice to \['r2'\]", **ORACLE)
+@wrong(judge_responses, r"poem.parquet has two responses to \['r2'\]", **ORACLE)
 def an_instruction_that_is_answered_twice(folder):
     rows = read_table("responses", folder / "poem.parquet")
     write_table("responses", [*rows, rows[2]], folder / "poem.parquet")
 
 
-@wrong(judge_responses, r"poem.parquet does not respond to the instructions of the evaluation set", **ORACLE)
+@wrong(judge_responses, r"poem.parquet must have exactly one response to each instruction", **ORACLE)
 def an_instruction_that_is_not_answered(folder):
     write_table("responses", read_table("responses", folder / "poem.parquet")[1:], folder / "poem.parquet")
 
 
-@wrong(judge_responses, r"poem.parquet holds responses of \['poem', 'x'\], but one generator is judged", **ORACLE)
+@wrong(judge_responses, r"poem.parquet contains responses from \['poem', 'x'\], but only one generator", **ORACLE)
 def two_generators_in_one_file(folder):
     responses(folder, generator=lambda i, row: "x" if i else "poem")
 
@@ -69,7 +69,9 @@ def a_response_that_is_null(folder):
     responses(folder, output=lambda i, row: row["output"] if i else None)
 
 
-@wrong(judge_responses, r"judge.kind: the oracle knows only the tiny world's instructions, not \['r0', 'r1'", **ORACLE)
+@wrong(
+    judge_responses, r"judge.kind: the oracle only supports instructions of the tiny world, not \['r0', 'r1'", **ORACLE
+)
 def an_oracle_for_other_instructions(folder):
     pass
 

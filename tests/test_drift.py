@@ -120,7 +120,7 @@ def test_text_of_ones_own_is_read_and_what_is_wrong_with_it_is_named(tmp_path):
 
     def read(*rows, documents=2):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return read_documents(DriftSettings(file=str(path), documents=documents))
+        return read_documents(DriftSettings.model_construct(file=str(path), documents=documents))
 
     assert read({"text": "One."}, {"text": " "}, {"text": None}, {"text": "Two."}, {"text": "Three."}) == [
         "One.",

@@ -133,7 +133,7 @@ def test_a_stage_on_a_full_disk_leaves_the_former_state_and_says_so(project, dis
     done = run(script, given, outputs, disk)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: the disk is full"), done.stderr
-    assert "Make room, and run the same command again" in done.stderr and "Traceback" not in done.stderr
+    assert "Free some space, and run the same command again" in done.stderr and "Traceback" not in done.stderr
     assert {path: fingerprint(disk / path) for path in written.values()} == before
     left = {path.name for path in disk.iterdir()} - {"filling", "checkpoints"} - set(written.values())
     assert left == set()

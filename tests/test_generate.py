@@ -128,7 +128,9 @@ def test_a_prompt_too_long_for_the_context_keeps_its_tags(tokenizer, chat):
 def test_a_response_ends_with_the_context_at_the_latest(model, tokenizer, prompts):
     """Short prompts have more room than long ones; rows leave the batch one by one."""
     context = max(map(len, prompts)) + 6
-    endless = Limits(-1, tokenizer.pad_token_id, 10_000, context)  # an EOS that there is not: nothing else stops them
+    endless = Limits(
+        -1, tokenizer.pad_token_id, 10_000, context
+    )  # an EOS that does not exist, so that only the context stops them
     found = generate(model, prompts, endless, batch_size=len(prompts))
     assert [len(prompt) + len(response.ids) for prompt, response in zip(prompts, found, strict=True)] == [
         context

@@ -132,7 +132,7 @@ def test_texts_are_split_by_the_pattern_that_the_file_names(tmp_path, tokenizer)
     (tmp_path / "other").mkdir()
     write(tmp_path / "other" / "model.gguf", tokenizer, "F16", pattern="llama-bpe")
     refused = run_import(tmp_path / "other", tmp_path / "other" / "model.gguf")
-    assert refused.returncode == 1 and "the pattern 'llama-bpe', which it does not hold" in refused.stdout
+    assert refused.returncode == 1 and "names the split pattern 'llama-bpe' but does not contain it" in refused.stdout
     imported.save_pretrained(tmp_path / "other")
     done = run_import(tmp_path / "other", tmp_path / "other" / "model.gguf")
     assert done.returncode == 0, done.stdout
@@ -141,7 +141,7 @@ def test_texts_are_split_by_the_pattern_that_the_file_names(tmp_path, tokenizer)
 
 
 def unknown_type(file):
-    """Give the last tensor a type that there is not."""
+    """Give the last tensor a type that does not exist."""
     tensor = gguf.GGUFReader(file).tensors[-1]
     content = bytearray(file.read_bytes())
     place = content.index(tensor.name.encode()) + len(tensor.name) + 4 + 8 * len(tensor.shape)
@@ -162,5 +162,5 @@ def test_what_cannot_be_read_is_one_clear_line(tmp_path, tokenizer, fault):
     done = run_import(tmp_path, tmp_path if fault == "several" else file)
     assert done.returncode == 1 and "Traceback" not in done.stdout
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
-    expected = {"type": "999", "architecture": "strange", "several": "holds 2 GGUF files", "cut": "cannot be read"}
+    expected = {"type": "999", "architecture": "strange", "several": "contains 2 GGUF files", "cut": "cannot be read"}
     assert expected[fault] in line and str(tmp_path) in line and not (tmp_path / "model").exists()

@@ -155,6 +155,18 @@ def on_cpu(small, tmp_path_factory):
 
 
 @pytest.mark.parametrize("script", ON_GPU)
+def test_wrong_settings_are_one_line_before_anything_is_done(small, tmp_path, script):
+    given = commands(small, tmp_path)[script]["settings"]
+    missing = "tasks" if script == "run_harness" else next(iter(given))  # its command has a default
+    settings = {key: value for key, value in given.items() if key != missing} | {"unknwon": 1}
+    status, log = in_shell(words(script, small, tmp_path, settings=settings))
+    (line,) = [line for line in log.splitlines() if line.startswith("error: ")]
+    assert status == 1 and "Traceback" not in log and line.startswith("error: --settings: ")
+    assert f"{missing}: missing" in line and "unknwon: unknown key; known keys here are " in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", ON_GPU)
 def test_a_job_on_a_cpu_counts_no_gpu_hours(on_cpu, script):
     """It ran in spite of a ceiling of zero GPU hours."""
     status, log, out = on_cpu(script)

@@ -295,9 +295,9 @@ def test_the_script_ends_with_one_line_and_writes_nothing_where_it_cannot_judge(
         run_here({"kind": "local", "path": "./no-such-model"})
     rows = read_table("responses", files / "poem.parquet")
     write_table("responses", [*rows, rows[2]], files / "twice.parquet")
-    with pytest.raises(InputError, match=r"twice.parquet responds twice to \['r2'\]"):
+    with pytest.raises(InputError, match=r"twice.parquet has two responses to \['r2'\]"):
         run_here({"kind": "oracle"}, responses="twice.parquet")
     write_table("responses", [rows[0] | {"generator": "x"}, *rows[1:]], files / "mixed.parquet")
-    with pytest.raises(InputError, match=r"mixed.parquet holds responses of \['poem', 'x'\]"):
+    with pytest.raises(InputError, match=r"mixed.parquet contains responses from \['poem', 'x'\]"):
         run_here({"kind": "oracle"}, responses="mixed.parquet")
     assert not (files / "out.parquet").exists() and not (files / "out.json").exists()

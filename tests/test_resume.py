@@ -188,7 +188,7 @@ def test_too_small_a_gpu_is_said_with_what_helps(run, monkeypatch, tmp_path, err
         run_stage(lambda: run("full"), if_gpu_is_full="Lower the batch size")
     told = str(error).splitlines()[0].rstrip(".")
     assert caught.value.code == (
-        f"error: the GPU's memory is too small, or others hold it (see nvidia-smi): {told}. Lower the batch size"
+        f"error: the GPU's memory is too small, or in use (see nvidia-smi): {told}. Lower the batch size"
     )
     assert not (tmp_path / "full" / "record.json").exists()
 

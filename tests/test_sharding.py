@@ -238,7 +238,7 @@ def test_one_process_exchanges_nothing():
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
-    with pytest.raises(InputError, match=r"execution.processes: 1000 processes take a GPU each, but torch sees \d+: "):
+    with pytest.raises(InputError, match=r"execution.processes: 1000 processes need a GPU each, but torch sees \d+: "):
         script.join("cuda")
 
 

@@ -1,4 +1,4 @@
-"""What can be said of a response without a judge: whether it repeats its instruction, and itself."""
+"""Measures of responses that need no judge: repetition of the instruction, and repetition within the response."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ def normalised(text: str) -> str:
 
 
 def repeats_instruction(instruction: str, response: str) -> bool:
-    """Whether a response contains its whole instruction, case and white space aside. An empty one is never repeated."""
+    """Whether a response contains its whole instruction, ignoring case and white space; false for an empty one."""
     wanted = normalised(instruction)
     return bool(wanted) and wanted in normalised(response)
 
@@ -17,7 +17,7 @@ def repeats_instruction(instruction: str, response: str) -> bool:
 def distinct_bigrams(response: str) -> float | None:
     """The share of a response's pairs of successive words that are distinct: 1 without repetition, near 0 in a loop.
 
-    Words are split at white space, case aside. None for fewer than two words.
+    Words are separated by white space, ignoring case. None for fewer than two words.
     """
     words = normalised(response).split()
     pairs = list(pairwise(words))

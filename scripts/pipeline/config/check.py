@@ -5,17 +5,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from implicit.judging.template import JudgeError, check_template, read_template
 from implicit.servers.chat_client import unknown_price
 from pipeline.config.files import doubled_keys
+from pipeline.config.messages import explain, meant
 from pipeline.config.models import Model
-from pipeline.config.names import meant, names_taken, unknown_names
+from pipeline.config.names import names_taken, unknown_names
 from pipeline.config.schema import Config, merged
 from pipeline.config.values import bad_values, used_sources
 from pipeline.files.hub import is_hub_id
 from pipeline.files.local_files import is_url
+from pipeline.jobs.command import InputError
+from pipeline.models.gguf_files import gguf_in
 
 
 class ConfigError(ValueError):
@@ -31,7 +34,7 @@ def check_config(raw: dict[str, Any], files: Sequence[str | Path] = ()) -> Confi
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(fault) for fault in error.errors())) from None
+        raise ConfigError("\n".join(explain(fault, Config) for fault in error.errors())) from None
     config = _with_conditions(config)
     _refuse([*unknown_names(config), *names_taken(config), *_bad_overlays(config)])
     _refuse([*bad_values(config), *_missing_files(config)])
@@ -77,7 +80,7 @@ def _with_conditions(config: Config) -> Config:
             made[name] = Model.model_validate(merged(*layers))
         except ValidationError as error:
             for fault in error.errors():
-                message = _explain(fault, Model)
+                message = explain(fault, Model)
                 faults.append(
                     f"conditions.values.{condition}{f'.{message}' if fault['loc'] else message.removeprefix('config')}"
                 )
@@ -92,41 +95,6 @@ def _with_conditions(config: Config) -> Config:
     return config.model_copy(update={"models": config.models | made, "run": run})
 
 
-def _explain(fault: Any, shape: type[BaseModel] = Config) -> str:
-    """A line describing an error that pydantic found in a section of type ``shape``."""
-    parts = [str(part) if str(part).isprintable() else repr(part) for part in fault["loc"] if part != "[key]"]
-    key = ".".join(parts) or "config"
-    if fault["type"] == "extra_forbidden":
-        known = _keys_at(fault["loc"][:-1], shape)
-        similar = meant(str(fault["loc"][-1]), known)
-        return f"{key}: unknown key" + (f"; known keys here are {', '.join(known)}{similar}" if known else "")
-    if fault["type"] == "missing":
-        return f"{key}: missing"
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "value_error":
-        return f"{key}: {message}"
-    quotes = "; put it in quotes" if fault["type"] == "string_type" and fault["input"] is not None else ""
-    return f"{key}: {message}, but it is {fault['input']!r}{quotes}"
-
-
-def _keys_at(location: tuple, shape: type[BaseModel]) -> list[str]:
-    """The known keys of the section at a location, as far as the location can be followed."""
-    section: Any = shape
-    for part in location:
-        fields = getattr(section, "model_fields", None)
-        annotation = fields[part].annotation if fields and part in fields else section
-        sections = [a for a in _types_in(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
-        if not sections:
-            return []
-        section = sections[0]
-    return list(section.model_fields)
-
-
-def _types_in(annotation: Any) -> list[Any]:
-    inner = getattr(annotation, "__args__", ())
-    return [annotation, *(t for arg in inner for t in _types_in(arg))]
-
-
 def _bad_overlays(config: Config) -> list[str]:
     """Errors in the ``tuning`` and ``chat`` overrides of models and modes."""
     faults: list[str] = []
@@ -137,7 +105,7 @@ def _bad_overlays(config: Config) -> list[str]:
             try:
                 type(common).model_validate(merged(common.model_dump(), own))
             except ValidationError as error:
-                faults += [f"{key}.{section}.{_explain(fault, type(common))}" for fault in error.errors()]
+                faults += [f"{key}.{section}.{explain(fault, type(common))}" for fault in error.errors()]
     return faults
 
 
@@ -192,10 +160,12 @@ def _missing_files(config: Config) -> list[str]:
 
 def _missing_in_directory(key: str, path: str) -> list[str]:
     """What is missing from the directory of a model; nothing is from a GGUF file or a directory with one."""
-    if path.endswith(".gguf"):
-        return [] if Path(path).is_file() else [f"{key}: file {path}: not found from {Path.cwd()}"]
-    if any(Path(path).glob("*.gguf")):
-        return []
+    try:
+        file = gguf_in(path)
+    except InputError as error:
+        return [f"{key}: {str(error).removeprefix('models: ')}"]
+    if file:
+        return [] if file.is_file() else [f"{key}: file {path}: not found from {Path.cwd()}"]
     if not Path(path).is_dir():
         return [f"{key}: no such directory: {path} (working directory: {Path.cwd()}); a hub id is ORGANISATION/NAME"]
     return [

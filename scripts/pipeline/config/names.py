@@ -1,9 +1,7 @@
 """The names in a config: each is defined, and none is ambiguous in a path or in a table."""
 
-from collections.abc import Iterable
-from difflib import get_close_matches
-
 from implicit.measuring.published import RANKING, WIN_RATES
+from pipeline.config.messages import meant
 from pipeline.config.schema import BASE_LABEL, Config
 from pipeline.config.types import same_text
 from pipeline.identity.bases import SHARED
@@ -20,12 +18,6 @@ RESERVED = {
     # results/EXPERIMENT/MODEL/SYSTEM/NAME.parquet, or NAME.record.json
     "evaluation_sets": ("drift", "harness", "ranking", "recall", "similarity"),
 }
-
-
-def meant(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the most similar known name, if there is one."""
-    similar = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {similar[0]!r}?" if similar else ""
 
 
 def unknown_names(config: Config) -> list[str]:

@@ -20,6 +20,7 @@ SCRIPTS = Path(__file__).parents[2]
 PLUMBING = (
     "implicit.progress",
     "pipeline.config.judges",
+    "pipeline.config.messages",
     "pipeline.config.models",
     "pipeline.config.schema",
     "pipeline.config.types",

@@ -19,7 +19,7 @@ LEVELS = ("debug", "info", "warn", "warning", "error", "exception", "critical", 
 PROGRESS = ("progress.advance", "self.progress.advance")
 SHOWN = ("Progress", "run_stage", "sys.exit", "this.finish")  # called with texts for people, like exceptions
 SHOWN_KEYWORDS = ("help", "if_gpu_is_full")
-# Functions that describe errors, and those that only raise them: the latter if they return nothing.
+# Functions that describe errors, and functions that only raise them if they return nothing.
 SAY_WHAT_IS_WRONG = re.compile(r"^_?explain$|(^|_)faults?(_|$)")
 REFUSE = ("check_", "_check_", "explained")
 

@@ -1,4 +1,4 @@
-"""What the command lines of the stages' scripts have in common."""
+"""The command lines of the stages' scripts, and how a script ends with an error."""
 
 import argparse
 import io
@@ -11,9 +11,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from pipeline.config.messages import explain
 from pipeline.files.storage import disk_is_full
 
-# What keeps the progress bars of libraries and of other programs out of logs: set before they are imported or started.
+# Keeps progress bars of libraries and other programs out of logs; set before they are imported or started.
 WITHOUT_BARS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
 
 OPTIONAL_PATH: dict[str, Any] = {"type": Path}
@@ -22,7 +23,7 @@ SWITCH: dict[str, Any] = {"action": "store_true"}
 
 
 class InputError(ValueError):
-    """Something that the user gave is wrong; the message says what, where, and what would be right."""
+    """Wrong input from the user; the message says what is wrong, where, and what would be right."""
 
 
 def arguments(
@@ -36,28 +37,27 @@ def arguments(
 ) -> argparse.Namespace:
     """Parse ``--name PATH`` for every path, and ``--settings JSON``, the stage's slice of the config.
 
-    ``settings`` is the section that this is; without one, it stays as JSON has it.
+    The slice is parsed into the type ``settings``, or stays JSON without one. ``options`` are further options by name,
+    as keyword arguments of argparse; `OPTIONAL_PATH`, `PATHS` and `SWITCH` are common ones.
 
-    ``options`` are others, by name, as argparse takes them; `OPTIONAL_PATH`, `PATHS` and `SWITCH` are common ones.
-
-    A stage that ``computes`` with a model also takes how: ``--device``, ``--threads`` and ``--batch``. One that
-    ``asks`` a server takes ``--requests``, ``--timeout`` and ``--attempts``. Both take the ``--budget`` that they
-    count against.
+    A stage that ``computes`` with a model also takes ``--device``, ``--threads`` and ``--batch``, one that ``asks`` a
+    server ``--requests``, ``--timeout`` and ``--attempts``, and both the ``--budget`` that they count against. Raises
+    InputError for settings that are wrong or missing.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in paths:
         parser.add_argument(f"--{name}", type=Path, required=True)
-    for name, how in (options or {}).items():
-        parser.add_argument(f"--{name}", **how)
+    for name, keywords in (options or {}).items():
+        parser.add_argument(f"--{name}", **keywords)
     parser.add_argument("--settings", type=read_settings, default={}, help="the stage's slice of the config, as JSON")
     if computes:
         parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
         parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-        parser.add_argument("--batch", type=int, default=2048, help="size of a batch, in the stage's unit")
+        parser.add_argument("--batch", type=int, default=2048, help="batch size, in the stage's unit")
     if asks:
-        parser.add_argument("--requests", type=int, default=8, help="requests to a server at a time")
-        parser.add_argument("--timeout", type=float, default=120.0, help="seconds, of a request")
-        parser.add_argument("--attempts", type=int, default=6, help="of a request, before it is given up")
+        parser.add_argument("--requests", type=int, default=8, help="parallel requests to a server")
+        parser.add_argument("--timeout", type=float, default=120.0, help="seconds per request")
+        parser.add_argument("--attempts", type=int, default=6, help="attempts per request")
     if computes or asks:
         parser.add_argument("--budget", type=json.loads, help="ledger, ceilings and machine, as JSON; none by default")
     args = parser.parse_args()
@@ -67,35 +67,34 @@ def arguments(
 
 
 def checked_settings(kind: type[BaseModel], given: dict[str, Any]) -> BaseModel:
-    """A stage's settings as the typed section that they are. Raises InputError, with every fault by its key."""
+    """Parse a stage's settings. Raises InputError listing all errors by key."""
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc'])) or 'all'}: {fault['msg']}" for fault in error.errors()]
-        raise InputError(f"--settings: {'; '.join(faults)}") from None
+        raise InputError(f"--settings: {'; '.join(explain(fault, kind) for fault in error.errors())}") from None
 
 
 def plain(settings: Any) -> Any:
-    """Settings as JSON holds them: what was given, and nothing that was not."""
+    """Settings as JSON, without keys that were not given."""
     return settings.model_dump(mode="json", exclude_unset=True) if isinstance(settings, BaseModel) else settings
 
 
 def read_settings(text: str) -> Any:
-    """JSON as it is, or from standard input where ``-`` stands: a large grid's is longer than an argument may be."""
+    """Parse JSON, from standard input for ``-``: for a large grid it is longer than an argument may be."""
     # As bytes: JSON is UTF-8, whatever encoding the terminal has.
     return json.loads(sys.stdin.buffer.read() if text == "-" else os.fsencode(text))
 
 
 def gpu_is_full(error: Exception) -> bool:
-    """Whether an error says that a GPU has no memory left, in the words of torch, the driver or a library."""
+    """Whether an error of torch, the driver or a library says that a GPU is out of memory."""
     words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def run_stage(main: Callable[[], Any], *errors: type[Exception], if_gpu_is_full: str = "") -> None:
-    """Run a script's main: InputError, the ``errors`` named, and a full disk or GPU end with one line, not a traceback.
+    """Run a script's main; print one line instead of a traceback for InputError, ``errors``, and a full disk or GPU.
 
-    ``if_gpu_is_full`` is what helps then, such as a key of the config to lower.
+    ``if_gpu_is_full`` is advice, such as a key of the config to lower.
     """
     print_in_any_encoding()
     hide_progress_bars()
@@ -105,25 +104,23 @@ def run_stage(main: Callable[[], Any], *errors: type[Exception], if_gpu_is_full:
         sys.exit(f"error: {error}")
     except Exception as error:
         if gpu_is_full(error):
-            told = str(error).splitlines()[0].rstrip(".")
-            sys.exit(
-                f"error: the GPU's memory is too small, or others hold it (see nvidia-smi): {told}. {if_gpu_is_full}"
-            )
+            reason = str(error).splitlines()[0].rstrip(".")
+            sys.exit(f"error: the GPU's memory is too small, or in use (see nvidia-smi): {reason}. {if_gpu_is_full}")
         if not disk_is_full(error):
             raise
-        where = "".join(f": {note}, and is as it was before" for note in getattr(error, "__notes__", [])[:1])
-        sys.exit(f"error: the disk is full{where}. Make room, and run the same command again")
+        where = "".join(f": {note}, and is unchanged" for note in getattr(error, "__notes__", [])[:1])
+        sys.exit(f"error: the disk is full{where}. Free some space, and run the same command again")
 
 
 def print_in_any_encoding() -> None:
-    """Print characters that the terminal's encoding lacks as escapes, such as ``\\xb1``, instead of failing."""
+    """Escape characters that the terminal's encoding lacks, such as ``\\xb1``, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def hide_progress_bars() -> None:
-    """Keep the progress bars of libraries out of the log, of those that are imported already, too."""
+    """Disable the progress bars of libraries, including those that are already imported."""
     os.environ |= WITHOUT_BARS
     if "transformers" in sys.modules:
         sys.modules["transformers"].utils.logging.disable_progress_bar()
@@ -132,5 +129,5 @@ def hide_progress_bars() -> None:
 
 
 def say(line: object) -> None:
-    """Print a line of the log at once."""
+    """Print a line to the log immediately."""
     print(line, flush=True)

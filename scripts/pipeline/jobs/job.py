@@ -1,13 +1,13 @@
-"""The frame of a costly job: what its script does before it computes, and afterwards, whatever ends it.
+"""The frame of a costly job: what a script does before and after its computation, however it ends.
 
     with job("rank", args, record=args.summary, inputs={...}, execution=execution_of(args)) as this:
         this.reserve(scoring_hours, parameters=7.0, tokens=100_000)  # before a GPU is used
         ...
         this.finish("capability 0.812", outputs={"table": args.output}, summary=summary)
 
-The frame claims the job's record, hashes every input once and compares models with their records, counts against the
-experiment's ceilings, sets threads, writes the record, and logs the last line. A job that fails or is stopped leaves in
-the ledger what it has used.
+The frame claims the job's record, hashes every input once, compares models with their records, counts against the
+experiment's ceilings, sets the number of threads, writes the record, and logs the last line. If a job fails or is
+stopped, the ledger contains what it used.
 """
 
 import argparse
@@ -31,31 +31,31 @@ if TYPE_CHECKING:
 
 
 class Stopped(SystemExit):
-    """SIGTERM came: from a cluster before a time limit, from Snakemake, or from a job that takes this one's place."""
+    """SIGTERM, sent by a cluster before a time limit, by Snakemake, or by a job that replaces this one."""
 
 
 class Job:
-    """A job under way. ``hashes`` are the inputs' sha256 by name: none in a process that is not the first."""
+    """A running job. ``hashes`` are the inputs' sha256 by name, empty in all processes but the first."""
 
     def __init__(self, record: Record, ledger: Ledger, *, path: Path, device: str | None, processes: int) -> None:
         self.record, self.ledger, self.path, self.device, self.processes = record, ledger, path, device, processes
         self.hashes = {name: entry["sha256"] for name, entry in record.content["inputs"].items()}
         self.reserved = False
-        self.price = 0.0  # of all answers that servers have given for this job, in earlier runs, too
-        self.paid_now = 0.0  # of it, what the script knows that this run has paid
-        self.unpriced = 0  # answers of unknown price, in earlier runs, too
-        self.unpriced_now = 0  # of them, those that the script knows this run has had
-        self.earlier_hours = 0.0  # GPU hours of runs that were killed, as far as a checkpoint knows them
+        self.price = 0.0  # of all answers for this job, including earlier runs
+        self.paid_now = 0.0  # the part that this run has paid, as far as the script knows
+        self.unpriced = 0  # answers of unknown price, including earlier runs
+        self.unpriced_now = 0  # the part from this run, as far as the script knows
+        self.earlier_hours = 0.0  # GPU hours of killed runs, as recorded in a checkpoint
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the job computes on a GPU, and so counts GPU hours."""
+        """Whether the job computes on a GPU, and therefore counts GPU hours."""
         return self.device is not None and self.device != "cpu"
 
     def reserve(self, estimate: Callable[..., float], **size: Any) -> None:
-        """Set aside the GPU hours that ``estimate`` (of `pipeline.jobs.costs`) gives for a ``size``; on a CPU, none.
+        """Reserve the GPU hours that ``estimate`` (from `pipeline.jobs.costs`) gives for a ``size``; none on a CPU.
 
-        Raises CeilingReached: so call it before a GPU is used.
+        Raises CeilingReached, so call it before a GPU is used.
         """
         if self.on_gpu and self.ledger.machine:
             self.ledger.reserve(gpu_hours=estimate(self.ledger.machine, **size))
@@ -63,7 +63,7 @@ class Job:
 
     @contextmanager
     def paying(self, answers: "Answers") -> Iterator[Ledger | None]:
-        """Count the price of all answers, those of earlier runs included. Gives what guards the ceiling, if any."""
+        """Count the price of all answers, including earlier runs. Gives the guard of the ceiling, if there is one."""
         check_wanted()
         before, unpriced_before = answers.paid(), answers.unpriced()
         self.ledger.spend(before)
@@ -74,16 +74,16 @@ class Job:
             self.unpriced = max(answers.unpriced(), unpriced_before + self.unpriced_now)
 
     def gpu_seconds(self) -> float:
-        """What this run has used of GPUs so far."""
+        """GPU seconds that this run has used so far."""
         return self.record.seconds() * self.processes if self.on_gpu else 0.0
 
     def finish(self, finding: str, *, outputs: dict[str, Path], **results: Any) -> None:
-        """Write the record; then log ``finding``, a sentence on what came out, as the log's last line."""
+        """Write the record; then log ``finding``, the main result in a sentence, as the last line."""
         self.record.write(self.path, outputs=outputs, **results)
         say(finding)
 
     def settle(self) -> None:
-        """Leave in the ledger what the job has used."""
+        """Enter what the job has used into the ledger."""
         if self.reserved or self.price != 0.0 or self.unpriced or self.ledger.reserved["price"]:
             killed = max(0.0, self.earlier_hours - self.ledger.used_before)
             hours = killed + self.gpu_seconds() / 3600 if self.reserved else 0.0
@@ -103,12 +103,12 @@ def job(
 ) -> Iterator[Job]:
     """Open a job of a stage. Its ``record`` is written last; the ledger knows the job by this path.
 
-    ``inputs`` may be None where they are optional; one with a record (``--base`` with ``--base-record``) is checked
-    against it. ``execution`` is how it is computed, if a model is run (`execution_of`). No other process may do the
-    same job meanwhile: its record is claimed, or else the path that ``claims`` holds, if any.
-    Of several ``processes`` the first alone claims, hashes, counts and records.
+    Optional ``inputs`` may be None; one with a record (``--base`` with ``--base-record``) is checked against it.
+    ``execution`` is how a model is run, if one is (`execution_of`). No other process may do the same job at the same
+    time: the job claims the paths in ``claims``, by default its record.
+    With several ``processes``, only the first claims, hashes, counts and records.
 
-    Raises InputError for an input that is missing or is not what its record describes.
+    Raises InputError for an input that is missing or differs from its record.
     """
     first = processes is None or processes.first
     with ExitStack() as stack:
@@ -137,18 +137,18 @@ def job(
 
 
 def execution_of(args: argparse.Namespace, **more: Any) -> dict[str, Any]:
-    """How a stage computes, for its record: what may change the last bits of what it computes.
+    """How a stage computes, for its record: this may change the last bits of its results.
 
-    Raises InputError where a GPU is asked for and there is none.
+    Raises InputError if a GPU is requested and there is none.
     """
     return {"device": pick_device(args.device), "threads": args.threads, "batch": args.batch} | more
 
 
 def _hashed(inputs: dict[str, Path], args: argparse.Namespace) -> dict[str, dict[str, str]]:
-    """The inputs as a record keeps them, each path hashed once, and checked against the record that it has."""
+    """The inputs for a record: each path is hashed once, and checked against its own record, if it has one."""
     for name, path in inputs.items():
         if not path.exists():
-            raise InputError(f"{path} ({name}): there is no such file or directory")
+            raise InputError(f"{path} ({name}): no such file or directory")
     hashes = {path: fingerprint(path) for path in dict.fromkeys(inputs.values())}
     for name, path in inputs.items():
         record = getattr(args, f"{name}_record", None)
@@ -159,20 +159,20 @@ def _hashed(inputs: dict[str, Path], args: argparse.Namespace) -> dict[str, dict
 
 @contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM end the block like an error, so that what was used is settled and locks are removed."""
+    """Let SIGTERM end the block like an error, so that costs are settled and locks removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second signal ends it immediately
         raise Stopped(128 + number)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     except Stopped:
-        say("error: stopped by SIGTERM; run the same command again to go on")
+        say("error: stopped by SIGTERM; run the same command again to continue")
         raise
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -26,7 +26,7 @@ def pick_device(wanted: str) -> str:
 
 
 def load_model(
-    path: Path | str, *, device: str, precision: str = "float32", revision: str | None = None
+    path: Path | str, *, device: str, precision: str = "float32", revision: str | None = None, **more: Any
 ) -> "PreTrainedModel":
     """Load a model for inference, in a torch dtype given by name, or with ``auto`` in its own.
 
@@ -38,7 +38,7 @@ def load_model(
 
     dtype = precision if precision == "auto" else getattr(torch, precision)
     own = {"revision": revision or "main", "trust_remote_code": False, "use_safetensors": True}
-    model, found = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True, **own)
+    model, found = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True, **own, **more)
     # transformers initialises such weights randomly, with only a warning.
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])

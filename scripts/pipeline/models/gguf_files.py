@@ -1,4 +1,4 @@
-"""Models in a GGUF file, as most local models are: read by transformers, every weight dequantised to float32."""
+"""Models in a GGUF file, as most local models are: transformers reads them, with all weights dequantised to float32."""
 
 from collections import Counter
 from contextlib import contextmanager
@@ -7,18 +7,19 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from pipeline.jobs.command import InputError
+from pipeline.models.directories import load_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Patterns of byte-level BPE that can be had, and the class of transformers that knows each; None: it is GPT-2's own.
+# Supported split patterns of byte-level BPE -> the class in transformers that knows the pattern; None: GPT-2's own.
 PATTERNS = {"gpt-2": None, "qwen2": "Qwen2Tokenizer"}
 
 
 def gguf_in(path: str) -> Path | None:
-    """The GGUF file that a model's path names or whose directory holds it; None for a model of another kind.
+    """The GGUF file that a path names, or that a directory contains; None for a model in another format.
 
     Raises InputError for a directory with several, such as the parts of a split model.
     """
@@ -28,64 +29,49 @@ def gguf_in(path: str) -> Path | None:
     if not found or (Path(path) / "config.json").is_file():
         return None
     if len(found) > 1:
-        raise InputError(f"models: {path} holds {len(found)} GGUF files: give the path of one, such as {found[0]}")
+        raise InputError(f"models: {path} contains {len(found)} GGUF files: give the path of one, such as {found[0]}")
     return found[0]
 
 
-def load_gguf(file: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """The model of a GGUF file in float32, and its tokenizer. Raises InputError for what cannot be read."""
-    import torch
-    from transformers import AutoModelForCausalLM
+def load_gguf(file: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, int]]":
+    """The model of a GGUF file in float32, its tokenizer, and how many of its tensors have each type, by name.
+
+    Raises InputError for a file that cannot be read.
+    """
+    from gguf import GGUFReader
     from transformers.utils.quantization_config import GgufConfig
 
     with _explained(file):
-        tokenizer = load_tokenizer(file)
-        model, found = AutoModelForCausalLM.from_pretrained(
-            file.parent,
-            gguf_file=file.name,
-            dtype=torch.float32,
-            quantization_config=GgufConfig(dequantize=True),
-            output_loading_info=True,
-        )
-    lacking = sorted(found["missing_keys"])
-    if lacking:
-        raise InputError(f"{file}: {len(lacking)} weights of a {type(model).__name__} are missing: {lacking[:3]}")
-    return model.eval(), tokenizer
+        content = GGUFReader(file)  # once, as a large vocabulary takes ten seconds
+        types = dict(sorted(Counter(tensor.tensor_type.name for tensor in content.tensors).items()))
+        fields = [content.fields.get(f"tokenizer.ggml.{key}") for key in ("model", "pre")]
+        kind, pattern = (field and field.contents() for field in fields)
+        tokenizer = _tokenizer(file, pattern if kind == "gpt2" else None)
+        dequantised = {"gguf_file": file.name, "quantization_config": GgufConfig(dequantize=True)}
+        return load_model(file.parent, device="cpu", **dequantised), tokenizer, types
 
 
-def tensor_types(file: Path) -> dict[str, int]:
-    """How many tensors of each type a GGUF file has, by the type's name. Raises InputError for what cannot be read."""
-    from gguf import GGUFReader
+def _tokenizer(file: Path, pattern: str | None) -> "PreTrainedTokenizerBase":
+    """The tokenizer next to a GGUF file, if there is a ``tokenizer.json``; otherwise the one in the file.
 
-    with _explained(file):
-        return dict(sorted(Counter(tensor.tensor_type.name for tensor in GGUFReader(file).tensors).items()))
-
-
-def load_tokenizer(file: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer beside a GGUF file, if there is a ``tokenizer.json``, or else the one that is in the file.
-
-    A GGUF file names the pattern by which byte-level BPE splits a text first, and does not hold it; transformers takes
-    GPT-2's for all, except where it rebuilds a class that knows its own. Raises InputError for any other.
+    Byte-level BPE first splits a text by a ``pattern``, which a GGUF file names but does not contain. transformers uses
+    GPT-2's for all of them, unless a tokenizer class knows its own and is loaded again. Raises InputError for others.
     """
-    from gguf import GGUFReader
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    fields = GGUFReader(file).fields
-    named = [fields.get(f"tokenizer.ggml.{key}") for key in ("model", "pre")]
-    kind, pattern = (field and field.contents() for field in named)
     own = file.with_name("tokenizer.json").is_file()
-    if not own and kind == "gpt2" and pattern not in PATTERNS:
+    if not own and pattern is not None and pattern not in PATTERNS:
         raise InputError(
-            f"models: {file} splits texts by the pattern {pattern!r}, which it does not hold: put the original model's "
-            "tokenizer.json (and tokenizer_config.json) beside it"
+            f"models: {file} names the split pattern {pattern!r} but does not contain it: put the original model's "
+            "tokenizer.json and tokenizer_config.json next to the file"
         )
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     if own:
-        from_file = PreTrainedTokenizerFast.from_pretrained(file.parent)
+        original = PreTrainedTokenizerFast.from_pretrained(file.parent)
         for name in ("bos_token", "eos_token", "pad_token"):
-            if getattr(from_file, name) is None:
-                setattr(from_file, name, getattr(tokenizer, name))
-        return from_file
+            if getattr(original, name) is None:
+                setattr(original, name, getattr(tokenizer, name))
+        return original
     if PATTERNS.get(pattern) == type(tokenizer).__name__:
         with TemporaryDirectory() as folder:
             tokenizer.save_pretrained(folder)
@@ -99,6 +85,6 @@ def _explained(file: Path) -> "Iterator[None]":
         yield
     except InputError:
         raise
-    except Exception as error:  # what is damaged or unknown leads to errors of any kind
+    except Exception as error:  # damaged files and unknown types raise errors of any kind
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise InputError(f"models: {file} cannot be read as a GGUF model: {reason}") from None

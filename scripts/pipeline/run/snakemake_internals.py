@@ -40,6 +40,8 @@ USES = {
     ),
     "workflow.scheduler.failed": Use(attrgetter("scheduler.failed"), "the jobs that failed permanently"),
 }
+MISSING = object()
+FOR_DISPLAY = ("workflow.output_settings", "workflow.dag.needrun_jobs", "workflow.scheduler.failed")
 
 
 def check_max_version(version: str = snakemake.__version__) -> None:
@@ -51,17 +53,17 @@ def check_max_version(version: str = snakemake.__version__) -> None:
         )
 
 
-def missing(workflow: Any) -> list[str]:
-    """The uses that this version of Snakemake does not support."""
-    return [name for name, use in USES.items() if not _found(use, workflow)]
-
-
-def _found(use: Use, workflow: Any) -> bool:
+def inside(workflow: Any, name: str, otherwise: Any) -> Any:
+    """What a use finds; ``otherwise`` if this version of Snakemake does not have it."""
     try:
-        use.look_up(workflow)
+        return USES[name].look_up(workflow)
     except (AttributeError, TypeError, LookupError):  # renamed, called differently, or removed
-        return False
-    return True
+        return otherwise
+
+
+def missing(workflow: Any) -> list[str]:
+    """The names of the uses that this version of Snakemake does not have."""
+    return [name for name in USES if inside(workflow, name, MISSING) is MISSING]
 
 
 def stream_handler() -> logging.Handler | None:
@@ -71,31 +73,31 @@ def stream_handler() -> logging.Handler | None:
 
 
 def config_files(workflow: Any) -> list[Any]:
-    """The files that a config was read from; empty if this version of Snakemake does not tell."""
-    use = USES["workflow.configfiles"]
-    return list(use.look_up(workflow)) if _found(use, workflow) else []
+    """The files that a config was read from."""
+    return inside(workflow, "workflow.configfiles", [])
 
 
 def wants_display(workflow: Any) -> bool:
-    """Whether to use our own display: not if Snakemake was told to be verbose or silent."""
-    verbose, commands, quiet = USES["workflow.output_settings"].look_up(workflow)
+    """Whether to use our own display: not if Snakemake was told to be verbose or silent, or lacks what it shows."""
+    if set(FOR_DISPLAY) & set(missing(workflow)):
+        return False
+    verbose, commands, quiet = inside(workflow, "workflow.output_settings", None)
     return not (verbose or commands or "all" in {str(kind).lower() for kind in quiet or ()})
 
 
 def rules_to_run(workflow: Any) -> list[str]:
     """The rule of every job to do, except targets."""
-    return [job.rule.name for job in workflow.dag.needrun_jobs() if job.output]
+    return [job.rule.name for job in inside(workflow, "workflow.dag.needrun_jobs", []) if job.output]
 
 
 def all_rules(workflow: Any) -> set[str]:
-    """The rules of all jobs, including those that need not run; empty if this version of Snakemake does not tell."""
-    use = USES["workflow.dag.jobs"]
-    return {job.rule.name for job in use.look_up(workflow)} if _found(use, workflow) else set()
+    """The rules of all jobs, including those that need not run."""
+    return {job.rule.name for job in inside(workflow, "workflow.dag.jobs", [])}
 
 
-def on_cluster(workflow: Any) -> bool:
-    """Whether jobs run on other machines."""
-    return workflow.non_local_exec
+def on_cluster(workflow: Any) -> bool | None:
+    """Whether jobs run on other machines; None if this version of Snakemake does not say."""
+    return inside(workflow, "workflow.non_local_exec", None)
 
 
 def start_without_limit(workflow: Any) -> None:
@@ -108,15 +110,15 @@ def start_without_limit(workflow: Any) -> None:
 
 
 def failed_jobs(workflow: Any) -> list[Any]:
-    """The jobs that failed permanently, including those in groups; empty if this version of Snakemake does not tell."""
-    use = USES["workflow.scheduler.failed"]
-    failed: Iterable[Any] = use.look_up(workflow) if _found(use, workflow) else ()
+    """The jobs that failed permanently, including those in groups."""
+    failed = inside(workflow, "workflow.scheduler.failed", [])
     return sorted((job for entry in failed for job in (entry.jobs if entry.is_group() else [entry])), key=str)
 
 
 def say_what_is_missing(names: Iterable[str]) -> None:
-    """Print one line to standard error."""
-    print(
-        f"Snakemake {snakemake.__version__} lacks {', '.join(names)}: continuing with Snakemake's own messages",
-        file=sys.stderr,
-    )
+    """Print a line to standard error for each use that is missing."""
+    for name in names:
+        print(
+            f"Snakemake {snakemake.__version__} has no {name} ({USES[name].purpose}): the run continues without it",
+            file=sys.stderr,
+        )
