@@ -184,7 +184,7 @@ def test_when_nothing_is_answered_the_rest_is_not_asked(pairs, tmp_path):
         judged(service, pairs, tmp_path / "a.jsonl", log=log)
     assert (tmp_path / "a.jsonl").read_bytes() == b""
     # After ten consecutive questions without an answer, no more are asked; some were in flight.
-    assert 30 <= len(service.bodies) <= 33 and any("the rest is not asked" in line for line in log)
+    assert 30 <= len(service.bodies) <= 33 and any("the rest are not sent" in line for line in log)
 
 
 # --- keys and settings ----------------------------------------------------------------------------------------------
