@@ -168,7 +168,8 @@ def read_evaluator(evaluator: str) -> tuple[dict[str, Any], str]:
     if not path.is_file():
         shipped = ", ".join(sorted(folder.parent.name for folder in EVALUATORS.glob("*/configs.yaml")))
         raise JudgeError(
-            f"judge.evaluator: {evaluator!r} is not a folder, a file or an evaluator of alpaca-eval, which ships {shipped}"
+            f"judge.evaluator: {evaluator!r} is not a folder, a file or an evaluator of alpaca-eval, which ships "
+            f"{shipped}"
         )
     try:
         config = yaml.safe_load(read_template(path, key="judge.evaluator"))
