@@ -91,10 +91,10 @@ def _generate_batch(
         if adapter is not None:
             logits = adapter.add_scores(logits, chosen)
         chosen = logits.argmax(dim=-1)
-        for row, token, active in zip(rows, chosen.tolist(), alive.tolist(), strict=True):
-            if active and token == limits.eos:
+        for row, token, goes_on in zip(rows, chosen.tolist(), alive.tolist(), strict=True):
+            if goes_on and token == limits.eos:
                 stopped[row] = True
-            elif active:
+            elif goes_on:
                 generated[row].append(token)
         alive &= (chosen != limits.eos) & (positions[:, -1] + 2 < limits.context)
         left = int(alive.sum())

@@ -96,8 +96,8 @@ def generate_with_vllm(
         )
         for prompt, counted in zip(prompts, adapter_prompts or prompts, strict=True)
     ]
-    requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-    outputs = engine.generate(requests, sampling, use_tqdm=logging_bar(log))
+    given = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+    outputs = engine.generate(given, sampling, use_tqdm=logging_bar(log))
     return _responses(outputs, prompts, eos=limits.eos)
 
 
