@@ -96,7 +96,7 @@ def long_rows(sizes: SimpleNamespace, length: int, *, trained: float = 0.6) -> l
 
 
 def generation_load(sizes: SimpleNamespace) -> tuple[list[list[int]], list[int]]:
-    """Prompts and response lengths: both log-normal, like AlpacaEval's, the latter up to a limit."""
+    """Prompts and response lengths: both log-normal, like AlpacaEval's; responses have at most ``new_tokens``."""
     rng = random.Random(1)
     prompts = [
         [

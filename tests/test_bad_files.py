@@ -109,7 +109,7 @@ def kept_answers_that_were_changed(folder):
     (folder / "deep" / "answers.jsonl").write_text(f"{json.dumps(line)}\n{json.dumps(line | {'price': 'free'})}\n")
 
 
-@wrong(judge_responses, r"judge.evaluator: no folder or file 'nobody', and alpaca-eval ships none .*: ", kind="evaluator", evaluator="nobody")  # fmt: skip
+@wrong(judge_responses, r"judge.evaluator: 'nobody' is not a folder, a file or an evaluator of alpaca-eval, which ships ", kind="evaluator", evaluator="nobody")  # fmt: skip
 def an_evaluator_that_nobody_ships(folder):
     pass
 
@@ -129,7 +129,7 @@ def an_evaluator_without_settings(folder):
     (folder / "e.yaml").write_text("a: text")
 
 
-@wrong(judge_responses, r"judge.evaluator: .*: its prompt_template .*none.txt is no file", kind="evaluator", evaluator="e.yaml")  # fmt: skip
+@wrong(judge_responses, r"judge.evaluator: .*: its prompt_template .*none.txt is not a file", kind="evaluator", evaluator="e.yaml")  # fmt: skip
 def an_evaluator_without_its_template(folder):
     (folder / "e.yaml").write_text("a: {prompt_template: none.txt}")
 
@@ -144,7 +144,7 @@ def an_evaluator_that_is_no_chat_model(folder):
     (folder / "e.yaml").write_text(yaml.safe_dump({"a": settings}))
 
 
-@wrong(judge_responses, r"judge.evaluator: .*names no model_name", kind="evaluator", evaluator="e.yaml")
+@wrong(judge_responses, r"judge.evaluator: .*: completions_kwargs needs a model_name", kind="evaluator", evaluator="e.yaml")  # fmt: skip
 def an_evaluator_that_names_no_model(folder):
     (folder / "t.txt").write_text("{instruction} {output_1} {output_2}")
     (folder / "e.yaml").write_text(yaml.safe_dump({"a": {"prompt_template": str(folder / "t.txt")}}))

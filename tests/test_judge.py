@@ -269,7 +269,7 @@ def test_every_evaluator_that_alpaca_eval_ships_is_read_or_refused_with_a_reason
     assert len(usable) > 30 and "gpt-4-1106-preview" in usable
     assert "exactly one annotator" in refused.pop("alpaca_farm")
     assert all("only chat models" in message for message in refused.values()), refused
-    with pytest.raises(JudgeError, match=r"ships none of that name: alpaca_eval_clf.*weighted_alpaca_eval_gpt4_turbo"):
+    with pytest.raises(JudgeError, match=r"alpaca-eval, which ships alpaca_eval_clf.*weighted_alpaca_eval_gpt4_turbo"):
         read_evaluator("weighted_alpaca_eval_gpt5")
 
 
@@ -305,7 +305,7 @@ def test_an_evaluator_with_another_completions_function_is_called_and_its_answer
 def test_an_evaluator_without_its_template_is_refused(tmp_path):
     folder = own_evaluator(tmp_path)
     (tmp_path / "mine" / "prompt.txt").unlink()
-    with pytest.raises(JudgeError, match="is no file"):
+    with pytest.raises(JudgeError, match="is not a file"):
         read_evaluator(folder)
 
 

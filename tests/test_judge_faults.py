@@ -89,14 +89,14 @@ RETRIED = {  # name: (what the server does, what the message says about it)
     "no word": (silent, "APITimeoutError"),
     "a body that never ends": (endless, "APITimeoutError"),
     "a body that breaks off": (broken_off, "APIConnectionError"),
-    "truncated JSON": (truncated, "no chat completion"),
-    "an empty body": (content(""), "no chat completion"),
-    "a page with status 200": (content("<html>Please log in"), "no chat completion: '<html>"),
-    "JSON that is no object": (content("[]"), "no chat completion"),
-    "thousands of brackets": (content("[" * 100_000), "no chat completion"),
-    "no choices": (content({"choices": []}), "no chat completion"),
-    "a choice that is text": (content({"choices": ["m"]}), "no chat completion"),
-    "no message": (content({"choices": [{"index": 0}]}), "no chat completion"),
+    "truncated JSON": (truncated, "not a chat completion"),
+    "an empty body": (content(""), "not a chat completion"),
+    "a page with status 200": (content("<html>Please log in"), "not a chat completion: '<html>"),
+    "JSON that is no object": (content("[]"), "not a chat completion"),
+    "thousands of brackets": (content("[" * 100_000), "not a chat completion"),
+    "no choices": (content({"choices": []}), "not a chat completion"),
+    "a choice that is text": (content({"choices": ["m"]}), "not a chat completion"),
+    "no message": (content({"choices": [{"index": 0}]}), "not a chat completion"),
     "empty text": (choice(**says("")), "no preference can be read"),
     "no text": (choice(**says(None)), "no preference can be read"),
     "missing logprobs": (choice(logprobs=None), "no preference can be read"),
@@ -109,7 +109,7 @@ RETRIED = {  # name: (what the server does, what the message says about it)
     "a refusal": (choice(message={"role": "assistant", "content": None, "refusal": "No."}), "no preference can be read"),
     "a content filter": (choice(finish_reason="content_filter"), "no preference can be read"),
     "probabilities that sum to more than 1": (relabelled, "no preference can be read"),
-    "the key, in the reply": (echoed, r"no chat completion: 'You sent Authorization: Bearer \*\*\*'"),
+    "the key, in the reply": (echoed, r"not a chat completion: 'You sent Authorization: Bearer \*\*\*'"),
 }  # fmt: skip
 
 
@@ -184,7 +184,7 @@ def test_when_nothing_is_answered_the_rest_is_not_asked(pairs, tmp_path):
         judged(service, pairs, tmp_path / "a.jsonl", log=log)
     assert (tmp_path / "a.jsonl").read_bytes() == b""
     # After ten consecutive questions without an answer, no more are asked; some were in flight.
-    assert 30 <= len(service.bodies) <= 33 and any("the rest is not asked" in line for line in log)
+    assert 30 <= len(service.bodies) <= 33 and any("the rest are not sent" in line for line in log)
 
 
 # --- keys and settings ----------------------------------------------------------------------------------------------

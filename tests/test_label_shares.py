@@ -146,7 +146,7 @@ def test_a_judge_that_never_answers_with_a_label_is_asked_no_further(pairs, tmp_
     service, log = Service(lambda body: reply(choice(top))), []
     with pytest.raises(IncompleteJudging, match=r"13 of 14 comparisons .*judge.min_label_probability"):
         judged(service, pairs, tmp_path / "a.jsonl", floor=0.5, requests=1, log=log)
-    assert len(service.bodies) <= 12 and any("the rest is not asked" in line for line in log)
+    assert len(service.bodies) <= 12 and any("the rest are not sent" in line for line in log)
 
 
 def test_the_lower_share_of_both_orders_counts_and_is_reported(pairs):

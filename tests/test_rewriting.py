@@ -108,7 +108,7 @@ def test_restating_responses_are_rewritten_and_all_rows_are_kept(rows):
     assert done.kept_characters == pytest.approx((3 + 4 + 3) / (27 + 26 + 25))
     assert done.detected.summary()["price"] == pytest.approx(7 * (50 * 10 + 30) / 1e6)
     assert done.rewritten.summary()["price"] == pytest.approx(3 * (70 * 10 + 4 * 30) / 1e6)
-    assert "to ask 7: about" in log[0] and "3 of 7 responses restate" in " ".join(log)
+    assert "7 to ask: about" in log[0] and "3 of 7 responses restate" in " ".join(log)
 
 
 def test_rewriting_that_was_stopped_goes_on_where_it_was(rows, tmp_path):

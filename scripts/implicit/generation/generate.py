@@ -1,4 +1,4 @@
-"""Greedy generation, batched, with a key-value cache and, if wanted, the rule adapter."""
+"""Batched greedy generation with a key-value cache and, optionally, the rule adapter."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from implicit.progress import Progress
 
 @dataclass(frozen=True)
 class Limits:
-    """Where responses end: with the id ``eos``, after ``max_new_tokens``, or at the end of the ``context``, in tokens.
+    """When responses end: at the id ``eos``, after ``max_new_tokens``, or at the end of the ``context`` (in tokens).
 
-    Shorter prompts of a batch are padded with the id ``pad``.
+    Shorter prompts in a batch are padded with the id ``pad``.
     """
 
     eos: int
@@ -26,7 +26,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Response:
-    """Generated ids, EOS not included, and whether the model stopped by itself."""
+    """Generated ids, without EOS, and whether the model stopped by itself."""
 
     ids: list[int]
     stopped: bool
@@ -42,10 +42,10 @@ def generate(
     adapter_prompts: Sequence[Sequence[int]] | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> list[Response]:
-    """Respond to every prompt (token ids), in the given order, on the model's device.
+    """Generate a response to every prompt (token ids), in the given order, on the model's device.
 
-    Prompts of similar length are batched. ``adapter_prompts`` are the parts of the prompts that the rule adapter's wide
-    diversity scope counts (see RuleAdapter.start). In float32 the result does not depend on the batch.
+    Prompts of similar length are batched together. ``adapter_prompts`` are the parts of the prompts that count for the
+    rule adapter's wide diversity scope (see RuleAdapter.start). In float32 the result does not depend on the batching.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     responses: dict[int, Response] = {}
@@ -64,9 +64,9 @@ def generate(
 def _generate_batch(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], limits: Limits, adapter: RuleAdapter | None
 ) -> list[Response]:
-    """One batch of prompts, left-padded. Rows that have stopped, or are as long as the context, leave it.
+    """Generate responses to one left-padded batch. Rows that have stopped or filled the context are removed from it.
 
-    They leave when they are an eighth of it: until then, computing them costs less than copying the others.
+    They are removed once they make up an eighth of it: before that, computing them costs less than copying the others.
     """
     device, longest = model.device, max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[limits.pad] * (longest - len(p)) + list(p) for p in prompts], device=device)
@@ -110,5 +110,5 @@ def _generate_batch(
                 adapter.keep(kept)
         ids = chosen[:, None]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        positions = positions + alive[:, None]  # of rows that have ended, it stays within the context
+        positions = positions + alive[:, None]  # unchanged for finished rows, so it stays within the context
     return [Response(tokens, stop) for tokens, stop in zip(generated, stopped, strict=True)]

@@ -1,9 +1,9 @@
-"""Greedy generation by vLLM: optional, many times faster than `generate.generate`, and never the reference.
+"""Greedy generation with vLLM: optional, many times faster than `generate.generate`, and never the reference.
 
-Written against the interface of vLLM 0.11 to 0.33. Its rule adapter is a per-request logits processor of the V1 model
-runner, which is asked for where rules are used: the V2 runner, the default since 0.25, takes another, newer one. The
-scores of a row are ``RuleAdapter``'s own, computed anew at each step from the request's prompt and response, as vLLM
-reorders, preempts and resumes requests. In bfloat16, what is batched together may change a choice.
+Written for the interface of vLLM 0.11 to 0.33. The rule adapter is a per-request logits processor for the V1 model
+runner, which is selected when rules are used: the V2 runner, the default since 0.25, has a different, newer interface.
+The scores of a row are ``RuleAdapter``'s own, recomputed at each step from the request's prompt and response because
+vLLM reorders, preempts and resumes requests. In bfloat16, the batching may change which token is chosen.
 """
 
 import io
@@ -21,29 +21,30 @@ from implicit.progress import Progress
 
 
 class VllmUnavailable(RuntimeError):
-    """vLLM is not installed, or is not of a version that this file knows."""
+    """vLLM is not installed, or its version is not supported here."""
 
 
 def check_vllm() -> None:
-    """Raise VllmUnavailable where vLLM is not installed."""
+    """Raise VllmUnavailable if vLLM is not installed."""
     if not find_spec("vllm"):
         raise VllmUnavailable(
-            "execution.backend: 'vllm' needs the package vllm (0.11 to 0.33), which is not installed here: "
-            "install it, on a machine with a GPU, or use 'transformers'"
+            "execution.backend: 'vllm' needs the package vllm (0.11 to 0.33), which is not installed: "
+            "install it on a machine with a GPU, or use 'transformers'"
         )
 
 
 def add_rule_scores(
     adapter: RuleAdapter, prompt: Sequence[int], response: Sequence[int], logits: torch.Tensor
 ) -> torch.Tensor:
-    """Logits [vocabulary] of a request's next token plus the rules' scores, after ``response`` to ``prompt``.
+    """Return a request's next-token logits [vocabulary] plus the rules' scores, given its ``response`` so far.
 
-    ``prompt`` is what the wide diversity scope counts (see RuleAdapter.start). Nothing is kept between calls.
+    ``prompt`` is the part that counts for the wide diversity scope (see RuleAdapter.start). No state is kept between
+    calls.
     """
     adapter.start([prompt], logits.device)
     adapter.length = len(response)
-    said = torch.tensor(list(response), dtype=torch.int64, device=logits.device)
-    adapter.has_seen(torch.tensor([0], device=logits.device), said[None])
+    tokens = torch.tensor(list(response), dtype=torch.int64, device=logits.device)
+    adapter.has_seen(torch.tensor([0], device=logits.device), tokens[None])
     return adapter.add_scores(logits[None].clone(), None)[0]
 
 
@@ -57,21 +58,21 @@ def generate_with_vllm(
     adapter_prompts: Sequence[Sequence[int]] | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> list[Response]:
-    """Respond to every prompt with the model in a directory, in the given order, as `generate.generate` does.
+    """Generate a response to every prompt, in the given order, as `generate.generate` does, with the model in ``path``.
 
-    ``precision`` is a torch dtype by name; ``adapter_of`` makes a rule adapter for a number of logits.
+    ``precision`` is the name of a torch dtype; ``adapter_of`` makes a rule adapter for a given number of logits.
 
-    Raises VllmUnavailable, ValueError for a prompt that leaves no room, RuntimeError where vLLM returns less than it
-    was asked for.
+    Raises VllmUnavailable, ValueError for a prompt that leaves no room for a response, RuntimeError if vLLM returns
+    less than was requested.
     """
     check_vllm()
     full = [i for i, prompt in enumerate(prompts) if len(prompt) >= limits.context]
     if full:
-        raise ValueError(f"prompts that fill the context of {limits.context} tokens, or more: {full[:10]}")
+        raise ValueError(f"prompts that fill or exceed the context of {limits.context} tokens: {full[:10]}")
     options: dict[str, Any] = {}
     if adapter_of is not None:
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the processor, a local class, stays in this process
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # a local class cannot leave this process
         # Asynchronous scheduling would call the processor before the last token is known.
         options = {"logits_processors": [_rule_processor(adapter_of)], "async_scheduling": False}
     from vllm import LLM, SamplingParams
@@ -80,7 +81,7 @@ def generate_with_vllm(
         model=str(path),
         dtype=precision,
         max_model_len=limits.context,
-        generation_config="vllm",  # nothing from the model's own: it might hold penalties and further end tokens
+        generation_config="vllm",  # ignore the model's own, which may set penalties and more end tokens
         seed=0,
         **options,
     )
@@ -88,7 +89,7 @@ def generate_with_vllm(
         SamplingParams(
             temperature=0.0,
             max_tokens=min(limits.max_new_tokens, limits.context - len(prompt)),
-            ignore_eos=True,  # whatever the model calls its EOS: ours is named
+            ignore_eos=True,  # regardless of the model's own EOS: ours is a stop token
             stop_token_ids=[limits.eos],
             detokenize=False,
             extra_args={"rule_prompt": list(counted)} if adapter_of is not None else None,
@@ -101,12 +102,12 @@ def generate_with_vllm(
 
 
 def logging_bar(log: Callable[[str], None]) -> type:
-    """A progress bar of tqdm's kind that draws nothing, and logs how many responses are done."""
+    """A subclass of tqdm's progress bar that draws nothing and logs how many responses are done."""
     from tqdm import tqdm
 
     class LoggingBar(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
-            # Not disabled, whatever the environment says: vLLM divides by the time that the bar has measured.
+            # Never disabled, whatever the environment says: vLLM divides by the time that the bar has measured.
             super().__init__(*args, **options | {"disable": False, "file": io.StringIO()})
             self.progress = Progress(int(self.total or 0), "responses", log=log)
 
@@ -119,7 +120,7 @@ def logging_bar(log: Callable[[str], None]) -> type:
 
 
 def _responses(outputs: Sequence[Any], prompts: Sequence[Sequence[int]], *, eos: int) -> list[Response]:
-    """Responses of vLLM's outputs, each checked to be there, finished, and of its prompt."""
+    """Convert vLLM's outputs to responses, checking that each one is present, finished, and belongs to its prompt."""
     if len(outputs) != len(prompts):
         raise RuntimeError(f"vLLM returned {len(outputs)} responses to {len(prompts)} prompts")
     responses = []
@@ -134,22 +135,22 @@ def _responses(outputs: Sequence[Any], prompts: Sequence[Sequence[int]], *, eos:
 
 
 def _rule_processor(adapter_of: Callable[[int], RuleAdapter]) -> type:
-    """The rule adapter as a class that vLLM makes its logits processor from."""
+    """The rule adapter as a class from which vLLM creates its logits processor."""
     try:
         from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
     except ImportError as error:
         raise VllmUnavailable(
-            f"this version of vLLM has no per-request logits processors (0.11 to 0.33): {error}"
+            f"this version of vLLM has no per-request logits processors (0.11 to 0.33 have them): {error}"
         ) from None
 
     class RuleProcessor(AdapterLogitsProcessor):
-        """Adds the rules' scores to each request that names its ``rule_prompt``."""
+        """Adds the rules' scores to each request that has a ``rule_prompt``."""
 
-        adapter: RuleAdapter | None = None  # made when the logits tell the size of the vocabulary
+        adapter: RuleAdapter | None = None  # created once the logits show the size of the vocabulary
 
         @classmethod
         def validate_params(cls, sampling_params: Any) -> None:
-            """Nothing can be wrong with what ``generate_with_vllm`` gives."""
+            """Accept everything: ``generate_with_vllm`` passes only valid parameters."""
 
         def is_argmax_invariant(self) -> bool:
             return False

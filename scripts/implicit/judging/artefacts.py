@@ -9,7 +9,7 @@ from implicit.judging.oracle import Oracle
 
 @dataclass(frozen=True)
 class Outcome:
-    """Win rate and ties in percent of ``n`` pairs; None if there are no pairs."""
+    """Win rate and ties as percentages of ``n`` pairs, or None if ``n`` is 0."""
 
     n: int
     win_rate: float | None

@@ -33,32 +33,32 @@ from implicit.servers.chat_client import (
 from implicit.servers.replies import choice_text
 
 OPENAI = "https://api.openai.com/v1"
-# What alpaca-eval's own function for OpenAI sets where a config does not, and what of a config is not for the server.
+# What alpaca-eval's own OpenAI function sets if a config does not, and settings that are not sent to the server.
 OPENAI_DEFAULTS = {"max_tokens": 2048, "top_p": 1.0, "temperature": 0.7}
 NOT_SENT = ("model_name", "price_per_token", "num_procs", "batch_size", "is_strip", "n_retries", "sleep_time")
 NOT_SUPPORTED = ("tokens_to_favor", "tokens_to_avoid", "client_config_path", "openai_api_keys", "openai_api_base")
-CHUNK = 8  # prompts that a completions function of alpaca-eval's own is given at a time; then their answers are kept
+CHUNK = 8  # prompts per call of alpaca-eval's completions functions; their answers are kept after each call
 
-# Completions functions whose models run on this machine: they have no price.
+# Completions functions that run models on this machine, at no price.
 WITHOUT_PRICE = ("test_completions", "huggingface_local_completions", "vllm_local_completions")
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """What a config of alpaca-eval's defines, read and checked."""
+    """The contents of an alpaca-eval config, parsed and checked."""
 
     name: str
     template: str
-    function: str  # alpaca-eval's name of what completes prompts
-    given: dict[str, Any]  # to that function
-    key: str  # of its results, that are parsed
+    function: str  # alpaca-eval's name for the completions function
+    given: dict[str, Any]  # the arguments of that function
+    key: str  # of the entry in its results that is parsed
     parse: Callable[[Any], list[float | None]]
     share: Callable[[Any], LabelShare | None]
     batch_size: int
     options: dict[str, Any]
 
     def price_per_token(self) -> float | None:
-        """What a token costs, by the config or as alpaca-eval knows it; None where neither does. Raises JudgeError."""
+        """The price of a token, from the config or from alpaca-eval; None if neither has it. Raises JudgeError."""
         price = self.given.get("price_per_token")
         if price is None and self.function in WITHOUT_PRICE:
             return 0.0
@@ -66,7 +66,7 @@ class Evaluator:
             price = _get_price_per_token(self.given.get("model_name") or "")
             return None if math.isnan(price) else float(price)
         try:
-            number = None if price is None else float(price)  # which may be text: to YAML, 8e-6 is no number
+            number = None if price is None else float(price)  # may be text: YAML does not read 8e-6 as a number
         except (TypeError, ValueError):
             number = math.nan
         if number is not None and not 0 <= number < math.inf:
@@ -75,7 +75,7 @@ class Evaluator:
 
 
 def load_evaluator(evaluator: str) -> Evaluator:
-    """An evaluator as alpaca-eval defines it: one that it ships, by name, or the user's folder or YAML file.
+    """Load an evaluator as alpaca-eval defines it: one that it ships, by name, or the user's folder or YAML file.
 
     Raises JudgeError for a config that cannot be used.
     """
@@ -104,10 +104,10 @@ def load_evaluator(evaluator: str) -> Evaluator:
 
 
 def _share_of(parser: str, settings: dict[str, Any]) -> Callable[[Any], LabelShare | None] | None:
-    """How to find the labels' share in a completion, for a parser of log-probabilities; None for any other."""
+    """A function for the labels' share of a completion if the parser reads log-probabilities; otherwise None."""
     if parser == "logprob_parser":
         return partial(parser_share, **settings)
-    if parser == "pipeline_meta_parser":  # one parser after the other
+    if parser == "pipeline_meta_parser":  # applies several parsers in turn
         within = settings.get("parsers_to_kwargs") or {}
         return next((found for name, own in within.items() if (found := _share_of(name, own or {}))), None)
     return None
@@ -120,7 +120,7 @@ def _no_share(completion: Any) -> None:
 def _parse_logprobs(
     parse: Callable[[Any], list[float | None]], share: Callable[[Any], LabelShare | None], completion: Any
 ) -> list[float | None]:
-    """Let alpaca-eval's parser read what has log-probabilities: it takes any numbers for some, and reads refusals."""
+    """Apply alpaca-eval's parser only to valid log-probabilities: it also accepts other numbers, and refusals."""
     return [] if share(completion) is None else parse(completion)
 
 
@@ -133,11 +133,11 @@ def evaluator_judge(
     budget: BudgetGuard | None = None,
     **asking: Any,
 ) -> Judge:
-    """A judge by one of alpaca-eval's configs, see `load_evaluator`; template, parser and settings are the config's.
+    """A judge defined by an alpaca-eval config (see `load_evaluator`), with its template, parser and settings.
 
-    Where its completions are OpenAI's, our client asks instead, at OPENAI_BASE_URL with OPENAI_API_KEY, so that answers
-    are kept and tried again; ``asking`` is how, as of a ChatServer. Other functions are called as they are, a few
-    prompts at a time. ``floor`` is the least probability that the labels must have, where log-probabilities are read.
+    If it uses OpenAI completions, our client sends the requests to OPENAI_BASE_URL with OPENAI_API_KEY, so that answers
+    are kept and failures retried; ``asking`` holds further fields of ChatServer. Other functions are called as they
+    are, a few prompts at a time. ``floor`` is the minimum probability of the labels if log-probabilities are read.
     """
     loaded = load_evaluator(evaluator)
     judge = Judge(
@@ -162,13 +162,14 @@ def evaluator_judge(
 
 
 def read_evaluator(evaluator: str) -> tuple[dict[str, Any], str]:
-    """An evaluator's settings, without its template's name, and the template. Raises JudgeError."""
+    """Read an evaluator's settings, without its template's name, and its template. Raises JudgeError."""
     path = Path(evaluator) if Path(evaluator).exists() else EVALUATORS / evaluator
     path = path / "configs.yaml" if path.is_dir() else path
     if not path.is_file():
         shipped = ", ".join(sorted(folder.parent.name for folder in EVALUATORS.glob("*/configs.yaml")))
         raise JudgeError(
-            f"judge.evaluator: no folder or file {evaluator!r}, and alpaca-eval ships none of that name: {shipped}"
+            f"judge.evaluator: {evaluator!r} is not a folder, a file or an evaluator of alpaca-eval, which ships "
+            f"{shipped}"
         )
     try:
         config = yaml.safe_load(read_template(path, key="judge.evaluator"))
@@ -182,21 +183,21 @@ def read_evaluator(evaluator: str) -> tuple[dict[str, Any], str]:
     settings = dict(settings)
     template = path.resolve().parents[1] / settings.pop("prompt_template", "")
     if not template.is_file():
-        raise JudgeError(f"judge.evaluator: {path}: its prompt_template {template} is no file")
+        raise JudgeError(f"judge.evaluator: {path}: its prompt_template {template} is not a file")
     return settings, read_template(template, key="judge.evaluator")
 
 
 def openai_server(loaded: Evaluator, **asking: Any) -> ChatServer:
-    """The server that an evaluator's OpenAI settings ask, as alpaca-eval's function would. Raises JudgeError."""
+    """The server that alpaca-eval's function would ask with an evaluator's OpenAI settings. Raises JudgeError."""
     evaluator, given = loaded.name, loaded.given
     model = given.get("model_name")
     if not model:
-        raise JudgeError(f"judge.evaluator: {evaluator} names no model_name in completions_kwargs")
+        raise JudgeError(f"judge.evaluator: {evaluator}: completions_kwargs needs a model_name")
     unsupported = [name for name in NOT_SUPPORTED if given.get(name) is not None]
     if unsupported:
-        raise JudgeError(f"judge.evaluator: {evaluator}: {', '.join(unsupported)} cannot be used here; leave it out")
+        raise JudgeError(f"judge.evaluator: {evaluator}: remove {', '.join(unsupported)}, which cannot be used here")
     if not given.get("is_chat", given.get("requires_chatml", _requires_chatml(model))):
-        raise JudgeError(f"judge.evaluator: {evaluator}: only chat models are supported, which {model!r} is not")
+        raise JudgeError(f"judge.evaluator: {evaluator}: only chat models are supported, and {model!r} is not one")
     kept = {name: value for name, value in given.items() if name not in (*NOT_SENT, "is_chat", "requires_chatml")}
     client = kept.pop("client_kwargs", None) or {}
     per_token = loaded.price_per_token()
@@ -213,7 +214,7 @@ def openai_server(loaded: Evaluator, **asking: Any) -> ChatServer:
 
 
 def _with_text(choice: dict[str, Any]) -> dict[str, Any]:
-    """A choice in the shape of alpaca-eval's ``completions_all``."""
+    """A choice in the form of alpaca-eval's ``completions_all``."""
     return choice | {"text": choice_text(choice)}
 
 
@@ -224,11 +225,11 @@ def _complete_by_function(
     budget: BudgetGuard | None,
     prompts: list[str],
 ) -> list[Any]:
-    """Let one of alpaca-eval's other completions functions answer, and keep what can be read."""
+    """Answer prompts with one of alpaca-eval's other completions functions, and keep the answers that can be read."""
     try:
         complete = get_fn_completions(loaded.function)
     except (ImportError, ValueError) as error:
-        raise JudgeError(f"judge.evaluator: its {loaded.function} cannot be used: {error}") from None
+        raise JudgeError(f"judge.evaluator: its fn_completions {loaded.function} cannot be used: {error}") from None
     model, per_token = str(judge.model), loaded.price_per_token()
     if budget is not None and per_token is None:
         raise ServerError(unknown_price(f"judge.evaluator: {loaded.name}"))
@@ -237,7 +238,7 @@ def _complete_by_function(
     held = {k: answers.get(k) for k in keys}
     pending = [i for i, k in enumerate(keys) if held[k] is None or fault_of(judge, held[k].content) is not None]
     known = len(prompts) - len(pending)
-    answers.log(f"{model}: {len(prompts)} prompts, {known} answered before; to ask {len(pending)}")
+    answers.log(f"{model}: {len(prompts)} prompts, {known} already answered; {len(pending)} to ask")
     asked = Asked(calls=len(pending), cached=known)
     estimates = {i: estimate_tokens(len(prompts[i])) * (per_token or 0.0) for i in pending}
     if budget is not None:

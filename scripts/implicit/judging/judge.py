@@ -54,15 +54,15 @@ class IncompleteJudging(RuntimeError):
 
 @dataclass(frozen=True)
 class Judge:
-    """What alpaca-eval's annotator needs of a judge.
+    """What alpaca-eval's annotator needs from a judge.
 
-    ``complete`` maps filled templates to completions, None if there is none; ``parse`` maps a completion to
+    ``complete`` maps filled templates to completions, None for a missing one; ``parse`` maps a completion to
     ``batch_size`` preferences for the outputs in the order shown, 1 to 2, None if it states none. ``options`` are those
     of alpaca-eval's annotator; ``special`` lists texts that judged texts may not bring into a prompt, besides the usual
     ones. ``asked`` accumulates the requests to the judge.
 
-    ``share`` gives the labels' share of a completion's probability, None for judges that do not use it. If it is below
-    ``floor``, there is no preference.
+    ``share`` gives the labels' share of a completion's probability, None for judges that do not use it. A completion
+    whose share is below ``floor`` has no preference.
     """
 
     name: str

@@ -41,13 +41,13 @@ ALPACA_EVAL_2 = EVALUATORS / "alpaca_eval_clf_gpt4_turbo" / "alpaca_eval_clf.txt
 
 
 def to_messages(prompt: str) -> list[dict[str, str]]:
-    """A filled template as messages: its turns where it is in ChatML, else a single user's."""
+    """A filled template as messages: its turns if it is in ChatML, otherwise a single user message."""
     prompt = prompt.strip()
     return prompt_to_chatml(prompt) if prompt.startswith("<|im_start|>") else [{"role": "user", "content": prompt}]
 
 
 def oracle_judge(opponent: Sequence[dict[str, Any]], model: Sequence[dict[str, Any]], *, name: str = "oracle") -> Judge:
-    """The tiny world's judge, for rows that hold a ``quality`` as well: the better one wins, equal ones are a tie."""
+    """The tiny world's judge, for rows that also have a ``quality``: the better output wins, equal ones tie."""
     check_pairs(opponent, model)
     qualities = {
         (protect(row["instruction"]), protect(row["output"])): row["quality"]
@@ -76,7 +76,7 @@ def server_judge(
 ) -> Judge:
     """A judge on an OpenAI-compatible server; ``answer`` is `logprobs` (weighted) or `text` (the label).
 
-    ``floor`` is the least probability that the labels must have for a weighted preference.
+    ``floor`` is the minimum probability that the labels must have for a weighted preference.
     """
     if answer == "logprobs" and not (server.request.get("logprobs") and server.request.get("top_logprobs")):
         raise JudgeError("judge.answer: 'logprobs' needs `logprobs: true` and `top_logprobs` in judge.server.request")
@@ -96,7 +96,7 @@ def complete_by_server(
     budget: BudgetGuard | None,
     prompts: list[str],
 ) -> list[Any]:
-    """Ask a server; ``present`` shapes an answer's content for the judge's parser."""
+    """Ask a server; ``present`` converts an answer's content to the form that the judge's parser expects."""
 
     def fault(choice: dict[str, Any]) -> str | None:
         wrong = fault_of(judge, choice if present is None else present(choice))
@@ -116,10 +116,10 @@ def complete_by_server(
 
 
 def local_judge(local: LocalModel, *, name: str, answers: Answers, floor: float, template: str | None = None) -> Judge:
-    """A model on this machine, which is part of the answers' keys.
+    """A judge that runs a model on this machine; the model's identity is part of the answers' keys.
 
-    ``floor`` is the least probability that the labels must have for a preference. Where the first ten prompts that are
-    scored have less, the rest is not scored.
+    ``floor`` is the minimum probability that the labels must have for a preference. If the first ten prompts scored are
+    all below it, the rest are not scored.
     """
     template = ALPACA_EVAL_2.read_text(encoding="utf-8") if template is None else template
     check_template(template)
@@ -141,13 +141,13 @@ def local_judge(local: LocalModel, *, name: str, answers: Answers, floor: float,
 def complete_locally(
     judge: Judge, local: LocalModel, tokens: list[list[int]], answers: Answers, prompts: list[str]
 ) -> list[Any]:
-    """Score the labels, whose ids are ``tokens``, after every prompt that ``answers`` does not hold."""
+    """Score the labels (their ids are ``tokens``) after every prompt that is not in ``answers``."""
     conversations = [to_messages(prompt) for prompt in prompts]
     request = {"labels": list(LABELS), "dtype": str(local.model.dtype)}
     keys = [answer_key("local", local.identity, messages, request) for messages in conversations]
     pending = [i for i, key in enumerate(keys) if answers.get(key) is None]
     known = len(keys) - len(pending)
-    answers.log(f"{judge.name}: {len(keys)} prompts, {known} answered before; {len(pending)} to answer")
+    answers.log(f"{judge.name}: {len(keys)} prompts, {known} already answered; {len(pending)} to answer")
     encoded = [encode_messages(local.tokenizer, conversations[i]) for i in pending]
     progress = Progress(len(pending), "prompts", log=answers.log)
     scored = low = 0
@@ -157,7 +157,7 @@ def complete_locally(
         progress.advance()
         scored, low = scored + 1, low + (shortfall(judge, content) is not None)
         if scored == low == STOP_AFTER < len(pending):
-            answers.log(f"the first {STOP_AFTER} answers have no preference: the rest is not scored")
+            answers.log(f"none of the first {STOP_AFTER} answers has a preference: the rest are not scored")
             break
     answers.log(f"{scored:,} prompts answered")
     found = [answers.get(key) for key in keys]

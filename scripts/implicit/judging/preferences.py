@@ -28,9 +28,9 @@ class LabelShare:
 def weighted_preference(choice: dict[str, Any], labels: Sequence[str] = LABELS) -> list[float | None]:
     """AlpacaEval 2's weighted preference, from top log-probabilities: 2 - p(first label) / (p(first) + p(second)).
 
-    They are those of the answer's first token. Tokens are compared without surrounding spaces, as some servers return
-    ' m'; a missing label counts as 0, and if both are missing there is no preference. How much probability the labels
-    have does not matter here: see `label_share`.
+    Only the answer's first token is used. Tokens are compared without surrounding spaces, as some servers return
+    ' m'; a missing label has probability 0, and if both are missing, the preference is None. How much probability the
+    labels have does not matter here: see `label_share`.
     """
     top = first_alternatives(choice)
     if top is None:

@@ -165,7 +165,7 @@ def ranking(rows: Sequence[Row], *, eos: bool = True) -> dict[str, Any]:
 
 
 def artefacts(rows: Sequence[Row]) -> dict[str, Row]:
-    """Win rate and ties in percent, and n, under other judges of the same pairs; None if there are no pairs.
+    """Win rate and ties (percent, or None if n is 0), and n, under other judges of the same pairs.
 
     ``checked_1`` and ``checked_2`` are (right, looks like an answer) for the two outputs, which make up 70 % and 30 %
     of their content.

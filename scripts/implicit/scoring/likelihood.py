@@ -1,4 +1,4 @@
-"""Log-likelihoods of tokens, without a tensor of all positions by the whole vocabulary."""
+"""Log-likelihoods of tokens, without holding the logits of all positions in memory at once."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ AT_A_TIME = 2**24  # logits, in float32: 64 MiB
 
 
 def log_likelihoods(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The log-likelihood (nats, float32) of each target [n] by the ``head`` on hidden states [n, width].
+    """The log-likelihood (nats, float32) of each target [n] under the ``head`` applied to hidden states [n, width].
 
-    At most AT_A_TIME logits are held at a time, whatever n and the vocabulary size: if there are more, they are
-    computed part by part. Of a head that is trained, they are computed once more for the gradient; of one that is
-    frozen, as with adapters, the gradient comes from the same pass.
+    At most AT_A_TIME logits are held at a time, whatever n and the vocabulary size; if there are more, they are
+    computed in parts. If the head is trained, they are recomputed for the gradient; if it is frozen, as with adapters,
+    the gradient comes from the same pass.
     """
     vocabulary = head.weight.shape[0]
     rows = max(1, AT_A_TIME // vocabulary)
@@ -36,10 +36,10 @@ def log_likelihoods(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.
 
 
 class _FrozenHead(torch.autograd.Function):
-    """Log-likelihoods [n] by a head that is not trained.
+    """Log-likelihoods [n] under a head that is not trained.
 
-    That of a row depends on the hidden state of this row alone, so that its gradient can be had before the loss is
-    known: the target's row of the weights less the mean row by probability.
+    Each depends only on its own hidden state, so its gradient can be computed before the loss is known: the target's
+    row of the weights minus the probability-weighted mean of the rows.
     """
 
     @staticmethod

@@ -40,7 +40,7 @@ def answer_key(kind: str, model: str, prompt: Any, request: dict[str, Any]) -> s
 
 
 class Answers:
-    """The answers in a file, or only in memory if there is no path. For one process at a time; threads may share it.
+    """The answers in a file, or only in memory if ``path`` is None. For one process at a time; threads may share it.
 
     Use it in a ``with`` block. An incomplete last line, left by a crash, is dropped, and ``log`` says so. Raises
     AnswersError if the file is damaged; waits while another process uses it.

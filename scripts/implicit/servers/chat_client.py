@@ -1,8 +1,8 @@
-"""Questions to an OpenAI-compatible server: many at a time, each tried again with growing pauses, every answer kept.
+"""Questions to an OpenAI-compatible server: many in parallel, retried with growing pauses, every answer kept.
 
-An answer that cannot be read (empty, refused, without the log-probabilities that were asked for) counts as none: it is
-asked again, never kept, and named at the end. One that would be the same if asked again counts as none, too, but is
-kept. What trying again cannot mend, such as a wrong key, stops everything at once with one message.
+An answer that cannot be read (empty, refused, or without the requested log-probabilities) counts as missing: it is
+requested again, never kept, and reported at the end. One that would be the same if requested again also counts as
+missing, but is kept. An error that retrying cannot fix, such as a wrong key, stops everything at once with one message.
 """
 
 import threading
@@ -20,21 +20,21 @@ from implicit.servers.replies import may_pass, pause_asked_for, read_completion,
 if TYPE_CHECKING:
     import openai
 
-LONGEST_PAUSE = 60.0  # seconds, of our own pauses
-STOP_AFTER = 10  # questions without an answer, one after the other: then the rest is not worth asking for
-UNLIMITED_TOKENS = 256  # a guess at an answer's length where the request sets no limit, for the estimate alone
-OURS = ("model", "messages", "stream", "n", "api_key", "extra_headers")  # what a request may not set
+LONGEST_PAUSE = 60.0  # seconds, for our own pauses
+STOP_AFTER = 10  # consecutive questions without an answer after which the rest are not sent
+UNLIMITED_TOKENS = 256  # assumed length of an answer if the request sets no limit; only for the estimate
+OURS = ("model", "messages", "stream", "n", "api_key", "extra_headers")  # keys that a request may not set
 
 
 class LastingFault(str):
-    """What is wrong with an answer that can be read, and would be the same if asked for again, such as a low share."""
+    """A fault of an answer that can be read but would be the same if requested again, such as a low label share."""
 
 
 @dataclass(frozen=True)
 class ChatServer:
-    """A server and how it is asked. ``request`` goes into every request as it is.
+    """A server and how to send it requests. ``request`` is included unchanged in every request.
 
-    Prices are of a million tokens, None where they are not known; ``timeout`` and ``pause`` are seconds.
+    Prices are per million tokens, None if unknown; ``timeout`` and ``pause`` are in seconds.
     """
 
     base_url: str
@@ -46,17 +46,17 @@ class ChatServer:
     requests: int = 8
     timeout: float = 120.0
     attempts: int = 6
-    pause: float = 1.0  # before the second attempt; twice as long before each later one
+    pause: float = 1.0  # before the second attempt; doubled before each later one
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], **asking: Any) -> Self:
-        """The server of a section of the config, whose `price` is null where it is not known."""
+        """Create a server from a section of the config, whose `price` is null if it is unknown."""
         given = {key: value for key, value in settings.items() if key != "price"}
         price = settings["price"] or {"input": None, "output": None}
         return cls(**given, input_price=price["input"], output_price=price["output"], **asking)
 
     def price(self, prompt_tokens: float, completion_tokens: float) -> float | None:
-        """The price of so many tokens."""
+        """The price of this many tokens."""
         if self.input_price is None or self.output_price is None:
             return None
         return (prompt_tokens * self.input_price + completion_tokens * self.output_price) / 1e6
@@ -64,7 +64,7 @@ class ChatServer:
 
 @dataclass(frozen=True)
 class Question:
-    """Messages for the server, and the tokens that asking will take, by estimate."""
+    """Messages for the server, and the numbers of tokens that the request is estimated to use."""
 
     messages: list[dict[str, str]]
     prompt_tokens: float
@@ -73,11 +73,11 @@ class Question:
 
 @dataclass
 class Asked:
-    """What asking came to, in the order of the questions; more can be added to it.
+    """The results of asking questions, in their order; more results can be added.
 
-    ``failures`` says why for each place without an answer, or with one of a LastingFault. ``calls``, ``spent`` and
-    ``unpriced``, the number of calls of unknown price, are of now, and count answers that could not be read as well;
-    ``tokens`` and ``price`` are of the answers used, whenever they were asked for.
+    ``failures`` gives the reason for each index without an answer, or whose answer has a LastingFault. ``calls``,
+    ``spent`` and ``unpriced`` (the number of calls of unknown price) cover this run, including answers that could not
+    be read; the tokens and the price in the summary cover the answers used, whenever they were requested.
     """
 
     answers: list[Answer | None] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Asked:
     unpriced: int = 0
 
     def add(self, other: "Asked") -> None:
-        """Append what another round of asking came to."""
+        """Append the results of another round of questions."""
         self.failures |= {len(self.answers) + place: reason for place, reason in other.failures.items()}
         self.answers += other.answers
         self.calls += other.calls
@@ -112,39 +112,39 @@ class Asked:
 
 
 class BudgetGuard(Protocol):
-    """Guards a ceiling: each method raises where it would be passed, and so stops what is under way."""
+    """Enforces a ceiling: each method raises an error if it would be exceeded, which stops the requests."""
 
     def begin(self, price: float) -> None:
-        """Reserve what all questions together will cost, by estimate, before the first is sent."""
+        """Reserve the estimated price of all questions together, before the first is sent."""
 
     def spend(self, price: float) -> None:
-        """Count the estimated price of one request before it is sent; never called twice at a time."""
+        """Count the estimated price of one request before it is sent; never called concurrently."""
 
     def correct(self, difference: float) -> None:
-        """Count what an answer, which is kept by then, cost beyond its estimate, or less."""
+        """Count by how much an answer's price differs from its estimate, once the answer is kept."""
 
 
 def estimate_tokens(characters: float, *, alpaca_eval_2: bool = False) -> float:
-    """The tokens of a prompt, about.
+    """Estimate the number of tokens in a prompt.
 
-    In general a quarter of its characters. For AlpacaEval 2's prompt, ``characters`` are those of the instruction and
-    both outputs alone: 312 + 0.2 of them, a fit to 40,931 judgements of the public leaderboard, right to 2 % in sum.
+    In general, a quarter of its characters. For AlpacaEval 2's prompt, ``characters`` counts only the instruction and
+    both outputs: 312 + 0.2 * characters, a fit to 40,931 judgements of the public leaderboard, within 2 % in total.
     """
     return 312 + 0.2 * characters if alpaca_eval_2 else characters / 4
 
 
 def completion_limit(request: dict[str, Any]) -> float:
-    """How many tokens an answer may have by a request's settings, or a guess where they set no limit."""
+    """The maximum number of tokens in an answer under a request's settings, or a guess if they set no limit."""
     return request.get("max_completion_tokens") or request.get("max_tokens") or UNLIMITED_TOKENS
 
 
 def is_kept(fault: str | None) -> bool:
-    """Whether an answer with such a fault, None for none, is kept."""
+    """Whether an answer with this fault (None if it has none) is kept."""
     return fault is None or isinstance(fault, LastingFault)
 
 
 def unknown_price(what: str) -> str:
-    """What to do where requests of unknown price meet a ceiling."""
+    """The error message if there is a ceiling and the price of requests is unknown."""
     return (
         f"{what}: ceilings.price is set, but the price is not known. Give the price ({{input, output}} of a server, "
         "price_per_token in an evaluator's completions_kwargs), or set ceilings.price: null"
@@ -152,12 +152,12 @@ def unknown_price(what: str) -> str:
 
 
 def utc_now() -> str:
-    """The time, as it is stored beside an answer."""
+    """The current time, in the format stored with an answer."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def check_request(request: dict[str, Any]) -> None:
-    """Raise ServerError when a request's settings hold what is not theirs to set."""
+    """Raise ServerError if a request's settings contain keys that they may not set."""
     wrong = [name for name in OURS if name in request]
     if wrong:
         raise ServerError(f"server.request: {', '.join(wrong)} cannot be set there")
@@ -172,13 +172,13 @@ def ask(
     fault: Callable[[dict[str, Any]], str | None],
     budget: BudgetGuard | None = None,
 ) -> Asked:
-    """Ask every question that ``answers`` does not hold; what comes back is kept there at once.
+    """Ask every question that is not in ``answers``; each answer is kept there at once.
 
-    An answer's content is the first choice of the server's reply, as it came. ``fault`` says what is wrong with
-    one, or None: such an answer is asked for again; with a LastingFault it is kept, and only another run asks again.
-    What ``budget`` raises stops everything. How far it is goes to the log of ``answers``.
+    An answer's content is the first choice of the server's reply, unchanged. ``fault`` says what is wrong with it, or
+    None. A faulty answer is requested again; with a LastingFault it is kept, and only another run asks again. Errors
+    that ``budget`` raises stop everything. Progress is written to the log of ``answers``.
 
-    Raises ServerError for what trying again cannot mend. Answers that arrive while it stops are kept all the same.
+    Raises ServerError if retrying cannot help. Answers that arrive while the requests are being stopped are kept too.
     """
     check_request(server.request)
     keys = [answer_key(kind, server.model, question.messages, server.request) for question in questions]
@@ -188,8 +188,8 @@ def ask(
     tokens = [sum(q.prompt_tokens for q in pending.values()), sum(q.completion_tokens for q in pending.values())]
     price = server.price(*tokens)
     answers.log(
-        f"{server.model}: {len(questions)} questions, {len(questions) - len(pending)} answered before; to ask "
-        f"{len(pending)}: about {sum(tokens):,.0f} tokens, price {'not known' if price is None else f'{price:,.4f}'}"
+        f"{server.model}: {len(questions)} questions, {len(questions) - len(pending)} already answered; {len(pending)} "
+        f"to ask: about {sum(tokens):,.0f} tokens, price {'unknown' if price is None else f'{price:,.4f}'}"
     )
     if pending and budget is not None:
         if price is None:
@@ -208,7 +208,7 @@ def ask(
 
 
 class _Asking:
-    """One round of asking: what its threads share."""
+    """One round of questions: the state that its threads share."""
 
     def __init__(
         self,
@@ -222,7 +222,7 @@ class _Asking:
         self.lock, self.stop = threading.Lock(), threading.Event()
 
     def run(self, pending: dict[str, Question]) -> dict[str, str]:
-        """Ask all of ``pending``; why, for each key that has no answer."""
+        """Ask all of ``pending``; returns the reason for each key that has no answer."""
         self.key = read_key(self.server.base_url, self.server.key_variable)
         client = connect(self.server.base_url, self.key, timeout=self.server.timeout)
         reasons: dict[str, str] = {}
@@ -241,16 +241,16 @@ class _Asking:
                             often = 1 if isinstance(reason, LastingFault) else self.server.attempts
                             self.answers.log(f"no answer after {often} attempts: {reason}")
                     if without == STOP_AFTER and done < len(pending) and not self.stop.is_set():
-                        self.answers.log(f"{STOP_AFTER} questions in a row have no answer: the rest is not asked")
+                        self.answers.log(f"{STOP_AFTER} questions in a row have no answer: the rest are not sent")
                         self.stop.set()
                     progress.advance()
-            finally:  # threads that pause or wait for their turn end; those with a request under way finish it
+            finally:  # threads that are pausing or waiting end; those with a request in progress finish it
                 self.stop.set()
         self.answers.log(f"{len(pending):,} questions, {len(pending) - len(reasons):,} answered")
         return reasons
 
     def ask_one(self, client: "openai.OpenAI", key: str, question: Question) -> str | None:
-        """Ask one question until its answer can be read and is kept. Returns why not, when it is given up."""
+        """Ask one question until its answer can be read and is kept. Returns what is wrong with it, or None."""
         import openai
 
         try:
@@ -261,7 +261,7 @@ class _Asking:
                     self.stop.wait(pause if asked_pause is None else max(pause, asked_pause))
                 with self.lock:
                     if self.stop.is_set():
-                        return reason or "not asked"
+                        return reason or "not sent"
                     if self.budget is not None:
                         self.budget.spend(self.server.price(question.prompt_tokens, question.completion_tokens))
                 asked_pause = None
@@ -274,7 +274,7 @@ class _Asking:
                         raise ServerError(self.explain(error)) from None
                     reason, asked_pause = f"status {error.status_code}", pause_asked_for(error)
                     continue
-                except openai.APIConnectionError as error:  # time-outs are of this kind
+                except openai.APIConnectionError as error:  # includes timeouts
                     reason = f"{type(error).__name__}: {error}"
                     continue
                 reason = self.keep(key, question, without_key(reply.text, self.key))
@@ -286,10 +286,10 @@ class _Asking:
             raise
 
     def keep(self, key: str, question: Question, text: str) -> str:
-        """Keep the answer in a reply. Returns what is wrong with it, and does not keep it if that may pass."""
+        """Keep the answer in a reply. Returns what is wrong with it, and does not keep it if that may be temporary."""
         reply = read_completion(text)
         if reply is None:
-            return f"the reply is no chat completion: {text[:200]!r}"
+            return f"the reply is not a chat completion: {text[:200]!r}"
         choice = reply["choices"][0]
         tokens = [
             tokens_used(reply, "prompt_tokens", question.prompt_tokens),
@@ -309,18 +309,18 @@ class _Asking:
         return wrong or ""
 
     def explain(self, error: "openai.APIStatusError") -> str:
-        """One message: the server, the status, what it says, and what to check."""
+        """The error message: the server, the status, the server's own message, and what to check."""
         check = {
             400: "the settings in server.request, and that the prompts fit the model's context",
             401: f"the key in the environment variable {self.server.key_variable}",
-            403: f"the key in the environment variable {self.server.key_variable}, and what it may use",
+            403: f"the key in the environment variable {self.server.key_variable}, and its permissions",
             404: f"server.base_url (most end in /v1) and server.model, here {self.server.model!r}",
             429: "the account's credit",
         }.get(error.status_code, "server.base_url, server.model and server.request")
-        said = " ".join(without_key(str(error.message), self.key).split())[:300]
-        return f"{self.server.base_url} answers with status {error.status_code}: {said}. Check {check}"
+        message = " ".join(without_key(str(error.message), self.key).split())[:300]
+        return f"{self.server.base_url} answers with status {error.status_code}: {message}. Check {check}"
 
 
 def _sum(prices: Sequence[float | None]) -> float | None:
-    """The sum, None where a price is not known."""
+    """The sum, or None if a price is unknown."""
     return None if any(price is None for price in prices) else float(sum(prices))

@@ -1,4 +1,4 @@
-"""Pre-training of a small Llama from nothing, on packed documents."""
+"""Pre-training of a small Llama from scratch, on packed documents."""
 
 import math
 import random
@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from implicit.tuning.optimise import NonFiniteLoss, StepLog, learning_rate_factor
 
-PARTS = 4  # of a batch, on a CPU: as many cores can be of use
+PARTS = 4  # of a batch on a CPU: the maximum number of cores used
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """How a base model is trained. Matrices are trained by Muon, all else by AdamW."""
+    """How a base model is trained. Matrices are trained with Muon, everything else with AdamW."""
 
-    tokens: int  # to train on, in all
+    tokens: int  # to train on, in total
     sequence_length: int  # tokens
     batch_size: int  # sequences
     learning_rate: float  # of AdamW
@@ -40,13 +40,13 @@ class Pretraining:
     warmup: float  # share of the steps
     precision: Literal["bfloat16", "float32"]  # of the arithmetic, over float32 weights
     seed: int
-    snapshots: int = 0  # models that are kept on the way, at equal distances, the last at the end
+    snapshots: int = 0  # number of evenly spaced snapshots to keep, the last at the end
 
 
 class Muon(torch.optim.Optimizer):
-    """torch.optim.Muon, its default settings without weight decay, computed in the gradient's own type.
+    """torch.optim.Muon with its default settings but no weight decay, computed in the gradient's dtype.
 
-    Torch's own computes in bfloat16: on a processor that has no instructions for it, that takes longer than the rest of
+    Torch's version computes in bfloat16: on a processor without instructions for it, that takes longer than the rest of
     the step (https://kellerjordan.github.io/posts/muon).
     """
 
@@ -58,12 +58,12 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         apply: Callable[..., Iterable[None]] = map,
     ) -> None:
-        """``apply`` is `map`, or an executor's."""
+        """``apply`` is `map`, or the ``map`` of an executor."""
         super().__init__(matrices, {"lr": lr, "momentum": momentum})
         self.apply = apply
 
     def step(self) -> None:
-        """Move each matrix against its momentum's nearest orthogonal matrix, or about that."""
+        """Move each matrix against (approximately) the orthogonal matrix nearest to its momentum."""
         moves = [(matrix, group["lr"], group["momentum"]) for group in self.param_groups for matrix in group["params"]]
         list(self.apply(self._move, *zip(*moves, strict=True)))
 
@@ -76,7 +76,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """U S' V^T of a matrix U S V^T, with S' around 1 (0.7 to 1.2), by five Newton-Schulz iterations."""
+    """U S' V^T of a matrix U S V^T, with S' around 1 (0.7 to 1.2), from five Newton-Schulz iterations."""
     turned = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     turned = turned / turned.norm().clamp(min=1e-7)
     for _ in range(5):
@@ -88,8 +88,8 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
 def pack(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, length: int, tokens: int, seed: int):
     """Concatenate shuffled ``BOS document EOS`` into rows of ``length`` tokens.
 
-    Returns an int64 tensor of shape [rows, length] with ``tokens // length`` rows. Raises ValueError when
-    the documents hold fewer tokens: nothing is read twice without being asked for.
+    Returns an int64 tensor of shape [rows, length] with ``tokens // length`` rows. Raises ValueError if
+    the documents have fewer than ``tokens`` tokens: they are never silently repeated.
     """
     order = list(documents)
     random.Random(seed).shuffle(order)
@@ -100,13 +100,13 @@ def pack(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, length
         if len(ids) >= tokens:
             break
     if len(ids) < tokens:
-        raise ValueError(f"the corpus holds {len(ids):,} tokens, but pre-training asks for {tokens:,}: add documents")
+        raise ValueError(f"the corpus has {len(ids):,} tokens, but pre-training needs {tokens:,}: add documents")
     rows = tokens // length
     return torch.tensor(ids[: rows * length]).view(rows, length)
 
 
 def build_model(architecture: Architecture, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> LlamaForCausalLM:
-    """A Llama with random weights, drawn from ``seed``, in float32."""
+    """Build a Llama with random float32 weights, drawn with ``seed``."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -133,13 +133,13 @@ def pretrain(
     log: Callable[[StepLog], None] = lambda step: None,
     keep: Callable[[int], None] = lambda snapshot: None,
 ) -> LlamaForCausalLM:
-    """Train ``model`` in place on ``rows`` ([rows, length], int64), once through.
+    """Train ``model`` in place on ``rows`` ([rows, length], int64), in one pass.
 
-    Each token is predicted from those before it in its row, documents of the same row included, as is
-    usual in pre-training. On a CPU, ``threads`` compute the gradients of a batch's PARTS side by side, a core each;
-    these are added in order, so that the result is the same, to the last bit, with any number of threads.
-    After ``steps * i / snapshots`` steps, rounded, ``keep`` is called with i, from 1, and finds the snapshot in
-    ``model``.
+    Each token is predicted from all tokens before it in its row, including those of other documents, as is usual in
+    pre-training. On a CPU, ``threads`` threads compute the gradients of a batch's PARTS in parallel, one core each;
+    these are added in order, so that the result is bit-identical for any number of threads.
+    After ``steps * i / snapshots`` steps, rounded, ``keep`` is called with i, starting from 1, while ``model`` holds
+    the snapshot.
     Raises NonFiniteLoss.
     """
     model.to(device).train()
@@ -178,7 +178,7 @@ def pretrain(
 def optimizers(
     model: LlamaForCausalLM, settings: Pretraining, apply: Callable[..., Iterable[None]]
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices, AdamW for embeddings and norms; ``apply`` is Muon's."""
+    """Muon for the matrices, AdamW for embeddings and norms; ``apply`` is passed to Muon."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     return [
@@ -195,7 +195,7 @@ def part_gradients(
     part: torch.Tensor,
     targets: int,
 ) -> tuple[float, tuple[torch.Tensor, ...]]:
-    """The share of ``part`` ([rows, length]) in the mean loss of a batch with ``targets`` tokens, and its gradient."""
+    """What ``part`` ([rows, length]) contributes to the mean loss of a batch (``targets`` tokens), and its gradient."""
     with torch.autocast(device, dtype=precision, enabled=precision != torch.float32):
         logits = model(part[:, :-1], use_cache=False).logits
     loss = cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten(), reduction="sum") / targets

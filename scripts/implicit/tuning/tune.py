@@ -1,4 +1,4 @@
-"""Fine-tuning on rendered conversations (paper, section 2 and appendix A): on a CPU, a GPU, or several, sharded."""
+"""Fine-tuning on rendered conversations (paper, section 2 and appendix A), on a CPU, a GPU or several (sharded)."""
 
 import math
 import os
@@ -27,7 +27,7 @@ from implicit.tuning.sharding import ALONE, Processes, decoder_layers, divide, s
 
 @dataclass(frozen=True)
 class Tuning:
-    """How a model is tuned. The defaults of the paper and of its scripts stand in ``config.yaml``."""
+    """How a model is tuned. The defaults, from the paper and its scripts, are in ``config.yaml``."""
 
     epochs: int
     learning_rate: float
@@ -42,10 +42,11 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Execution:
-    """How tuning is computed, which may change the last bits of a result and nothing else.
+    """How tuning is computed, which affects only the last bits of a result.
 
-    Weights are float32, frozen ones and arithmetic in ``precision``. A step's rows are computed in micro-batches of at
-    most ``micro_batch_tokens`` tokens, padded with the id ``pad``. Layers that are ``compiled`` stay so.
+    Trained weights are float32; frozen weights and arithmetic use ``precision``. A step's rows are computed in
+    micro-batches of at most ``micro_batch_tokens`` tokens, padded with the id ``pad``. If ``compiled``, layers remain
+    compiled after tuning.
     """
 
     pad: int
@@ -63,7 +64,7 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> list[int]:
 
 
 def batches(count: int, settings: Tuning) -> Iterator[list[int]]:
-    """The examples' indices of every optimizer step, all epochs in a row. An epoch's last batch may be smaller."""
+    """Yield the example indices of each optimizer step, epoch after epoch. An epoch's last batch may be smaller."""
     for epoch in range(settings.epochs):
         order = epoch_order(count, seed=settings.seed, epoch=epoch)
         for start in range(0, count, settings.batch_size):
@@ -71,7 +72,7 @@ def batches(count: int, settings: Tuning) -> Iterator[list[int]]:
 
 
 def micro_batches(batch: Sequence[int], lengths: Sequence[int], *, tokens: int) -> list[list[int]]:
-    """Split a batch of rows into parts of at most ``tokens`` padded tokens, rows of like length together."""
+    """Split a batch of rows into parts of at most ``tokens`` padded tokens, grouping rows of similar length."""
     rows = sorted(batch, key=lambda i: lengths[i], reverse=True)
     return [[rows[place] for place in part] for part in token_batches([lengths[i] for i in rows], tokens=tokens)]
 
@@ -79,7 +80,7 @@ def micro_batches(batch: Sequence[int], lengths: Sequence[int], *, tokens: int) 
 def collate(rows: Sequence[Rendered], *, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-pad rows: (ids, labels), each int64 of shape [rows, longest].
 
-    There is no attention mask: a causal model's real positions never see what is to their right.
+    There is no attention mask: in a causal model, real positions never attend to the padding on their right.
     """
     longest = max(len(row.ids) for row in rows)
     ids = torch.tensor([[*row.ids, *[pad] * (longest - len(row.ids))] for row in rows])
@@ -88,9 +89,9 @@ def collate(rows: Sequence[Rendered], *, pad: int) -> tuple[torch.Tensor, torch.
 
 
 def trained_places(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of labels [rows, length]: the places before the trained tokens, rows counted through; their ids; their mask.
+    """For labels [rows, length]: the flattened positions before the trained tokens, these tokens' ids, and their mask.
 
-    The mask is [rows, length - 1], shifted by one. They are found on the CPU: on a GPU, finding them would wait for it.
+    The mask is [rows, length - 1], shifted by one. This runs on the CPU: on a GPU, it would force the CPU to wait.
     """
     mask = labels[:, 1:] != IGNORED
     rows, columns = mask.nonzero(as_tuple=True)
@@ -98,11 +99,11 @@ def trained_places(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, to
 
 
 def loss_weights(trained: torch.Tensor, *, normalise_by: str, examples: int, tokens: int) -> torch.Tensor:
-    """The weight of each target token, so that the weighted sum of losses over a whole batch is its mean.
+    """The weight of each target token, such that the weighted sum of losses over a whole batch is its mean loss.
 
-    ``trained`` is their mask, [rows, length - 1]. By example (the authors' scripts): every response counts the same,
-    whatever its length; by token: every trained token of the batch does. ``examples`` and ``tokens`` are the whole
-    batch's, so that accumulation equals one large batch.
+    ``trained`` is the mask of target tokens, [rows, length - 1]. By example (as in the authors' scripts), every
+    response has the same weight, whatever its length; by token, every trained token of the batch does. ``examples``
+    and ``tokens`` count the whole batch, so that gradient accumulation equals one large batch.
     """
     if normalise_by == "token":
         return trained / tokens
@@ -110,7 +111,7 @@ def loss_weights(trained: torch.Tensor, *, normalise_by: str, examples: int, tok
 
 
 class WeightedLoss(torch.nn.Module):
-    """A model whose forward is its loss, for FSDP, which gathers parameters as a forward begins."""
+    """A model whose forward pass returns its loss, for FSDP, which gathers parameters when a forward pass begins."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -119,8 +120,8 @@ class WeightedLoss(torch.nn.Module):
     def forward(self, ids, places, targets, weights) -> torch.Tensor:
         """The weighted sum of the trained tokens' negative log-likelihoods: a scalar, float32.
 
-        ``ids`` are [rows, length]; of each trained token, [tokens], ``places`` are the position that predicts it, rows
-        counted through, ``targets`` its id. Only these positions are projected on the vocabulary.
+        ``ids`` are [rows, length]. For each trained token, ``places`` [tokens] holds the flattened position that
+        predicts it, and ``targets`` [tokens] its id. Only these positions are projected to the vocabulary.
         """
         decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
         hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
@@ -128,18 +129,18 @@ class WeightedLoss(torch.nn.Module):
 
 
 class CompilerMissing(RuntimeError):
-    """Layers cannot be compiled, for want of what torch.compile needs."""
+    """Layers cannot be compiled because something that torch.compile needs is missing."""
 
 
 def check_compiler(device: str) -> None:
-    """Raise CompilerMissing where torch.compile lacks something, as it would after minutes, and at length."""
+    """Raise CompilerMissing if something torch.compile needs is missing; its own error is long and takes minutes."""
     name, usual = ("CXX", ("clang++" if sys.platform == "darwin" else "g++",))
     if device != "cpu":
         name, usual = "CC", ("gcc", "clang", "cc")
     own = os.environ.get(name)
     lacking = []
     if not any(map(shutil.which, (own,) if own else usual)):
-        lacking.append(f"a compiler ({own or ' or '.join(usual)}; the variable {name} names another)")
+        lacking.append(f"a compiler ({own or ' or '.join(usual)}; set the variable {name} to use another)")
     header = Path(sysconfig.get_path("include"), "Python.h")
     if not header.is_file():
         lacking.append(f"{header} (Debian's python3-dev)")
@@ -150,7 +151,7 @@ def check_compiler(device: str) -> None:
 
 
 class NonFiniteGradient(RuntimeError):
-    """The gradient of a step is NaN or infinite though its loss is not: training must not go on."""
+    """The gradient of a step is NaN or infinite although its loss is finite: training must stop."""
 
     def __init__(self, *, step: int, learning_rate: float) -> None:
         super().__init__(
@@ -162,9 +163,9 @@ class NonFiniteGradient(RuntimeError):
 def rounds(
     batch: Sequence[int], lengths: Sequence[int], *, tokens: int, processes: Processes
 ) -> list[tuple[list[int], bool]]:
-    """The micro-batches of this process in a step, as many on every one: (rows, whether they count).
+    """This process's micro-batches in a step, the same number on each process: (rows, whether they count).
 
-    A process that has fewer than another computes a row that does not count, as all must take part in every exchange.
+    A process with fewer than another computes a row that does not count, as all must take part in every exchange.
     """
     shares = divide(batch, lengths, count=processes.count)
     parts = [micro_batches(share, lengths, tokens=tokens) for share in shares]
@@ -174,14 +175,14 @@ def rounds(
 
 
 def placed(model: PreTrainedModel, execution: Execution, processes: Processes) -> WeightedLoss:
-    """The loss of a model that is ready for training, on its device or sharded over several processes."""
+    """Prepare a model for training, on its device or sharded over several processes, and wrap it in its loss."""
     model.train()
-    if processes.count == 1:  # FSDP shards parameters of one type alone
+    if processes.count == 1:  # FSDP needs all parameters to have the same type
         for parameter in model.parameters():
             if not parameter.requires_grad and parameter.is_floating_point():  # 4-bit weights are integers
                 parameter.data = parameter.data.to(execution.precision)
     if execution.compiled:
-        # Layer by layer: as they are alike, once for all of them, and for any number and length of rows.
+        # Layer by layer: they are alike, so one compilation serves all, for any number and length of rows.
         for layer in decoder_layers(model):
             layer.compile(dynamic=True)
     if execution.gradient_checkpointing:
@@ -197,9 +198,9 @@ def placed(model: PreTrainedModel, execution: Execution, processes: Processes) -
 def add_gradient(
     loss_of: WeightedLoss, parts: tuple[torch.Tensor, ...], *, device: str, precision: torch.dtype
 ) -> torch.Tensor:
-    """Add a micro-batch's gradient to that of the step; returns its weighted loss, float64, without waiting for a GPU.
+    """Add a micro-batch's gradient to the step's; returns its weighted loss (float64) without waiting for a GPU.
 
-    ``parts`` are ids, places, targets and weights, on the CPU, as `WeightedLoss` takes them.
+    ``parts`` are the ids, places, targets and weights for `WeightedLoss`, on the CPU.
     """
     given = [tensor.to(device, non_blocking=True) for tensor in parts]
     with autocast(device, precision):
@@ -212,7 +213,7 @@ def step_gradient(
     loss_of: WeightedLoss, rows: Sequence[Rendered], settings: Tuning, execution: Execution, processes: Processes
 ) -> float:
     """Add the gradient of the mean loss over a step's ``rows``; returns this process's share of that loss."""
-    own: torch.Tensor | float = 0.0  # read when all micro-batches are done: until then, a GPU goes on
+    own: torch.Tensor | float = 0.0  # read only after all micro-batches, so that a GPU does not wait
     lengths, trained = [len(row.ids) for row in rows], sum(sum(row.trained[1:]) for row in rows)
     parts = rounds(range(len(rows)), lengths, tokens=execution.micro_batch_tokens, processes=processes)
     for part, counts in parts:
@@ -234,10 +235,10 @@ def tune(
     checkpoints: Checkpoints | None = None,
     log: Callable[[StepLog], None] = lambda step: None,
 ) -> list[StepLog]:
-    """Tune what is not frozen of ``model`` in place; returns the log of every step.
+    """Tune the parameters of ``model`` that are not frozen, in place; returns the log of every step.
 
-    With several processes, each calls this with the same model and rows, and is left with its share of the weights (see
-    ``sharding``). With ``checkpoints`` it goes on from the last one, and SIGTERM makes it write one and end.
+    With several processes, each calls this with the same model and rows, and ends up with its shard of the weights (see
+    ``sharding``). With ``checkpoints``, it resumes from the last one, and on SIGTERM it writes one and stops.
     Raises ValueError for a row without a trained token, NonFiniteLoss, NonFiniteGradient and Interrupted.
     """
     empty = [i for i, row in enumerate(rows) if not any(row.trained[1:])]
@@ -287,7 +288,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, settings: Tuning, step: 
 def autocast(device: str, precision: torch.dtype) -> torch.autocast:
     """Arithmetic in ``precision`` over float32 weights, the same with one process and with several.
 
-    Nothing is cached: a cache would keep a copy of weights that FSDP has taken back.
+    Caching is off because a cache would keep a copy of weights that FSDP has already freed.
     """
     return torch.autocast(
         torch.device(device).type, dtype=precision, enabled=precision != torch.float32, cache_enabled=False
@@ -295,5 +296,5 @@ def autocast(device: str, precision: torch.dtype) -> torch.autocast:
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of a step's dropout, if there is any: a pure function of the step, so that a resumed run repeats it."""
+    """The seed of a step's dropout, if any: a pure function of the step, so that a resumed run repeats it."""
     return random.Random(f"dropout/{seed}/{step}/{rank}").getrandbits(63)

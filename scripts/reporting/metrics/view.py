@@ -1,4 +1,4 @@
-"""The table of metrics as what is shown sees it: rows of a main metric in groups, and what else is known of them."""
+"""The metrics table as tables and figures use it: grouped rows of a main metric, with their other numbers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ SYSTEM = ["model", "name", "epochs"]
 
 @dataclass
 class Line:
-    """A line of a table: its cells by column, and the files that they come from."""
+    """A line of a table: its cells by column, and the files they come from."""
 
     cells: Row
     sources: list[str] = field(default_factory=list)
@@ -27,7 +27,7 @@ class Line:
 class View:
     """A table of metrics, and its rows by system and metric.
 
-    ``note`` stands under every table; ``axis`` is what conditions are varied along.
+    ``note`` is shown under every table; ``axis`` says what varies between conditions.
     """
 
     def __init__(self, metrics: "DataFrame", *, note: str | None = None, axis: str = "") -> None:
@@ -35,7 +35,7 @@ class View:
 
     @cached_property
     def known(self) -> dict[Key, dict[Key, list[Row]]]:
-        """The rows of each system by (metric, slice, part, level); what is of a step is left out."""
+        """The rows of each system by (metric, slice, part, level); rows of a training step are left out."""
         found: dict[Key, dict[Key, list[Row]]] = {}
         for row in self.metrics[self.metrics["step"].isna()].to_dict("records"):
             own = found.setdefault(tuple(row[name] for name in SYSTEM), {})
@@ -48,7 +48,7 @@ class View:
         return [name for name in dict.fromkeys(self.metrics["model"]) if name]
 
     def of(self, *names: str) -> "DataFrame":
-        """The rows of single seeds of some metrics; of comparisons, those of the test set."""
+        """The rows of single seeds for some metrics; for comparisons, only those on the test set."""
         own = self.metrics
         return own[own["metric"].isin(names) & (own["level"] == "seed") & (own["opponent"] != "references")]
 
@@ -60,9 +60,9 @@ class View:
     def groups(
         self, main: "DataFrame", by: Sequence[str], system: Callable[[Row], Key] | None = None
     ) -> Iterator["Group"]:
-        """Groups of main rows, model by model; ``system`` says whose other numbers belong to one.
+        """Yield groups of main rows, model by model; ``system`` says which system's other numbers belong to a group.
 
-        Where its path is among ``by``, a group is a single run, and has that run's numbers alone.
+        If the system's path is among ``by``, a group is a single run and has only that run's numbers.
         """
         order = {model: place for place, model in enumerate(self.models)}
         ordered = main.sort_values("model", key=lambda names: names.map(order), kind="stable")
@@ -73,7 +73,7 @@ class View:
 
 
 class Group:
-    """The main rows of a line of a table, and their system's other numbers; it notes which files are made use of."""
+    """The main rows of a table line and their system's other numbers; it records which files are used."""
 
     def __init__(self, main: list[Row], known: dict[Key, list[Row]], *, alone: bool = False) -> None:
         self.main, self.known, self.alone = main, known, alone
@@ -85,7 +85,7 @@ class Group:
         return self.main[0]
 
     def rows(self, metric: str, slice: str | None = None, part: str | None = None, level: str = "seed") -> list[Row]:
-        """The rows of a metric, a seed each; slice and part are the main row's, where none are named."""
+        """The rows of a metric, one per seed; slice and part default to those of the main row."""
         slice = self.first["slice"] if slice is None else slice
         part = self.first["part"] if part is None else part
         found = self.known.get((metric, slice, part, level), [])
@@ -95,21 +95,21 @@ class Group:
         return found
 
     def values(self, metric: str, slice: str | None = None, part: str | None = None) -> list[float]:
-        """The values of a metric, a seed each."""
+        """The values of a metric, one per seed."""
         return [row["value"] for row in self.rows(metric, slice, part)]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: its head, and how a group's cell is made."""
+    """A column of a table: its header, and how to make a group's cell."""
 
     name: str
     cell: Callable[[Group], Any]
-    optional: bool = False  # left out of a table in which it is empty
+    optional: bool = False  # left out of tables in which it is empty
 
 
 def text(name: str, column: str | None = None) -> Column:
-    """What the rows say of themselves."""
+    """A column copied from the main rows."""
     return Column(name, lambda group: group.first[column or name])
 
 
@@ -123,7 +123,7 @@ def mean(
     every: bool = False,
     sign: str = "",
 ) -> Column:
-    """The mean over seeds, with ``spread`` ± the standard deviation; with ``every``, if no seed is without a value."""
+    """The mean over seeds, with ``spread`` ± the standard deviation; with ``every``, only if all seeds have a value."""
     digits = METRICS[metric].decimals
 
     def cell(group: Group) -> str:
@@ -137,7 +137,7 @@ def mean(
 
 
 def least(name: str, metric: str) -> Column:
-    """The least of all seeds."""
+    """The minimum over seeds."""
 
     def cell(group: Group) -> str:
         values = group.values(metric)
@@ -147,7 +147,7 @@ def least(name: str, metric: str) -> Column:
 
 
 def first(name: str, metric: str, slice: str | None = None, part: str | None = None) -> Column:
-    """What is the same for all seeds, as a count or with the metric's decimals."""
+    """A value that is the same for all seeds, as a count or with the metric's decimals."""
     digits = METRICS[metric].decimals
 
     def cell(group: Group) -> str | int:
@@ -158,7 +158,7 @@ def first(name: str, metric: str, slice: str | None = None, part: str | None = N
 
 
 def n_of(name: str, metric: str, slice: str | None = None, part: str | None = None) -> Column:
-    """How many rows a metric is of."""
+    """The number of rows that a metric is computed from."""
     return Column(name, lambda group: next((int(row["n"]) for row in group.rows(metric, slice, part)), ""))
 
 
@@ -174,5 +174,5 @@ def interval(name: str, metric: str, part: str | None = None) -> Column:
 
 
 def seeds() -> Column:
-    """How many seeds the main metric is of."""
+    """The number of seeds of the main metric."""
     return Column("seeds", lambda group: len(group.main))
