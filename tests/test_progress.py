@@ -96,6 +96,14 @@ def test_what_logs_say_last(log, tmp_path):
     assert finding(None) == "" and str(log) in finding(log) and "%" not in finding(log)
 
 
+def test_a_long_result_is_cut_between_words_and_says_so(log):
+    log.write_text("a result of " + "many words " * 30)
+    found = finding(log)
+    assert (
+        found.startswith("a result of many words") and found.endswith((" many ...", " words ...")) and len(found) <= 140
+    )
+
+
 def test_of_snakemakes_messages_only_those_that_are_replaced_are_gone():
     for name in ("job_info", "job_finished", "job_error", "progress", "shellcmd"):
         assert not not_replaced(event(name))

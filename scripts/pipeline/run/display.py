@@ -14,11 +14,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, TextIO
 
 from pipeline.run.snakemake_internals import stream_handler
 
 REFRESH = 2.0  # seconds between updates of the status line, on a terminal
+WIDTH = 140  # characters of a job's result
 TAIL = 4096  # bytes of a log that are read
 # Snakemake's messages that a line here replaces, or that repeat what `explain_failures` says.
 REPLACED = {"job_info", "job_started", "job_finished", "job_error", "progress", "shellcmd", "group_info", "group_error"}
@@ -55,7 +57,7 @@ def finding(log: Path | None) -> str:
     """A job's main result: the last line of its log that is not about progress; empty if there is no log."""
     lines = [line for line in last_lines(log, TAIL) if not STEP.search(line)]
     if log is None or lines:
-        return lines[-1][:100] if lines else ""
+        return shorten(lines[-1], width=WIDTH, placeholder=" ...") if lines else ""
     return f"no result in {log}"
 
 
