@@ -27,6 +27,11 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Name bytes by their argument: gzip's hold the time, and pytest-xdist wants the same names from all workers."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def chat():
     return Format(user_tag="<|user|>", assistant_tag="<|assistant|>", add_bos=True)
