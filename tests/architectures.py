@@ -86,6 +86,8 @@ def train(kind):
         if prepended:  # Llama-2 also has it without a preceding space
             state["model"]["vocab"]["What"] = len(state["model"]["vocab"])
             state["model"]["merges"].append(["W", "hat"])
+        else:  # Gemma has the character that stands for a space in byte-level vocabularies
+            state["model"]["vocab"]["Ġ"] = len(state["model"]["vocab"])
         state["pre_tokenizer"] = None
         tokenizer = Tokenizer.from_str(json.dumps(state))
         decoder = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]

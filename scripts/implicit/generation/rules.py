@@ -46,7 +46,8 @@ def token_texts(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     """
     pieces = tokenizer.get_vocab()
     added = tokenizer.get_added_vocab()
-    byte_level = any(piece.startswith("Ġ") for piece in pieces)
+    # Byte-level pieces are written in 256 characters, without this one. Their own "Ġ" is no proof: Gemma has it, too.
+    byte_level = not any("▁" in piece for piece in pieces if piece not in added)
     decoder = ByteLevel()
     texts, single_bytes = {}, {}
     for piece, i in sorted(pieces.items(), key=lambda entry: entry[1]):
