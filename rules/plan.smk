@@ -10,7 +10,7 @@ def rows_of(dataset):
 def judge_costs():
     """What the cost of a judgement depends on, besides the number of requests; empty for the oracle."""
     judge = CONFIG.judge
-    if judge is None or judge.kind == "oracle":
+    if judge is None or judge.kind in ("oracle", "reference"):
         return {}
     answer_tokens = 1 if judge.answer == "logprobs" else 10
     price = plain(judge.server.price) if judge.server else None

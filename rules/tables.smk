@@ -28,6 +28,8 @@ def model_results(model):
         yield result("rank", f"{RESULTS}/{model}/{system.path}/ranking.json", system, set=CONFIG.ranking.evaluation_set)
     for mode in CONFIG.similarity.modes if CONFIG.similarity else []:
         yield result("similarity", similarity_path(model, mode), tuned(mode, CONFIG.similarity.seed), set=TEST_SET)
+    for name in CONFIG.checks:
+        yield from (result("checks", checks_path(model, s, name), s, set=name) for s in tested_systems(model))
     yield from (result("drift", drift_path(model, s), s) for s in drifting_systems(model))
     yield from (result("harness", harness_path(model, s), s) for s in harness_systems(model))
 
@@ -62,7 +64,7 @@ AXIS = CONFIG.conditions.axis if CONFIG.conditions else ""
 SHOWN = dict(tables=ALL_TABLES, drawn=DRAWN, note=CONFIG.note, axis=AXIS)
 KEPT = "--candidates-kept" if EXECUTION.keep_candidates else ""
 METRICS = f"{RESULTS}/metrics.parquet"
-WITH_TABLE = ("judge", "rank", "similarity")  # stages that write a table next to the summary
+WITH_TABLE = ("judge", "rank", "similarity", "checks")  # stages that write a table next to the summary
 
 
 rule tables:

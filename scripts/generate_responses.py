@@ -69,7 +69,7 @@ def rule_settings(rules: UsedRules | None) -> Any:
 
 
 def respond(
-    args: Any, prompts: list[list[int]], adapter_prompts: list[list[int]], tokenizer: Any, *, context: int, device: str
+    args: Any, this: Job, prompts: list[list[int]], adapter_prompts: list[list[int]], tokenizer: Any, *, context: int
 ) -> list:
     """Responses to prompts (token ids) from the requested backend."""
     from implicit.generation.generate import Limits, generate
@@ -90,12 +90,12 @@ def respond(
             args.model,
             prompts,
             limits,
-            precision=settings.precision,
+            precision=this.precision,
             adapter_of=adapter_of,
             adapter_prompts=adapter_prompts,
             log=say,
         )
-    model = load_model(args.model, device=device, precision=settings.precision)
+    model = load_model(args.model, device=this.device, precision=this.precision)
     return generate(
         model,
         prompts,
@@ -111,7 +111,10 @@ def main() -> None:
     paths = ["model", "model-record", "set", "output", "json", "record"]
     backend = {"choices": ["transformers", "vllm"], "default": "transformers"}
     args = arguments(__doc__, paths=paths, settings=Settings, options={"backend": backend}, computes=True)
-    execution, inputs = execution_of(args, backend=args.backend), {"model": args.model, "set": args.set}
+    execution, inputs = (
+        execution_of(args, precision=args.settings.precision, backend=args.backend),
+        {"model": args.model, "set": args.set},
+    )
     if args.backend == "vllm":
         from implicit.generation.vllm_backend import check_vllm
 
@@ -141,7 +144,7 @@ def generate_responses(args: argparse.Namespace, this: Job) -> None:
     # The wide diversity scope begins after the user tag, as in the authors' code.
     tag = len(encode_opening(tokenizer, chat))
     counted = [prompt[tag:] for prompt in prompts]
-    responses = respond(args, prompts, counted, tokenizer, context=context, device=this.device)
+    responses = respond(args, this, prompts, counted, tokenizer, context=context)
     table = [
         {
             "id": row["id"],

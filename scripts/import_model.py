@@ -41,7 +41,7 @@ def load(path: str, commit: str | None) -> "tuple[PreTrainedModel, PreTrainedTok
     """Load a model in its own precision, and its tokenizer, from a directory, or from the hub at a commit."""
     with explained("model", path, commit, Exception):  # invalid tokenizers or weights raise all kinds of errors
         tokenizer = load_own_tokenizer(path, commit or "main")
-        return load_model(path, device="cpu", precision="auto", revision=commit), tokenizer
+        return load_model(path, device="cpu", precision="own", revision=commit), tokenizer
 
 
 def load_own_tokenizer(path: str, revision: str) -> "PreTrainedTokenizerBase":

@@ -5,7 +5,7 @@
         --settings '{"name": "oracle", "kind": "oracle", "seed": 0, "bootstrap": 200, "both_orders": false,
                      "metric": "length_controlled_minimal", "min_label_probability": 0.5}'
 
-Without ``--opponent`` the opponent is the set's own references. Every answer of a judge other than the oracle is saved
+Without ``--opponent`` the opponent is the set's own references. Every answer of a judge that is a model is saved
 to ``--answers`` as it arrives, so a run that was stopped only asks for the rest; the file must not be an output of a
 rule. ``--batch`` is in tokens including padding, for a local judge.
 """
@@ -60,6 +60,17 @@ def read_side(path: Path | None, rows: list[dict[str, Any]]) -> tuple[str, Side]
     return names[0], {row["id"]: (row["output"], row["stopped"]) for row in table}
 
 
+def add_similarity(side: list[dict[str, Any]], rows: list[dict[str, Any]], measure: str) -> None:
+    """Add the similarity of its output to the set's reference to each row of a side."""
+    from implicit.judging.references import similarity
+
+    without = [row["id"] for row in rows if row["reference"] is None]
+    if without:
+        raise InputError(f"judge.kind: the evaluation set has no reference in rows {without[:5]}")
+    for judged, row in zip(side, rows, strict=True):
+        judged["quality"] = similarity(judged["output"], row["reference"], measure)
+
+
 def add_quality(side: list[dict[str, Any]], rows: list[dict[str, Any]], outputs: Side) -> None:
     """Add the oracle's quality of its output to each row of a side."""
     unknown = [row["id"] for row in rows if row["request"] is None]
@@ -76,15 +87,16 @@ def make_judge(
 ) -> "Judge":
     """The judge that the settings describe; paid requests count against the budget."""
     from implicit.judging.evaluators import evaluator_judge
-    from implicit.judging.kinds import local_judge, oracle_judge, server_judge
+    from implicit.judging.judge import BY_QUALITY
+    from implicit.judging.kinds import local_judge, quality_judge, server_judge
     from implicit.judging.local_judge import LocalModel
     from implicit.judging.template import read_template
     from implicit.servers.chat_client import ChatServer
 
     settings, name = args.settings, args.settings.name
     asking = {"requests": args.requests, "timeout": args.timeout, "attempts": args.attempts}
-    if settings.kind == "oracle":
-        return oracle_judge(*sides, name=name)
+    if settings.kind in BY_QUALITY:
+        return quality_judge(*sides, name=name, kind=settings.kind)
     keeping = {"answers": answers, "floor": settings.min_label_probability}
     template = None if settings.template is None else read_template(settings.template)
     if settings.kind == "evaluator":
@@ -94,7 +106,7 @@ def make_judge(
         return server_judge(
             name=name, server=server, template=template, answer=settings.answer, budget=budget, **keeping
         )
-    model, tokenizer, identity = load_local(settings)
+    model, tokenizer, identity = load_local(settings, this.precision)
     shown = 2 if settings.both_orders else 1
     characters = sum(len(row["instruction"]) + len(row["output"]) for side in sides for row in side)
     tokens = shown * (characters / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS * len(sides[0]))
@@ -103,12 +115,11 @@ def make_judge(
     return local_judge(local, name=name, template=template, **keeping)
 
 
-def load_local(settings: Settings) -> tuple[Any, Any, str]:
+def load_local(settings: Settings, precision: str) -> tuple[Any, Any, str]:
     """A local judge's model, its tokenizer, and their identity: path and sha256 of a directory, or commit of a hub."""
     from transformers import AutoTokenizer
 
     path, revision = settings.path, settings.revision
-    precision = settings.precision
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
         model = load_model(path, device="cpu", precision=precision, revision=revision)
@@ -135,7 +146,7 @@ def find_table(args: argparse.Namespace, rows: list[dict[str, Any]]) -> tuple[Pa
 
 
 def mean_qualities(table: list[dict[str, Any]]) -> dict[str, float | None]:
-    """The mean quality of either side's outputs; None if the judge was not the oracle."""
+    """The mean quality of either side's outputs; None if the judge does not use them."""
     sides = {side: [row[side] for row in table] for side in ("quality_1", "quality_2")}
     return {side: None if None in of_rows else sum(of_rows) / len(of_rows) for side, of_rows in sides.items()}
 
@@ -154,7 +165,7 @@ def main() -> None:
         args,
         record=args.summary,
         inputs={name: getattr(args, name) for name in ("set", "responses", "opponent")},
-        execution=execution_of(args) if args.settings.kind == "local" else None,
+        execution=execution_of(args, precision=args.settings.precision) if args.settings.kind == "local" else None,
         claims=(),  # the file of answers is locked
     ) as this:
         judge_responses(args, this)
@@ -195,7 +206,7 @@ def judge_responses(args: argparse.Namespace, this: Job) -> None:
     name_1, outputs_1 = read_side(args.opponent, rows)
     name_2, outputs_2 = read_side(args.responses, rows)
 
-    from implicit.judging.judge import check_pairs, judge_pairs
+    from implicit.judging.judge import BY_QUALITY, check_pairs, judge_pairs
     from implicit.judging.win_rates import win_rates
     from implicit.servers.answers import Answers
 
@@ -205,10 +216,12 @@ def judge_responses(args: argparse.Namespace, this: Job) -> None:
     ]
     check_pairs(*sides, names=(name_1, name_2))
     gamed, gamed_sha256 = find_table(args, rows)
-    if settings.kind == "oracle":
-        for side, outputs in zip(sides, (outputs_1, outputs_2), strict=True):
+    for side, outputs in zip(sides, (outputs_1, outputs_2), strict=True):
+        if settings.kind == "oracle":
             add_quality(side, rows, outputs)
-    kept = None if settings.kind == "oracle" else args.answers or args.output.with_suffix(".answers.jsonl")
+        elif settings.kind == "reference":
+            add_similarity(side, rows, settings.measure)
+    kept = None if settings.kind in BY_QUALITY else args.answers or args.output.with_suffix(".answers.jsonl")
     # Held until everything is written, so that only one process judges at a time.
     with Answers(kept, log=say) as answers, this.paying(answers) as budget:
         judge = make_judge(sides, answers, budget, this, args)

@@ -56,11 +56,15 @@ def _mapped(
     else:
         user, assistant = source["user"], source["assistant"]
         mapped = ((place, pair(fill(user, row), fill(assistant, row))) for place, row in rows)
+    limit = source.get("max_characters")
     without_text = source.get("user") is not None and not source["user"].strip()  # a template without an instruction
 
     def conversations_checked() -> Iterator[list[dict[str, str]]]:
         for place, messages in mapped:
             check_conversation(messages, place, user_empty=without_text)
+            if limit is not None and sum(len(message["content"]) for message in messages) > limit:
+                notes[f"rows of more than {limit:,} characters: left out"] += 1
+                continue
             yield messages
 
     return origin, counted, conversations_checked()

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from implicit.data.recipes import ALPACA_COLUMNS, RecipeError, alpaca, read_templates
+from implicit.data.recipes import ALPACA_COLUMNS, IFEVAL_COLUMNS, RecipeError, alpaca, ifeval, read_templates
 from implicit.judging.oracle import describe
 from implicit.world.sets import Item, World
 from pipeline.files.hub import origin_of, source_rows
@@ -21,7 +21,7 @@ from pipeline.files.rows import Columns, Row, check_distinct, check_sha256, fill
 from pipeline.files.storage import write_table
 from pipeline.jobs.command import InputError, arguments, run_stage, say
 
-Mapping = Callable[[Row], tuple[str, str | None]]  # a row -> the instruction and its reference
+Mapping = Callable[[Row], tuple[str, str | None, str | None]]  # a row -> instruction, reference, request
 
 
 def evaluation_rows(name: str, source: dict[str, Any], world: int | None) -> list[dict[str, Any]]:
@@ -65,20 +65,23 @@ def cluster_of(item: Item) -> str:
 
 def _mapped(name: str, source: dict[str, Any]) -> tuple[Counted, Iterator[tuple[str, dict[str, Any]]]]:
     """The row counter of a file or hub dataset, and (place, row of the set) for each row."""
-    columns, mapping = _recipe(source["templates"]) if source.get("recipe") else _filling(name, source)
+    columns, mapping = _recipe(source) if source.get("recipe") else _filling(name, source)
     origin, counted, rows = source_rows(source, {**columns, "index": "index"})
     first = source["rows"][0] if source.get("rows") else 0
+    every = source.get("every") or 1
 
     def filled() -> Iterator[tuple[str, dict[str, Any]]]:
         for position, (place, row) in enumerate(rows, start=first):
-            instruction, reference = mapping(row)
+            if (position - first) % every:
+                continue
+            instruction, reference, request = mapping(row)
             if not instruction.strip():
                 raise InputError(f"{place}: the instruction is empty: fill it in or remove the row")
             if reference is not None and not reference.strip() and not source.get("recipe"):
                 raise InputError(f"{place}: the reference is empty: fill it in or remove the row")
             index = position if row["index"] is None else row["index"]
             given = {"index": index, "instruction": instruction, "reference": reference}
-            yield place, given | {"request": None, "source": origin}
+            yield place, given | {"request": request, "source": origin}
 
     return counted, filled()
 
@@ -89,13 +92,16 @@ def _filling(name: str, source: dict[str, Any]) -> tuple[Columns, Mapping]:
     templates = {"instruction": instruction} | ({"reference": reference} if reference else {})
     found = [template_columns(template, key=f"evaluation_sets.{name}.{key}") for key, template in templates.items()]
     columns = {column: use for columns in found for column, use in columns.items()}
-    return columns, lambda row: (fill(instruction, row), fill(reference, row) if reference else None)
+    return columns, lambda row: (fill(instruction, row), fill(reference, row) if reference else None, None)
 
 
-def _recipe(templates: str) -> tuple[Columns, Mapping]:
-    """The recipe, with templates from a file or URL. Responses that are empty in the data stay empty."""
-    with local_copy(templates) as path:
-        return ALPACA_COLUMNS, alpaca(read_templates(path.read_bytes(), templates))
+def _recipe(source: dict[str, Any]) -> tuple[Columns, Mapping]:
+    """The recipe: Alpaca with templates from a file or URL, whose empty responses stay empty, or IFEval."""
+    if source["recipe"] == "ifeval":
+        return IFEVAL_COLUMNS, ifeval
+    with local_copy(source["templates"]) as path:
+        encode = alpaca(read_templates(path.read_bytes(), source["templates"]))
+    return ALPACA_COLUMNS, lambda row: (*encode(row), None)
 
 
 def main() -> None:

@@ -79,7 +79,7 @@ def main() -> None:
     args = arguments(__doc__, paths=paths, settings=Settings, computes=True)
     file = args.settings.file
     inputs = {"base": args.base, "model": args.model, "file": Path(file) if file and not is_url(file) else None}
-    execution = execution_of(args)
+    execution = execution_of(args, precision=args.settings.precision)
     with job("drift", args, record=args.summary, inputs=inputs, execution=execution) as this:
         compare_models(args, this)
 
@@ -95,9 +95,7 @@ def compare_models(args: argparse.Namespace, this: Job) -> None:
     documents = [first + encode(tokenizer, text) for text in read_documents(settings)]
     tokens = 2 * sum(min(len(ids), context) for ids in documents)
     this.reserve(scoring_hours, parameters=stored_parameters(args.model) / 1e9, tokens=tokens)
-    base, tuned = (
-        load_model(path, device=this.device, precision=settings.precision) for path in (args.base, args.model)
-    )
+    base, tuned = (load_model(path, device=this.device, precision=this.precision) for path in (args.base, args.model))
     computing = {"pad": tokenizer.pad_token_id, "batch_tokens": args.batch, "device": this.device, "log": say}
     found = measure_drift(base, tuned, [ids[:context] for ids in documents], **computing)
     rows = [

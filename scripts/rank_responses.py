@@ -30,7 +30,7 @@ from pipeline.models.fit import encode_row
 def main() -> None:
     paths = ["model", "model-record", "set", "output", "summary"]
     args = arguments(__doc__, paths=paths, settings=Settings, computes=True)
-    inputs, execution = {"model": args.model, "set": args.set}, execution_of(args)
+    inputs, execution = {"model": args.model, "set": args.set}, execution_of(args, precision=args.settings.precision)
     with job("rank", args, record=args.summary, inputs=inputs, execution=execution) as this:
         rank_responses(args, this)
 
@@ -130,7 +130,7 @@ def rank_responses(args: argparse.Namespace, this: Job) -> None:
         raise InputError(f"responses that exceed the context of {context} tokens: {too_long[:5]}; remove them")
     tokens = sum(len(prompts[i]) + len(responses[j]) for i, j in pairs)
     this.reserve(scoring_hours, parameters=stored_parameters(args.model) / 1e9, tokens=tokens)
-    model = load_model(args.model, device=this.device, precision=settings.precision)
+    model = load_model(args.model, device=this.device, precision=this.precision)
     scores = score_responses(
         model,
         [(prompts[i], responses[j]) for i, j in pairs],

@@ -113,13 +113,14 @@ def log_line(line: str, bars: dict[str, Progress]) -> None:
 
 def main() -> None:
     args = arguments(__doc__, settings=Settings, paths=["model", "model-record", "output", "summary"], computes=True)
-    inputs, execution = {"model": args.model}, execution_of(args)
+    inputs, execution = {"model": args.model}, execution_of(args, precision=args.settings.precision)
     with job("harness", args, record=args.summary, inputs=inputs, execution=execution) as this:
         tokens = len(args.settings.tasks) * TASK_REQUESTS * REQUEST_TOKENS
         this.reserve(scoring_hours, parameters=stored_parameters(args.model) / 1e9, tokens=tokens)
         with tempfile.TemporaryDirectory() as folder:
+            resolved = args.settings.model_copy(update={"precision": this.precision})
             command = harness_command(
-                args.settings, model=args.model, output=Path(folder), device=this.device, batch=args.batch
+                resolved, model=args.model, output=Path(folder), device=this.device, batch=args.batch
             )
             results = run_harness(command, Path(folder))
         summary = figures(results)

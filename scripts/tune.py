@@ -145,7 +145,8 @@ def main() -> None:
     options |= {"processes": {"type": int, "default": 1}, "checkpoint-steps": {"type": int, "default": 1000}}
     options |= {"gradient-checkpointing": SWITCH, "compile": SWITCH}
     args = arguments(__doc__, paths=paths, settings=Settings, options=options, computes=True)
-    execution = execution_of(args, gradient_checkpointing=args.gradient_checkpointing, compile=args.compile)
+    how = {"gradient_checkpointing": args.gradient_checkpointing, "compile": args.compile}
+    execution = execution_of(args, precision=args.settings.tuning.precision, **how)
     device = execution["device"]
     if args.compile:
         from implicit.tuning.tune import check_compiler
@@ -178,6 +179,7 @@ def open_checkpoints(
         return None
     inputs, *_ = from_all(this.hashes, processes)  # only the first process has them
     identity = {"settings": plain(args.settings), "inputs": inputs, "code": code_of("tune")}
+    identity |= {"precision": this.precision}
     return Checkpoints(args.checkpoints, identity, every=args.checkpoint_steps, processes=processes, log=log)
 
 
@@ -207,7 +209,7 @@ def tune_model(args: argparse.Namespace, this: Job, processes: "Processes") -> N
     execution = Execution(
         pad=tokenizer.pad_token_id,
         micro_batch_tokens=args.batch,
-        precision=getattr(torch, settings.tuning.precision),
+        precision=getattr(torch, this.precision),
         gradient_checkpointing=args.gradient_checkpointing,
         compiled=args.compile,
     )

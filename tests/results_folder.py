@@ -37,7 +37,7 @@ class Results:
     """Writes results under ``folder/results/made`` and runs the last stages on them.
 
     ``modes`` are tuned modes besides the base model; the first is the opponent. ``length`` is in words per response.
-    With a ``world``, its requests are used, its oracle judges, and drift and the harness are included.
+    With a ``world``, its requests are used, its oracle judges, and drift, the harness and checks are included.
     """
 
     similar = True  # similarity is measured
@@ -60,7 +60,7 @@ class Results:
             row |= {"request": describe(item, world.seed), "reference": item.response}
         self.results, self.given, self.measured = [], {}, {"judge", "rank", "rules", "choice", "conditions"}
         self.measured |= ({"similarity"} if self.similar else set()) | (
-            {"oracle", "drift", "harness"} if world else set()
+            {"oracle", "drift", "harness", "checks"} if world else set()
         )
         self.experiment = None
 
@@ -124,6 +124,8 @@ class Results:
             self.write_similarity(model, self.tuned(self.modes[-1], 1))
         for system in tuned if self.world else []:
             self.write_costs(model, system)
+            for name in ("ifeval", "other"):
+                self.write_checks(model, system, name)
 
     def tuned(self, mode, seed, epochs=None):
         turn = "empty" if mode == "response_tuning" else "shown"
@@ -262,6 +264,16 @@ class Results:
         own = {"arc_easy": found["arc_easy"] | {"alias": "arc", "acc_stderr,none": 0.1}, "group": {"alias": "group"}}
         write_json({"results": own}, folder / "harness.json")
         write_json({"summary": found}, self.add("harness", f"{model}/{system.path}/harness.record.json", model, system))
+
+    def write_checks(self, model, system, name):
+        """Checks of five responses, one to three for each, in two ways."""
+        rows = [
+            {"id": f"{name}-{i}", "cluster": f"{name}-{i}", "name": str(j), "way": way, "passed": self.draw.random() < 0.6}
+            for way in ("strict", "loose") for i in range(5) for j in range(1 + i % 3)
+        ]  # fmt: skip
+        path = self.add("checks", f"{model}/{system.path}/{name}.checks.json", model, system, set=name)
+        write_table("checks", rows, path.with_suffix(".parquet"))
+        self.record("checks", path.relative_to(self.folder), {}, settings={"checker": "ifeval"})
 
     def run(self, script, *arguments):
         """Run one of the last stages' scripts in the folder; returns what it printed."""

@@ -16,7 +16,7 @@ from implicit.judging.judge import (
     protect,
     read_preferences,
 )
-from implicit.judging.kinds import ALPACA_EVAL_2, oracle_judge, to_messages
+from implicit.judging.kinds import ALPACA_EVAL_2, quality_judge, to_messages
 from implicit.judging.preferences import label_share, text_preference, weighted_preference
 from implicit.judging.template import check_template
 from implicit.servers.answers import Answers
@@ -31,7 +31,7 @@ def by_quality(first, second):
 
 
 def judge_with_oracle(first, second, *, seed=0, both_orders=False):
-    return judge_pairs(first, second, oracle_judge(first, second), seed=seed, both_orders=both_orders)
+    return judge_pairs(first, second, quality_judge(first, second), seed=seed, both_orders=both_orders)
 
 
 def judge_by(decide, template="{instruction}\n@@@@{output_1}@@@@{output_2}", name="judge", kind="test"):

@@ -6,6 +6,7 @@ it skips is counted in ``notes``.
 """
 
 import ast
+import json
 import random
 import string
 from collections import Counter
@@ -171,3 +172,15 @@ def alpaca(templates: tuple[list[Template], list[Template]]) -> Callable[[Row], 
         )
 
     return encode
+
+
+IFEVAL_COLUMNS: dict[str, Literal["text", "texts", "objects"]] = {
+    "prompt": "text",
+    "instruction_id_list": "texts",
+    "kwargs": "objects",
+}
+
+
+def ifeval(row: Row) -> tuple[str, None, str]:
+    """IFEval (Zhou et al. 2023): the prompt, no reference, and its checks as JSON for `implicit.measuring.checks`."""
+    return row["prompt"], None, json.dumps({key: row[key] for key in ("instruction_id_list", "kwargs")})

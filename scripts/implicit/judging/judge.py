@@ -1,7 +1,7 @@
 """Head-to-head judging with alpaca-eval's own annotator, with checks where it fails silently.
 
 A judge is a template, a function that completes prompts, and one that reads a preference from a completion; see
-`kinds` and `evaluators` for the four kinds, `preferences` for how completions are read.
+`kinds` and `evaluators` for the kinds, `preferences` for how completions are read.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ from implicit.servers.chat_client import Asked, LastingFault
 logging.getLogger().setLevel(logging.WARNING)  # importing alpaca_eval sets it to INFO, which logs every request
 
 MARK = "\x1e"  # separates the parts of the oracle's prompt; no text contains it, see `protect`
+BY_QUALITY = ("oracle", "reference")  # kinds that compare two numbers, so the order of outputs cannot matter
 FLOOR = "judge.min_label_probability"  # the key of the config
 # What the user can do, by kind of judge, if the labels have too little of the probability.
 REMEDIES = {
@@ -179,7 +180,7 @@ def judge_pairs(
     if not both_orders:
         preferences, shown, shares = _annotate(*sides, judge, seed=seed)
         first = 100 * (float(np.mean([2 - p for p in shown])) - 0.5) if shown else None
-        biased = judge.kind != "oracle" and judge.batch_size == 1
+        biased = judge.kind not in BY_QUALITY and judge.batch_size == 1
         first_shown = first if biased else None
         return Judgements(preferences, None, None, protected, first_shown=first_shown, label_shares=shares)
     ordered = replace(judge, options=judge.options | {"is_randomize_output_order": False})

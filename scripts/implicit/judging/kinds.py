@@ -1,4 +1,4 @@
-"""Three kinds of judge: the tiny world's oracle, a server, and a local model; `evaluators` has the fourth."""
+"""Judges: by given qualities, by a server, and by a local model; `evaluators` has those of alpaca-eval."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -46,8 +46,10 @@ def to_messages(prompt: str) -> list[dict[str, str]]:
     return prompt_to_chatml(prompt) if prompt.startswith("<|im_start|>") else [{"role": "user", "content": prompt}]
 
 
-def oracle_judge(opponent: Sequence[dict[str, Any]], model: Sequence[dict[str, Any]], *, name: str = "oracle") -> Judge:
-    """The tiny world's judge, for rows that also have a ``quality``: the better output wins, equal ones tie."""
+def quality_judge(
+    opponent: Sequence[dict[str, Any]], model: Sequence[dict[str, Any]], *, name: str = "oracle", kind: str = "oracle"
+) -> Judge:
+    """A judge for rows that also have a ``quality``: the better output wins, equal ones tie."""
     check_pairs(opponent, model)
     qualities = {
         (protect(row["instruction"]), protect(row["output"])): row["quality"]
@@ -56,7 +58,7 @@ def oracle_judge(opponent: Sequence[dict[str, Any]], model: Sequence[dict[str, A
     }
     return Judge(
         name=name,
-        kind="oracle",
+        kind=kind,
         model=None,
         template=MARK.join(f"{{{placeholder}}}" for placeholder in PLACEHOLDERS),
         complete=lambda prompts: answer_prompts(prompts, qualities=qualities, mark=MARK)["completions"],

@@ -74,6 +74,8 @@ class Dataset(Source):
     """For `other_responses`: the dataset that the responses are taken from, row by row."""
     recipe: Literal["lima", "poetry", "recipes", "chess"] | None = None
     """How the paper's sets come from their raw rows (sections 3 to 5)."""
+    max_characters: Count | None = None
+    """Rows with more characters than this in all turns together are left out, and counted in the log."""
     examples: Count | None = None
     """Number of rows: the first ones, or the number drawn from a world."""
     user: str | None = None
@@ -87,6 +89,8 @@ class Dataset(Source):
     def mapped(self) -> Self:
         if self.origin == "world_part" and self.examples is None:
             raise ValueError("a dataset of the world needs 'examples'")
+        if self.max_characters is not None and self.origin not in ("file", "hub"):
+            raise ValueError("'max_characters' is for rows of a file or a hub")
         ways = [self.recipe, self.messages, None if self.user is None or self.assistant is None else self.user]
         if self.origin in ("file", "hub") and sum(way is not None for way in ways) != 1:
             raise ValueError("a dataset from a file or a hub needs one of 'user' and 'assistant', 'messages', 'recipe'")
@@ -115,8 +119,10 @@ class EvaluationSet(Source):
     """The part of the model's world to draw from."""
     alter: None = None
     rewrite: None = None
-    recipe: Literal["alpaca"] | None = None
-    """Stanford's Alpaca in the authors' prompt templates (section 4)."""
+    recipe: Literal["alpaca", "ifeval"] | None = None
+    """Stanford's Alpaca in the authors' prompt templates (section 4), or IFEval's prompts with their checks."""
+    every: Count | None = None
+    """Only every so many rows, beginning with the first: a part of a set that is sorted by its origin."""
     instructions: Count | None = None
     """Number of instructions: the first ones, or the number drawn from a world."""
     instruction: str | None = None

@@ -62,8 +62,10 @@ class Server(Section):
 
 class Judge(Section):
     name: Name
-    kind: Literal["oracle", "evaluator", "server", "local"]
-    """One of the four above, described in docs/judges.md."""
+    kind: Literal["oracle", "reference", "evaluator", "server", "local"]
+    """One of the five above, described in docs/judges.md."""
+    measure: Literal["chrf", "bleu"] | None = None
+    """For the kind `reference`: of similarity, by sacrebleu."""
     evaluator: LocalPath | None = None
     """For the kind `evaluator`: the name of one that ships with alpaca-eval, or the path of a folder or YAML file."""
     server: Server | None = None
@@ -88,10 +90,11 @@ class Judge(Section):
 
     @model_validator(mode="after")
     def of_its_kind(self) -> Self:
-        needed = {"oracle": [], "evaluator": ["evaluator"], "server": ["server"], "local": ["path"]}[self.kind]
-        for key in ("evaluator", "server", "path"):
-            if (getattr(self, key) is not None) != (key in needed):
-                raise ValueError(f"a judge of kind {self.kind!r} {'needs' if key in needed else 'has no'} {key!r}")
+        needs = {"reference": "measure", "evaluator": "evaluator", "server": "server", "local": "path"}
+        for key in needs.values():
+            needed = needs.get(self.kind) == key
+            if (getattr(self, key) is not None) != needed:
+                raise ValueError(f"a judge of kind {self.kind!r} {'needs' if needed else 'has no'} {key!r}")
         request = self.server.request if self.server and self.answer == "logprobs" else None
         if request is not None and not (request.get("logprobs") and request.get("top_logprobs")):
             raise ValueError("'answer' is logprobs: 'server.request' needs logprobs: true and top_logprobs: 2 or more")

@@ -126,7 +126,7 @@ class Tuning(Section):
     """Gradients with a larger norm are clipped to it; scripts: 1."""
     normalise_by: Literal["example", "token"]
     max_length: Count
-    precision: Literal["bfloat16", "float32"]
+    precision: Literal["auto", "bfloat16", "float32"]
     saved_precision: Literal["bfloat16", "float16", "float32"]
     train_eos: Flag
     train_turn_newline: Flag

@@ -45,6 +45,7 @@ def unknown_names(config: Config) -> list[str]:
     references += [("generation.evaluation_set", config.generation.evaluation_set, sets)]
     if config.selects():
         references += [("selection.evaluation_set", config.selection.evaluation_set, sets)]
+    references += [("checks", name, sets) for name in config.checks]
     if config.ranking:
         references += [("ranking.evaluation_set", config.ranking.evaluation_set, sets)]
         references += [("ranking.modes", name, modes) for name in config.ranking.modes]

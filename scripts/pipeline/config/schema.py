@@ -186,6 +186,9 @@ class Drift(Section):
         return self
 
 
+Checker = Literal["ifeval", "gsm8k"]
+
+
 class Ceilings(Section):
     gpu_hours: NotNegative | None = None
     """For all jobs together, including earlier ones."""
@@ -239,6 +242,7 @@ class Config(Section):
     similarity: Similarity | None
     conditions: Conditions | None
     drift: Drift | None
+    checks: dict[str, Checker]
     ceilings: Ceilings
     plan: Plan
     execution: Execution

@@ -96,7 +96,7 @@ Positive = Annotated[float, Field(gt=0), no_boolean]
 NotNegative = Annotated[float, Field(ge=0), no_boolean]
 Flag = Annotated[bool, Strict()]
 JsonObject = Annotated[dict[str, Any], AfterValidator(refuse_unwritable)]
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Section(BaseModel):

@@ -20,6 +20,11 @@ def bad_values(config: Config) -> list[str]:
                 )
     if config.plan.gpu not in gpus():
         faults.append(f"plan.gpu: {config.plan.gpu!r} is unknown; known GPUs are {', '.join(gpus())}")
+    if config.judge and config.judge.kind == "reference" and config.selects():
+        faults.append(
+            f"selection.epochs: {config.selection.epochs}: a judge of kind 'reference' cannot choose among them, since "
+            "validation compares with the references themselves; give a single count"
+        )
     if not config.judge and config.selects():
         faults.append(f"selection.epochs: {config.selection.epochs} cannot be chosen from without a judge; add a judge")
     return [*faults, *_not_installed(config)]
@@ -33,6 +38,7 @@ def used_sources(config: Config) -> dict[str, Source]:
     sets = {config.generation.evaluation_set}
     sets |= {config.ranking.evaluation_set} if config.ranking else set()
     sets |= {config.selection.evaluation_set} if config.selects() else set()
+    sets |= set(config.checks)
     used: dict[str, Source] = {f"datasets.{name}": config.datasets[name] for name in sorted(datasets)}
     return used | {f"evaluation_sets.{name}": config.evaluation_sets[name] for name in sorted(sets)}
 
@@ -58,6 +64,8 @@ def _evaluation_sets(config: Config) -> list[str]:
     ranking, judge = config.ranking, config.judge
     needed = [("ranking.evaluation_set", ranking.evaluation_set)] if ranking else []
     needed += [("selection.evaluation_set", config.selection.evaluation_set)] if config.selects() else []
+    by_reference = judge is not None and judge.kind == "reference"
+    needed += [("generation.evaluation_set", config.generation.evaluation_set)] if by_reference else []
     for key, name in needed:
         own = config.evaluation_sets[name]
         if own.origin != "world_part" and own.recipe is None and own.reference is None:

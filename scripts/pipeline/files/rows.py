@@ -22,7 +22,7 @@ from typing import Any, Literal
 from pipeline.jobs.command import InputError
 
 Row = dict[str, Any]
-Use = Literal["text", "texts", "turns", "index"]
+Use = Literal["text", "texts", "turns", "objects", "index"]
 Columns = Mapping[str, Use]  # column -> what it is used as
 
 LOOK_AHEAD = 1000  # rows in which every used column must occur: a stream may not be read to its end
@@ -114,6 +114,13 @@ def turns_of(cell: Any, what: str) -> list[dict[str, str]]:
     return turns
 
 
+def objects_of(cell: Any, what: str) -> list[dict[str, Any]]:
+    """The objects of a cell that is a list of them, without their null values. Raises InputError."""
+    if not isinstance(cell, list) or not all(isinstance(one, dict) for one in cell):
+        raise _refusal(cell, what, "a list of objects")
+    return [{key: value for key, value in one.items() if value is not None} for one in cell]
+
+
 def index_of(cell: Any, what: str) -> int | None:
     """The position in a set that a cell gives, None if it is empty. Raises InputError."""
     text = text_of(cell, what)
@@ -126,6 +133,7 @@ USES: dict[str, Callable[[Any, str], Any]] = {
     "text": text_of,
     "texts": texts_of,
     "turns": turns_of,
+    "objects": objects_of,
     "index": index_of,
 }
 

@@ -22,7 +22,7 @@ _message = pa.struct([("role", pa.string()), ("content", pa.string())])
 SCHEMAS = {
     "corpus": pa.schema([("text", pa.string())]),
     "conversations": pa.schema([("id", pa.string()), ("messages", pa.list_(_message)), ("source", pa.string())]),
-    # `request` is what the oracle judge needs to know about an instruction, as JSON; null outside the tiny world.
+    # `request` is what the oracle judge or a checker needs to know about an instruction, as JSON; null for other sets.
     # Instructions about the same thing share a `cluster`, here and below: intervals draw clusters.
     "evaluation_set": pa.schema(
         [
@@ -83,6 +83,16 @@ SCHEMAS = {
             ("preference_output_1_first", pa.float64()),
             ("preference_output_2_first", pa.float64()),
             ("label_share", pa.float64()),
+        ]
+    ),
+    # One row per check of a response, and way of checking.
+    "checks": pa.schema(
+        [
+            ("id", pa.string()),
+            ("cluster", pa.string()),
+            ("name", pa.string()),
+            ("way", pa.string()),
+            ("passed", pa.bool_()),
         ]
     ),
     # One row per document: sums over its scored tokens of log-probabilities (nats) under base and tuned model, and

@@ -23,7 +23,7 @@ from pipeline.jobs.claim import check_wanted, claimed
 from pipeline.jobs.command import InputError, plain, say
 from pipeline.jobs.ledger import Ledger
 from pipeline.jobs.record import Record, check_record, fingerprint
-from pipeline.models.directories import pick_device
+from pipeline.models.directories import pick_device, pick_precision
 
 if TYPE_CHECKING:
     from implicit.servers.answers import Answers
@@ -37,8 +37,18 @@ class Stopped(SystemExit):
 class Job:
     """A running job. ``hashes`` are the inputs' sha256 by name, empty in all processes but the first."""
 
-    def __init__(self, record: Record, ledger: Ledger, *, path: Path, device: str | None, processes: int) -> None:
-        self.record, self.ledger, self.path, self.device, self.processes = record, ledger, path, device, processes
+    def __init__(
+        self,
+        record: Record,
+        ledger: Ledger,
+        *,
+        path: Path,
+        device: str | None = None,
+        precision: str | None = None,
+        processes: int = 1,
+    ) -> None:
+        self.record, self.ledger, self.path = record, ledger, path
+        self.device, self.precision, self.processes = device, precision, processes
         self.hashes = {name: entry["sha256"] for name, entry in record.content["inputs"].items()}
         self.reserved = False
         self.price = 0.0  # of all answers for this job, including earlier runs
@@ -124,6 +134,7 @@ def job(
             Ledger(getattr(args, "budget", None) if first else None, str(record)),
             path=record,
             device=execution.get("device"),
+            precision=execution.get("precision"),
             processes=processes.count if processes else 1,
         )
         if execution:
@@ -136,12 +147,15 @@ def job(
             this.settle()
 
 
-def execution_of(args: argparse.Namespace, **more: Any) -> dict[str, Any]:
-    """How a stage computes, for its record: this may change the last bits of its results.
+def execution_of(args: argparse.Namespace, *, precision: str | None = None, **more: Any) -> dict[str, Any]:
+    """How a stage computes, for its record: this may change the last bits of its results, and more if ``precision``
+    is ``auto``, which the device decides on.
 
     Raises InputError if a GPU is requested and there is none.
     """
-    return {"device": pick_device(args.device), "threads": args.threads, "batch": args.batch} | more
+    device = pick_device(args.device)
+    picked = {"precision": pick_precision(precision, device)} if precision else {}
+    return {"device": device, "threads": args.threads, "batch": args.batch} | picked | more
 
 
 def _hashed(inputs: dict[str, Path], args: argparse.Namespace) -> dict[str, dict[str, str]]:

@@ -72,6 +72,9 @@ class Recount:
             yield from self.generated(results)
         for results in of(self.experiment, "rank"):
             yield from self.ranked(results)
+        for results in of(self.experiment, "checks"):
+            for name in {result.set: None for result in results}:
+                yield from checked([result for result in results if result.set == name])
         for stage, count in {"similarity": similarity, "drift": drift, "harness": harness}.items():
             for results in of(self.experiment, stage):
                 for result in results:
@@ -203,6 +206,26 @@ def over_seeds(first: Result, metric: str, seeds: list[list[tuple[float, int]]],
     rates = [sum(total for total, _ in own) / sum(count for _, count in own) for own in seeds]
     ends = recount.mean_over_seeds(seeds, draws=settings["bootstrap"], seed=settings["seed"])
     return Count(first.path, metric, sum(rates) / len(rates), ends=ends, level="seeds", **place)
+
+
+def checked(results: list[Result]) -> Iterator[Count]:
+    """The checks of one system's responses."""
+    tables = [table(result, "checks") for result in results]
+    for way in sorted({row["way"] for row in tables[0]}):
+        seeds: dict[str, list[list[tuple[float, int]]]] = {"prompts_passed": [], "checks_passed": []}
+        for result, rows in zip(results, tables, strict=True):
+            own: dict[str, list[int]] = {}
+            for row in rows:
+                if row["way"] == way:
+                    own.setdefault(row["cluster"], []).append(int(row["passed"]))
+            prompts = [(100 * min(passed), 1) for passed in own.values()]
+            single = [(100 * sum(passed), len(passed)) for passed in own.values()]
+            for metric, sums in (("prompts_passed", prompts), ("checks_passed", single)):
+                above, below = (sum(column) for column in zip(*sums, strict=True))
+                yield Count(result.path, metric, above / below, below, slice=result.set, part=way)
+                seeds[metric].append(sums)
+        for metric, sums in seeds.items():
+            yield over_seeds(results[0], metric, sums, {"bootstrap": 1000, "seed": 0}, slice=results[0].set, part=way)
 
 
 def similarity(result: Result) -> Iterator[Count]:

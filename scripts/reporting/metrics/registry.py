@@ -7,7 +7,7 @@ quantiles.
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from implicit.judging.artefacts import judged_otherwise
 from implicit.measuring.intervals import mean_interval
@@ -17,6 +17,7 @@ from implicit.tuning.optimise import learning_rate_factor
 from reporting.page.content import ORACLE, Content, Number
 
 Taken = float | None | list[Number]
+CHECK_DRAWS = 1000  # of the bootstrap for intervals of checks
 DRAWS = ("any", "same_kind", "same_format")
 QUANTILES = {"p5": 0, "p25": 4, "median": 9, "p75": 14, "p95": 18}  # index into the 19 cut points between twentieths
 
@@ -121,6 +122,55 @@ def capability_over_seeds(contents: Sequence[Content]) -> list[Number]:
     return numbers
 
 
+def ways(content: Content) -> list[str]:
+    """The ways in which a checker checks, such as strict and loose."""
+    return list(dict.fromkeys(row["way"] for row in content.rows))
+
+
+def in_way(content: Content, way: str, value: float, n: int) -> Number:
+    """A number of one evaluation set and way of checking."""
+    return Number(value, n, slice=content.result.set, part=way)
+
+
+def by_prompt(content: Content, way: str) -> dict[str, list[bool]]:
+    """The outcomes of each response's checks, by the cluster of its prompt."""
+    found: dict[str, list[bool]] = {}
+    for row in content.rows:
+        if row["way"] == way:
+            found.setdefault(row["cluster"], []).append(row["passed"])
+    return found
+
+
+def prompts_passed(content: Content) -> list[Number]:
+    """The percentage of responses that pass all of their checks."""
+    found = {way: by_prompt(content, way).values() for way in ways(content)}
+    return [in_way(content, way, 100 * statistics.fmean(map(all, own)), len(own)) for way, own in found.items()]
+
+
+def checks_passed(content: Content) -> list[Number]:
+    """The percentage of single checks that pass."""
+    found = {way: [passed for own in by_prompt(content, way).values() for passed in own] for way in ways(content)}
+    return [in_way(content, way, 100 * statistics.fmean(own), len(own)) for way, own in found.items()]
+
+
+def passed_over_seeds(prompts: bool) -> Callable[[Sequence[Content]], list[Number]]:
+    """The mean over seeds of the percentage of prompts, or of checks, with its 95 % interval over seeds and prompts."""
+
+    def pool(contents: Sequence[Content]) -> list[Number]:
+        numbers = []
+        for way in ways(contents[0]):
+            seeds = [by_prompt(content, way) for content in contents]
+            own = [list(found.values()) for found in seeds]
+            above = [[100.0 * (all(one) if prompts else sum(one)) for one in found] for found in own]
+            below = [[1.0 if prompts else float(len(one)) for one in found] for found in own]
+            low, high = mean_interval(above, below, list(seeds[0]), draws=CHECK_DRAWS, seed=0)
+            value = statistics.fmean(sum(up) / sum(down) for up, down in zip(above, below, strict=True))
+            numbers.append(replace(in_way(contents[0], way, value, int(sum(below[0]))), low=low, high=high))
+        return numbers
+
+    return pool
+
+
 def of_draws(take: Callable[[dict], float]) -> Callable[[Content], list[Number]]:
     """A number for each kind of negatives."""
     return lambda content: [Number(take(draw), slice=draw["negatives"]) for draw in content.summary["controls"]]
@@ -205,9 +255,9 @@ DECLARED = [
     Metric("lc_win_rate", "judge", *PERCENT, "win rate at equal lengths, by AlpacaEval's regression",
            recorded("lc_win_rate"), **HIGHER, section="table 1"),
     Metric("ties", "judge", *PERCENT, TIES, lambda c: 100 * c.json["ties"] / c.json["n"]),
-    Metric("quality", "judge", "0 to 1", 2, "mean quality of the judged responses by the oracle",
+    Metric("quality", "judge", "0 to 1", 2, "mean quality of judged responses, by the oracle or a reference",
            recorded("quality_2"), **HIGHER),
-    Metric("opponent_quality", "judge", "0 to 1", 2, "mean quality of the opponent's responses by the oracle",
+    Metric("opponent_quality", "judge", "0 to 1", 2, "mean quality of the opponent's, likewise",
            recorded("quality_1")),
     Metric("position_bias", "judge", "points", 1, "wins of the output shown first, above one half",
            recorded("position_bias")),
@@ -251,6 +301,11 @@ DECLARED = [
            adherence, section="5.2"),
     Metric("similarity_correlation", "similarity", "", 2, "rank correlation of the two similarities",
            lambda content: content.summary["spearman"], section="5.2"),
+    # Checks of responses, by the way of checking.
+    Metric("prompts_passed", "checks", *PERCENT, "responses that pass all checks of their prompt",
+           prompts_passed, passed_over_seeds(prompts=True), **HIGHER),
+    Metric("checks_passed", "checks", *PERCENT, "single checks that pass",
+           checks_passed, passed_over_seeds(prompts=False), **HIGHER),
     # The cost of tuning.
     Metric("perplexity", "drift", "", 3, "perplexity of held-out text",
            lambda c: c.summary["tuned_perplexity"], **LOWER),

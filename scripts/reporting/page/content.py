@@ -12,7 +12,7 @@ from pipeline.identity.systems import Result
 
 Row = dict[str, Any]
 
-TABLES = {"judge": "judgements", "rank": "ranking", "generate": "responses", "similarity": "similarity"}
+TABLES = {"judge": "judgements", "rank": "ranking", "generate": "responses"}  # others have their stage's name
 ORACLE = Oracle()
 
 
@@ -48,7 +48,7 @@ class Content:
     @cached_property
     def rows(self) -> list[Row]:
         """The rows of the table, which is next to the summary if there is one."""
-        kind = TABLES.get(self.result.stage, self.result.kind)
+        kind = self.result.kind or TABLES.get(self.result.stage, self.result.stage)
         return read_table(kind, Path(self.result.path).with_suffix(".parquet"))
 
     @cached_property

@@ -287,6 +287,18 @@ TABLES = {
             "Left out: instructions without any; fewer: those with fewer than requested."
         ],
     ),
+    "checks": Table(
+        "Checks of responses without a judge, percent passed", frozenset({"checks"}), first_rows("prompts_passed"),
+        ("model", "name", "slice", "part"), lambda view: [
+            *SYSTEM, text("set", "slice"), text("way", "part"),
+            mean("prompts", "prompts_passed", spread=True), interval("prompts, 95 %", "prompts_passed"),
+            mean("checks", "checks_passed", spread=True), interval("checks, 95 %", "checks_passed"),
+            seeds(), n_of("n, prompts", "prompts_passed"), n_of("n, checks", "checks_passed"),
+        ],
+        notes=lambda view, main: [
+            "A prompt passes if all of its checks do. IFEval: by lm-evaluation-harness; GSM8K: by the last number."
+        ],
+    ),
     "drift": Table(
         "The cost of tuning, on held-out text", frozenset({"drift"}), first_rows("kl"),
         columns=drift_columns, notes=lambda view, main: [
