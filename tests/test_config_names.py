@@ -55,7 +55,10 @@ def test_what_is_reserved_is_what_the_rules_name_themselves():
     found = {"models": set(), "modes": set(), "evaluation_sets": set()}
     own = {parts[-1].removeprefix("{set}") for parts in patterns() if parts[-1].startswith("{set}")}
     own = {ending for ending in own if "{" not in ending}  # those of comparisons also contain an opponent's name
-    assert own == {".parquet", ".alpaca_eval.json", ".record.json", ".checks.parquet", ".checks.json"} | {".log", ".tsv"}
+    assert own == {".parquet", ".alpaca_eval.json", ".record.json", ".checks.parquet", ".checks.json"} | {
+        ".log",
+        ".tsv",
+    }
     for parts in patterns():
         first, *others = parts
         if NAME.fullmatch(first):

@@ -181,6 +181,15 @@ IFEVAL_COLUMNS: dict[str, Literal["text", "texts", "objects"]] = {
 }
 
 
+MBPP_COLUMNS: dict[str, Literal["text", "texts"]] = {"text": "text", "test_list": "texts", "test_setup_code": "text"}
+
+
+def mbpp(row: Row) -> tuple[str, None, str]:
+    """MBPP (Austin et al. 2021): the task with its tests, no reference, and the tests as JSON."""
+    instruction = "\n".join([f"{row['text']} Your code should pass these tests:", *row["test_list"]])
+    return instruction, None, json.dumps({"setup": row["test_setup_code"], "tests": row["test_list"]})
+
+
 def ifeval(row: Row) -> tuple[str, None, str]:
     """IFEval (Zhou et al. 2023): the prompt, no reference, and its checks as JSON for `implicit.measuring.checks`."""
     return row["prompt"], None, json.dumps({key: row[key] for key in ("instruction_id_list", "kwargs")})

@@ -1,4 +1,4 @@
-"""Checks of responses that need no judge: IFEval's verifiable instructions (Zhou et al. 2023), and GSM8K's answers.
+"""Checks of responses that need no judge: IFEval's verifiable instructions (Zhou et al. 2023), GSM8K's answers, MBPP.
 
 A check has a name and passes or fails, in one or two ways: IFEval's are ``strict`` and ``loose``, which also tries the
 response without its first line, its last line, and asterisks. IFEval's checks are those of lm-evaluation-harness.
@@ -10,9 +10,12 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from implicit.measuring.sandbox import SandboxMissing, check_sandbox, runs
+
 Row = dict[str, Any]
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+FENCED = re.compile(r"```[a-zA-Z]*\n(.*?)(?:```|\Z)", flags=re.DOTALL)
 SENTENCES = "tokenizers/punkt_tab/english"  # of nltk, for counting sentences
 
 
@@ -57,6 +60,26 @@ def check_gsm8k(row: Row, output: str) -> list[Check]:
     return [Check("answer", "last number", last_number(output) == right)]
 
 
+def code_in(output: str) -> str:
+    """The first fenced block of a response, or all of it if there is none."""
+    found = FENCED.search(output)
+    return found[1] if found else output
+
+
+def check_mbpp(row: Row, output: str) -> list[Check]:
+    """MBPP: whether the code in a response passes all tests, in a sandbox."""
+    given = json.loads(row["request"])
+    return [Check("tests", "all tests", runs("\n".join([code_in(output), given["setup"], *given["tests"]])))]
+
+
+def prepare_mbpp() -> None:
+    """Raise CheckError if code cannot be run safely on this machine."""
+    try:
+        check_sandbox()
+    except SandboxMissing as error:
+        raise CheckError(f"checks: mbpp runs code that models write, which needs a sandbox: {error}") from None
+
+
 def prepare_ifeval() -> None:
     """Raise CheckError if something that IFEval's checks need is missing: they would download it when imported."""
     try:
@@ -77,5 +100,9 @@ def prepare_ifeval() -> None:
     langdetect.DetectorFactory.seed = 0
 
 
-CHECKERS: dict[str, Callable[[Row, str], list[Check]]] = {"ifeval": check_ifeval, "gsm8k": check_gsm8k}
-PREPARE: dict[str, Callable[[], None]] = {"ifeval": prepare_ifeval}
+CHECKERS: dict[str, Callable[[Row, str], list[Check]]] = {
+    "ifeval": check_ifeval,
+    "gsm8k": check_gsm8k,
+    "mbpp": check_mbpp,
+}
+PREPARE: dict[str, Callable[[], None]] = {"ifeval": prepare_ifeval, "mbpp": prepare_mbpp}

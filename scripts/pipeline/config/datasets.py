@@ -119,8 +119,8 @@ class EvaluationSet(Source):
     """The part of the model's world to draw from."""
     alter: None = None
     rewrite: None = None
-    recipe: Literal["alpaca", "ifeval"] | None = None
-    """Stanford's Alpaca in the authors' prompt templates (section 4), or IFEval's prompts with their checks."""
+    recipe: Literal["alpaca", "ifeval", "mbpp"] | None = None
+    """Stanford's Alpaca in the authors' prompt templates (section 4); IFEval's or MBPP's prompts with their checks."""
     every: Count | None = None
     """Only every so many rows, beginning with the first: a part of a set that is sorted by its origin."""
     instructions: Count | None = None

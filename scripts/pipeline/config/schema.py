@@ -186,7 +186,7 @@ class Drift(Section):
         return self
 
 
-Checker = Literal["ifeval", "gsm8k"]
+Checker = Literal["ifeval", "gsm8k", "mbpp"]
 
 
 class Ceilings(Section):
