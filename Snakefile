@@ -40,6 +40,7 @@ rule all:
     default_target: True
     input:
         rules.tables.input,
+        rules.make_examples.output,
         rules.make_report.output,
         rules.make_events.output,
         rules.track_metrics.output if CONFIG.execution.tracking else [],

@@ -165,6 +165,32 @@ rule make_figures:
         "--settings - > {log} 2>&1"
 
 
+rule make_examples:
+    """Write the responses of all systems to ten instructions, evenly spaced over the evaluation set."""
+    input:
+        responses=[result.path for result in FILES if result.stage == "generate"],
+        sets=list(EXPERIMENT.sets.values()),
+    output:
+        table=f"{RESULTS}/tables/examples.csv",
+        page=f"{RESULTS}/tables/examples.md",
+    log:
+        f"{LOGS}/make_examples.log",
+    benchmark:
+        f"{BENCHMARKS}/make_examples/examples.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=500,
+    params:
+        code=code_of("make_examples"),
+        settings=settings(**EXPERIMENT.as_settings(), count=10),
+    message:
+        "examples: {output.page}"
+    shell:
+        "printf %s {params.settings:q} | python scripts/make_examples.py --output {output.table} --page {output.page} "
+        "--settings - > {log} 2>&1"
+
+
 rule verify:
     """Compare all files with the records, all metrics with raw files, and tables and figures with the metrics. It has
     no output."""

@@ -1,17 +1,19 @@
-"""Fill in the figures of the control experiments in docs/findings.md, from their tables.
+"""Fill in the figures of experiments in a page of docs/, from their tables.
 
     python scripts/make_findings.py --template experiments/controls/findings.md --results results \\
         --output docs/findings.md
 
-A template is Markdown with three kinds of mark: a number, by table, values in its row, and column; columns of a table;
-and an experiment's chart by condition:
+A template is Markdown with five kinds of mark: a number, by table, values in its row, and column; columns of a table;
+one of an experiment's figures; its examples of responses; and a link to one of its files:
 
     {{pairs/conditions: condition=0 | tuning=response tuning | quality}}
     {{table pairs/conditions: condition | tuning | quality}}
-    {{figure pairs}}
+    {{figure pairs/conditions}}
+    {{examples laptop}}
+    {{file laptop/report.html}}
 
 Rows that differ only in their model are from different worlds: their mean and standard deviation are used. All files
-used are copied to a folder beside the output, docs/findings/, so that the page can be made from there alone.
+used are copied to a folder beside the output, such as docs/findings/, so that the page can be made from there alone.
 """
 
 import csv
@@ -26,7 +28,7 @@ from reporting.tables.forms import escaped, plus_minus
 
 Row = dict[str, str]
 
-MARK = re.compile(r"\{\{(?P<kind>table |figure |)(?P<name>[\w/-]+)(?:: (?P<rest>[^}]+))?\}\}")
+MARK = re.compile(r"\{\{(?P<kind>table |figure |examples |file |)(?P<name>[\w/.-]+)(?:: (?P<rest>[^}]+))?\}\}")
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?( ± \d+(\.\d+)?)?")
 
 
@@ -36,7 +38,11 @@ def files_of(template: str) -> dict[str, str]:
     for mark in MARK.finditer(template):
         experiment, _, table = mark["name"].partition("/")
         if mark["kind"] == "figure ":
-            found[f"{experiment}/figures/conditions.png"] = f"{experiment}.png"
+            found[f"{experiment}/figures/{table}.png"] = f"{experiment}-{table}.png"
+        elif mark["kind"] == "examples ":
+            found[f"{experiment}/tables/examples.md"] = f"{experiment}-examples.md"
+        elif mark["kind"] == "file ":
+            found[mark["name"]] = f"{experiment}-{table}"
         else:
             found[f"{experiment}/tables/{table}.csv"] = f"{experiment}-{table}.csv"
     return found
@@ -100,7 +106,12 @@ def fill(template: str, folder: Path) -> str:
     def filled(mark: re.Match) -> str:
         experiment, _, name = mark["name"].partition("/")
         if mark["kind"] == "figure ":
-            return f"![{experiment}, by condition; all values are in {folder.name}/]({folder.name}/{experiment}.png)"
+            shown = f"{experiment}, {name}".replace("_", " ")
+            return f"![{shown}; all values are in {folder.name}/]({folder.name}/{experiment}-{name}.png)"
+        if mark["kind"] == "examples ":
+            return (folder / f"{experiment}-examples.md").read_text(encoding="utf-8").strip()
+        if mark["kind"] == "file ":
+            return f"[{name}]({folder.name}/{experiment}-{name})"
         try:
             rows = read_csv(folder / f"{experiment}-{name}.csv")
             return (table if mark["kind"] else figure)(rows, mark["rest"] or "")

@@ -47,6 +47,7 @@ def expected_jobs(config):
         "collect_metrics": 1,
         "make_tables": 1,
         "make_figures": 1,
+        "make_examples": 1,
         "make_events": 1,
         "make_report": 1,
         "record_config": 1,

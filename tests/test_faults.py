@@ -34,7 +34,7 @@ CONFIGS = ("experiments/test.yaml", "faults.yaml")
 RULES = (
     "make_corpus", "make_dataset", "make_evaluation_set", "pretrain", "take_base", "resolve_rules", "tune_candidate",
     "tune_chosen", "generate_responses", "rank_responses", "measure_drift", "judge_responses", "select_epochs",
-    "collect_metrics", "make_tables", "make_figures", "make_events", "make_report",
+    "collect_metrics", "make_tables", "make_figures", "make_examples", "make_events", "make_report",
 )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def test_records_hold_the_code(project):
 SHOWN = {"make_tables": 1, "make_figures": 1, "make_report": 1}
 LAST = SHOWN | {"collect_metrics": 1, "make_events": 1}
 TUNED = {"tune_chosen": 6, "rank_responses": 4, "measure_drift": 6}
-JUDGED = {"judge_responses": 16, "select_epochs": 3, "generate_responses": 6} | TUNED | LAST
+JUDGED = {"judge_responses": 16, "select_epochs": 3, "generate_responses": 6, "make_examples": 1} | TUNED | LAST
 ASKED = JUDGED | {
     "tune_candidate": 6,
     "generate_responses": 15,
@@ -78,7 +78,7 @@ DATA = {"make_corpus": 1, "make_dataset": 2, "make_evaluation_set": 2, "pretrain
             {"measure_drift": 6} | LAST,
         ),
         ("reporting/metrics/registry.py", 'PERCENT = ("percent", 1)', 'PERCENT = ("percent", 2)', LAST),
-        ("reporting/tables/forms.py", '" ± {fixed', '" +- {fixed', SHOWN),
+        ("reporting/tables/forms.py", '" ± {fixed', '" +- {fixed', SHOWN | {"make_examples": 1}),
         ("make_tables.py", "", "", {"make_tables": 1, "make_report": 1}),
         ("make_figures.py", "", "", {"make_figures": 1, "make_report": 1}),
         ("pipeline/jobs/command.py", "", "", {}),

@@ -157,7 +157,7 @@ def test_records_say_what_would_make_a_difference(project):
             assert record["settings"]["tuning"]["precision"] == "float32"
             assert record["execution"] == {
                 "device": "cpu", "threads": 1, "batch": 2048, "processes": 1, "gradient_checkpointing": False,
-                "compile": False,
+                "compile": False, "precision": "float32",
             }  # fmt: skip
 
 
@@ -172,8 +172,8 @@ def test_alpaca_evals_own_file_stands_beside_the_responses(project):
 
 def test_what_the_user_sees(finished):
     folder, printed = finished
-    done = re.findall(r"^\[ *(\d+)/71\] \w+: .* \(\d.*\)$", printed, flags=re.MULTILINE)
-    assert list(map(int, done)) == list(range(1, 72))  # one line per job
+    done = re.findall(r"^\[ *(\d+)/72\] \w+: .* \(\d.*\)$", printed, flags=re.MULTILINE)
+    assert list(map(int, done)) == list(range(1, 73))  # one line per job
     assert re.search(r"\] tune_chosen: tiny, poem, .*: loss \d\.\d+ after \d+ steps \(", printed)
     assert re.search(r"\] judge_responses: tiny, base against seed1, test: win rate \d+\.\d ± ", printed)
     assert "\x1b" not in printed and "Finished jobid" not in printed
@@ -189,7 +189,7 @@ def test_every_job_has_a_log_and_a_benchmark_or_record_and_leaves_no_temporary_f
     logs = {
         p.relative_to(results(project) / "logs").with_suffix("") for p in (results(project) / "logs").rglob("*.log")
     }
-    assert len(logs) == 69
+    assert len(logs) == 70
     # For jobs that may be forked from the warm process, a benchmark would measure the wrong process.
     own = {"tune", "generate", "rank", "drift", "judge", "take_base", "resolve_rules"}
     timed = {path.relative_to(results(project) / "benchmarks").parts[0] for path in results(project).rglob("*.tsv")}
@@ -261,7 +261,7 @@ def test_a_modes_learning_rate_reruns_that_mode_and_what_depends_on_it(project):
     configs = overlay(project, "changed.yaml", {"modes": {"poem": {"tuning": {"learning_rate": 3.0e-4}}}})
     assert planned(project, configs=configs) == {
         "tune_candidate": 2, "tune_chosen": 2, "generate_responses": 4, "judge_responses": 4, "select_epochs": 1, "measure_drift": 2,
-        "record_config": 1, "collect_metrics": 1, "make_tables": 1, "make_figures": 1, "make_events": 1, "make_report": 1,
+        "record_config": 1, "collect_metrics": 1, "make_tables": 1, "make_figures": 1, "make_events": 1, "make_report": 1, "make_examples": 1,
     }  # fmt: skip
 
 
