@@ -8,15 +8,28 @@ Random draws depend on the name of the new dataset and on the origin of its rows
 """
 
 from implicit.data.alterations import AlterationError, alter, other_responses
+from pipeline.config.datasets import Alteration
+from pipeline.config.types import Section
 from pipeline.files.rows import check_sha256
 from pipeline.files.storage import read_table, write_table
 from pipeline.jobs.command import OPTIONAL_PATH, InputError, arguments, run_stage, say
 
 
+class Settings(Section):
+    """Which dataset to alter, how, and under which name."""
+
+    name: str
+    origin: str
+    alter: str
+    alteration: Alteration
+    responses_of: str | None
+    sha256: str | None
+
+
 def main() -> None:
-    args = arguments(__doc__, paths=["data", "output"], options={"responses-of": OPTIONAL_PATH})
-    settings = args.settings
-    name, alteration = settings["name"], settings["alteration"]
+    paths, options = ["data", "output"], {"responses-of": OPTIONAL_PATH}
+    args = arguments(__doc__, paths=paths, settings=Settings, options=options)
+    settings, name, alteration = args.settings, args.settings.name, args.settings.alteration
     rows = read_table("conversations", args.data)
     conversations = [row["messages"] for row in rows]
     try:
@@ -24,13 +37,11 @@ def main() -> None:
             lenders = [row["messages"] for row in read_table("conversations", args.responses_of)]
             altered = other_responses(conversations, lenders)
         else:
-            altered = alter(conversations, alteration, seed=f"{settings['origin']}/{name}")
+            altered = alter(conversations, alteration, seed=f"{settings.origin}/{name}")
     except AlterationError as error:
         raise InputError(f"datasets.{name}: {error}") from None
-    digest = check_sha256(altered, settings["sha256"], key=f"datasets.{name}")
-    description = f"{settings['alter']}, {alteration}" + (
-        f" of {settings['responses_of']}" if args.responses_of else ""
-    )
+    digest = check_sha256(altered, settings.sha256, key=f"datasets.{name}")
+    description = f"{settings.alter}, {alteration}" + (f" of {settings.responses_of}" if args.responses_of else "")
     done = [
         {"id": f"{name}-{i}", "messages": messages, "source": f"{row['source']}: {description}"}
         for i, (row, messages) in enumerate(zip(rows, altered, strict=True))

@@ -16,25 +16,34 @@ from typing import Any
 from implicit.data.recipes import RECIPES, RecipeError, pair
 from implicit.format.turns import unanswered
 from implicit.world.sets import World
-from pipeline.files.hub import origin_of, source_rows
+from pipeline.config.datasets import Dataset
+from pipeline.config.types import Section, Seed
+from pipeline.files.hub import source_rows
 from pipeline.files.local_files import Counted, take_first
 from pipeline.files.rows import Columns, check_conversation, check_sha256, fill, template_columns
 from pipeline.files.storage import write_table
 from pipeline.jobs.command import InputError, arguments, run_stage, say
 
 
-def conversations(name: str, source: dict[str, Any], world: int | None) -> list[dict[str, Any]]:
+class Settings(Section):
+    """A section of `datasets`, with its name, and the seed of the model's world."""
+
+    name: str
+    source: Dataset
+    world_seed: Seed | None
+
+
+def conversations(name: str, source: Dataset, world: int | None) -> list[dict[str, Any]]:
     """Build the rows of a dataset. Raises InputError, or a recipe's RecipeError, for rows that cannot be used."""
-    kind = origin_of(source)
-    if kind == "world_part":
-        items = World(world).conversations(source["world_part"], source["examples"])
+    if source.origin == "world_part":
+        items = World(world).conversations(source.world_part, source.examples)
         turns = [[("user", item.instruction), ("assistant", item.response)] for item in items]
         found = [[{"role": role, "content": text} for role, text in pair] for pair in turns]
         origin = f"world {world}"
-    elif kind in ("file", "hub"):
+    elif source.origin in ("file", "hub"):
         notes: Counter[str] = Counter()
         origin, counted, mapped = _mapped(name, source, notes)
-        found = take_first(mapped, source.get("examples"), key=f"datasets.{name}.examples")
+        found = take_first(mapped, source.examples, key=f"datasets.{name}.examples")
         of_all = counted.of_all()
         say(f"{len(found):,} conversations of {of_all} of {origin}")
         for note, count in notes.items():
@@ -44,20 +53,17 @@ def conversations(name: str, source: dict[str, Any], world: int | None) -> list[
     return [{"id": f"{name}-{i}", "messages": messages, "source": origin} for i, messages in enumerate(found)]
 
 
-def _mapped(
-    name: str, source: dict[str, Any], notes: Counter[str]
-) -> tuple[str, Counted, Iterator[list[dict[str, str]]]]:
+def _mapped(name: str, source: Dataset, notes: Counter[str]) -> tuple[str, Counted, Iterator[list[dict[str, str]]]]:
     """The name of a source, its row counter, and the stream of checked conversations made from its rows."""
     origin, counted, rows = source_rows(source, _columns(name, source))
-    if source.get("recipe"):
-        mapped = RECIPES[source["recipe"]].make(rows, notes)
-    elif source.get("messages"):
-        mapped = ((place, row[source["messages"]]) for place, row in rows)
+    if source.recipe:
+        mapped = RECIPES[source.recipe].make(rows, notes)
+    elif source.messages:
+        mapped = ((place, row[source.messages]) for place, row in rows)
     else:
-        user, assistant = source["user"], source["assistant"]
-        mapped = ((place, pair(fill(user, row), fill(assistant, row))) for place, row in rows)
-    limit = source.get("max_characters")
-    without_text = source.get("user") is not None and not source["user"].strip()  # a template without an instruction
+        mapped = ((place, pair(fill(source.user, row), fill(source.assistant, row))) for place, row in rows)
+    limit = source.max_characters
+    without_text = source.user is not None and not source.user.strip()  # a template without an instruction
 
     def conversations_checked() -> Iterator[list[dict[str, str]]]:
         for place, messages in mapped:
@@ -70,13 +76,13 @@ def _mapped(
     return origin, counted, conversations_checked()
 
 
-def _columns(name: str, source: dict[str, Any]) -> Columns:
+def _columns(name: str, source: Dataset) -> Columns:
     """The columns that a source uses, with their types. Raises InputError for a template that cannot be filled."""
-    if source.get("recipe"):
-        return RECIPES[source["recipe"]].columns
-    if source.get("messages"):
-        return {source["messages"]: "turns"}
-    templates = {key: source[key] for key in ("user", "assistant")}
+    if source.recipe:
+        return RECIPES[source.recipe].columns
+    if source.messages:
+        return {source.messages: "turns"}
+    templates = {key: getattr(source, key) for key in ("user", "assistant")}
     found = [template_columns(template, key=f"datasets.{name}.{key}") for key, template in templates.items()]
     return {column: use for columns in found for column, use in columns.items()}
 
@@ -91,11 +97,11 @@ def notes_on(conversations: list[list[dict[str, str]]]) -> str:
 
 
 def main() -> None:
-    args = arguments(__doc__, paths=["output"])
-    name, source = args.settings["name"], args.settings["source"]
-    rows = conversations(name, source, args.settings["world_seed"])
+    args = arguments(__doc__, paths=["output"], settings=Settings)
+    name, source = args.settings.name, args.settings.source
+    rows = conversations(name, source, args.settings.world_seed)
     messages = [row["messages"] for row in rows]
-    digest = check_sha256(messages, source.get("sha256"), key=f"datasets.{name}")
+    digest = check_sha256(messages, source.sha256, key=f"datasets.{name}")
     write_table("conversations", rows, args.output)
     notes = notes_on(messages)
     say(f"{len(rows):,} conversations, sha256 {digest}{notes}")

@@ -24,7 +24,9 @@ from implicit.data.recipes import (
 )
 from implicit.judging.oracle import describe
 from implicit.world.sets import Item, World
-from pipeline.files.hub import origin_of, source_rows
+from pipeline.config.datasets import EvaluationSet
+from pipeline.config.types import Section, Seed
+from pipeline.files.hub import source_rows
 from pipeline.files.local_files import Counted, local_copy, take_first
 from pipeline.files.rows import Columns, Row, check_distinct, check_sha256, fill, template_columns
 from pipeline.files.storage import write_table
@@ -34,20 +36,28 @@ WITH_CHECKS = {"ifeval": (IFEVAL_COLUMNS, ifeval), "mbpp": (MBPP_COLUMNS, mbpp)}
 Mapping = Callable[[Row], tuple[str, str | None, str | None]]  # a row -> instruction, reference, request
 
 
-def evaluation_rows(name: str, source: dict[str, Any], world: int | None) -> list[dict[str, Any]]:
+class Settings(Section):
+    """A section of `evaluation_sets`, with its name, and the seed of the model's world."""
+
+    name: str
+    source: EvaluationSet
+    world_seed: Seed | None
+
+
+def evaluation_rows(name: str, source: EvaluationSet, world: int | None) -> list[dict[str, Any]]:
     """Build the rows of an evaluation set. Raises InputError or RecipeError for unusable rows or number of rows."""
-    if origin_of(source) == "world_part":
+    if source.origin == "world_part":
         drawn = World(world)
         rng = random.Random(f"references/{world}/{name}")
         try:
-            items = drawn.evaluation(source["world_part"], source["instructions"])
+            items = drawn.evaluation(source.world_part, source.instructions)
         except ValueError as error:
             raise InputError(f"evaluation_sets.{name}.instructions: {error}") from None
         rows = [
             {
                 "index": index,
                 "instruction": item.instruction,
-                "reference": item.response if source["world_part"] == "test" else drawn.reference(item, rng),
+                "reference": item.response if source.world_part == "test" else drawn.reference(item, rng),
                 "request": describe(item, world),
                 "cluster": cluster_of(item),
                 "source": f"world {world}",
@@ -57,7 +67,7 @@ def evaluation_rows(name: str, source: dict[str, Any], world: int | None) -> lis
     else:
         key = f"evaluation_sets.{name}.instructions"
         counted, mapped = _mapped(name, source)
-        found = take_first(mapped, source.get("instructions"), key=key)
+        found = take_first(mapped, source.instructions, key=key)
         of_all, source_name = counted.of_all(), found[0][1]["source"]
         say(f"{len(found):,} instructions of {of_all} of {source_name}")
         rows = [row for _, row in found]
@@ -73,21 +83,20 @@ def cluster_of(item: Item) -> str:
     return f"{item.request.kind}: {' '.join(map(str, item.request.key))}"
 
 
-def _mapped(name: str, source: dict[str, Any]) -> tuple[Counted, Iterator[tuple[str, dict[str, Any]]]]:
+def _mapped(name: str, source: EvaluationSet) -> tuple[Counted, Iterator[tuple[str, dict[str, Any]]]]:
     """The row counter of a file or hub dataset, and (place, row of the set) for each row."""
-    columns, mapping = _recipe(source) if source.get("recipe") else _filling(name, source)
+    columns, mapping = _recipe(source) if source.recipe else _filling(name, source)
     origin, counted, rows = source_rows(source, {**columns, "index": "index"})
-    first = source["rows"][0] if source.get("rows") else 0
-    every = source.get("every") or 1
+    first = source.rows[0] if source.rows else 0
 
     def filled() -> Iterator[tuple[str, dict[str, Any]]]:
         for position, (place, row) in enumerate(rows, start=first):
-            if (position - first) % every:
+            if (position - first) % (source.every or 1):
                 continue
             instruction, reference, request = mapping(row)
             if not instruction.strip():
                 raise InputError(f"{place}: the instruction is empty: fill it in or remove the row")
-            if reference is not None and not reference.strip() and not source.get("recipe"):
+            if reference is not None and not reference.strip() and not source.recipe:
                 raise InputError(f"{place}: the reference is empty: fill it in or remove the row")
             index = position if row["index"] is None else row["index"]
             given = {"index": index, "instruction": instruction, "reference": reference}
@@ -96,30 +105,30 @@ def _mapped(name: str, source: dict[str, Any]) -> tuple[Counted, Iterator[tuple[
     return counted, filled()
 
 
-def _filling(name: str, source: dict[str, Any]) -> tuple[Columns, Mapping]:
+def _filling(name: str, source: EvaluationSet) -> tuple[Columns, Mapping]:
     """The columns that the templates use, and a function that fills them. Raises InputError for unusable templates."""
-    instruction, reference = source["instruction"], source.get("reference")
+    instruction, reference = source.instruction, source.reference
     templates = {"instruction": instruction} | ({"reference": reference} if reference else {})
     found = [template_columns(template, key=f"evaluation_sets.{name}.{key}") for key, template in templates.items()]
     columns = {column: use for columns in found for column, use in columns.items()}
     return columns, lambda row: (fill(instruction, row), fill(reference, row) if reference else None, None)
 
 
-def _recipe(source: dict[str, Any]) -> tuple[Columns, Mapping]:
+def _recipe(source: EvaluationSet) -> tuple[Columns, Mapping]:
     """The recipe: Alpaca with templates from a file or URL, whose empty responses stay empty, or one with checks."""
-    if source["recipe"] in WITH_CHECKS:
-        return WITH_CHECKS[source["recipe"]]
-    with local_copy(source["templates"]) as path:
-        encode = alpaca(read_templates(path.read_bytes(), source["templates"]))
+    if source.recipe in WITH_CHECKS:
+        return WITH_CHECKS[source.recipe]
+    with local_copy(source.templates) as path:
+        encode = alpaca(read_templates(path.read_bytes(), source.templates))
     return ALPACA_COLUMNS, lambda row: (*encode(row), None)
 
 
 def main() -> None:
-    args = arguments(__doc__, paths=["output"])
-    name, source = args.settings["name"], args.settings["source"]
-    rows = evaluation_rows(name, source, args.settings["world_seed"])
+    args = arguments(__doc__, paths=["output"], settings=Settings)
+    name, source = args.settings.name, args.settings.source
+    rows = evaluation_rows(name, source, args.settings.world_seed)
     taken = [{key: row[key] for key in ("instruction", "reference")} for row in rows]
-    digest = check_sha256(taken, source.get("sha256"), key=f"evaluation_sets.{name}")
+    digest = check_sha256(taken, source.sha256, key=f"evaluation_sets.{name}")
     write_table("evaluation_set", rows, args.output)
     say(f"{len(rows):,} instructions, sha256 {digest}")
 

@@ -5,9 +5,9 @@ import random
 
 import pytest
 from alpaca_rows import TEMPLATES, alpaca_rows
+from sources import evaluation_rows
 
 from implicit.data.recipes import RecipeError, read_templates
-from make_evaluation_set import evaluation_rows
 from pipeline.jobs.command import InputError
 
 

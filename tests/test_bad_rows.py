@@ -8,12 +8,12 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sources import conversations
 
 import make_dataset
 import make_evaluation_set
 from implicit.data.recipes import RecipeError
 from implicit.format.render import Format
-from make_dataset import conversations
 from pipeline.config.models import Tuning
 from pipeline.jobs.command import InputError
 from tune import Settings, render_rows

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from conftest import SHARED
+from sources import evaluation_rows
 from test_workflow import read_csv
 from workflow import ROOT, copy_project, overlay, snakemake
 
@@ -27,7 +28,6 @@ from implicit.measuring.checks import (
 )
 from implicit.measuring.sandbox import SandboxMissing, check_sandbox, runs
 from implicit.world.sets import World
-from make_evaluation_set import evaluation_rows
 from pipeline.files.storage import read_table, write_table
 from pipeline.jobs.command import InputError
 

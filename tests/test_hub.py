@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.files.hub import hub_name, origin_of
+from pipeline.config.datasets import Dataset, Hub
+from pipeline.files.hub import hub_name
 from pipeline.files.storage import read_json, read_table
 
 ROOT = Path(__file__).parents[1]
@@ -143,10 +144,11 @@ def python(environment, *arguments):
 READ = """
 import json, sys
 from pipeline.jobs.command import InputError
+from pipeline.config.datasets import Dataset, Hub
 from pipeline.files.hub import source_rows
 for hub, rows in json.loads(sys.argv[1]):
     try:
-        print(json.dumps(list(source_rows({"hub": hub, "rows": rows}, {"q": "text", "a": "text"})[2])))
+        print(json.dumps(list(source_rows(Dataset.model_construct(hub=Hub(**hub), rows=rows), {"q": "text", "a": "text"})[2])))
     except InputError as error:
         print(json.dumps(str(error)))
 """
@@ -285,9 +287,9 @@ def test_without_a_network_the_cache_is_used_and_nothing_else(hub, tmp_path):
 
 
 def test_a_file_stands_in_for_a_hub_and_a_hub_for_the_world():
-    source = {"world_part": "poem", "hub": {"id": "a/b"}, "file": "x.jsonl", "rewrite": None}
-    assert origin_of(source) == "file"
-    assert origin_of(source | {"file": None}) == "hub"
-    assert origin_of({"world_part": "poem"}) == "world_part"
-    assert origin_of(source | {"rewrite": "lima"}) == "rewrite"
-    assert hub_name({"id": "a/b", "revision": "r", "config": "main"}) == "a/b@r (main train)"
+    source = {"world_part": "poem", "hub": {"id": "a/b"}, "file": "x.jsonl", "recipe": "lima", "examples": 3}
+    assert Dataset(**source).origin == "file"
+    assert Dataset(**source | {"file": None}).origin == "hub"
+    assert Dataset(world_part="poem", examples=3).origin == "world_part"
+    assert Dataset(**source | {"rewrite": "lima"}).origin == "rewrite"
+    assert hub_name(Hub(id="a/b", revision="r", config="main")) == "a/b@r (main train)"

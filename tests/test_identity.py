@@ -212,7 +212,6 @@ def test_plumbing_brings_in_no_method():
     known = {
         "pipeline.jobs.job": {"pipeline.models.directories"},
         "pipeline.config.judges": {"implicit.servers.chat_client"},
-        "pipeline.config.schema": {"pipeline.config.datasets"},
         "pipeline.config.types": {"pipeline.files.local_files"},
     } | {f"pipeline.models.{name}": {"implicit.format.render"} for name in ("exported", "fit")}
     for module in PLUMBING:

@@ -17,13 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from alpaca_rows import TEMPLATES, alpaca_rows
+from sources import conversations, evaluation_rows
 from workflow import ROOT
 
 from implicit.data.recipes import RECIPES, RecipeError
 from implicit.format.render import Format, segments
 from implicit.format.turns import unanswered
-from make_dataset import conversations
-from make_evaluation_set import evaluation_rows
 from pipeline.files.local_files import read_rows, take_first, take_range
 from pipeline.files.rows import check_sha256, checked, rows_sha256
 from pipeline.files.storage import read_table

@@ -7,12 +7,11 @@ import sys
 import pytest
 import torch
 from sacrebleu import sentence_chrf
+from sources import conversations, evaluation_rows
 from test_config_names import DEFAULT as RAW
 from workflow import ROOT
 
 from implicit.judging.references import MEASURES, similarity
-from make_dataset import conversations
-from make_evaluation_set import evaluation_rows
 from pipeline.config.check import ConfigError, check_config
 from pipeline.files.storage import read_json, read_table, write_table
 from pipeline.models.directories import pick_precision

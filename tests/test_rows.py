@@ -12,13 +12,13 @@ import re
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sources import conversations, evaluation_rows
 
 import make_dataset
 import make_evaluation_set
 from implicit.format.render import Format, segments
 from implicit.format.turns import unanswered
-from make_dataset import conversations, notes_on
-from make_evaluation_set import evaluation_rows
+from make_dataset import notes_on
 from pipeline.files.local_files import read_rows
 from pipeline.files.rows import rows_sha256
 from pipeline.files.storage import read_table, write_table

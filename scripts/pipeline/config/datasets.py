@@ -5,11 +5,13 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, Strict, model_validator
 
 from pipeline.config.types import Count, Flag, Line, LocalFile, Section
-from pipeline.files.hub import ORIGINS
 
+ORIGINS = ("alter", "rewrite", "file", "hub", "world_part")  # the first that is given is used
 FILE_ENDINGS = tuple(
     f".{kind}{packed}" for kind in ("json", "jsonl", "csv", "txt", "parquet") for packed in ("", ".gz")
 )
+
+Alteration = Literal["shuffle_instructions", "random_instructions", "cut_responses", "other_responses"]
 
 
 class Hub(Section):
@@ -68,7 +70,7 @@ class Dataset(Source):
     """Another dataset, whose responses are rewritten by `rewriting`."""
     alter: str | None = None
     """Another dataset, all of whose rows are altered: for controls."""
-    alteration: Literal["shuffle_instructions", "random_instructions", "cut_responses", "other_responses"] | None = None
+    alteration: Alteration | None = None
     """Instructions are shuffled, or replaced by as many random words; responses are cut, or another dataset's."""
     responses_of: str | None = None
     """For `other_responses`: the dataset that the responses are taken from, row by row."""

@@ -4,15 +4,17 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.files.local_files import Counted, Rows, offline, read_cells, take_range
 from pipeline.files.rows import Columns, Row, checked
 from pipeline.jobs.command import InputError
 
+if TYPE_CHECKING:
+    from pipeline.config.datasets import Hub, Source
+
 NOT_CACHED = "not in the cache, and HF_HUB_OFFLINE is set: download it first"
 READ_HERE = tuple(f"{kind}{packed}" for kind in (".parquet", ".csv", ".json", ".jsonl") for packed in ("", ".gz"))
-ORIGINS = ("alter", "rewrite", "file", "hub", "world_part")  # the first that is given is used
 
 
 def is_hub_id(path: str) -> bool:
@@ -25,33 +27,28 @@ def is_hub_id(path: str) -> bool:
     return not is_file and re.fullmatch(f"{part}(/{part})?", path) is not None
 
 
-def origin_of(source: dict[str, Any]) -> str:
-    """What the rows of a source are read from: a file takes precedence over a hub, a hub over the world."""
-    return next(kind for kind in ORIGINS if source.get(kind) is not None)
-
-
-def source_rows(source: dict[str, Any], columns: Columns) -> tuple[str, Counted, Iterator[tuple[str, Row]]]:
+def source_rows(source: "Source", columns: Columns) -> tuple[str, Counted, Iterator[tuple[str, Row]]]:
     """The name of a file or hub source, a counter of its raw rows, and an iterator over the rows to use.
 
     The last gives (place, row) with the ``columns``, checked by ``pipeline.files.rows``.
     """
-    if origin_of(source) == "file":
-        name, cells, whole = source["file"], read_cells(source["file"], columns, name=source["file"]), True
+    if source.origin == "file":
+        name, cells, whole = source.file, read_cells(source.file, columns, name=source.file), True
     else:
-        hub = source["hub"]
-        name, cells, whole = hub_name(hub), _cells(hub, columns), hub.get("file") is not None
-    counted = Counted(take_range(cells, source.get("rows"), name=name), whole=whole)
+        hub = source.hub
+        name, cells, whole = hub_name(hub), _cells(hub, columns), hub.file is not None
+    counted = Counted(take_range(cells, source.rows, name=name), whole=whole)
     return name, counted, checked(counted, columns)
 
 
-def hub_name(hub: dict[str, Any]) -> str:
+def hub_name(hub: "Hub") -> str:
     """The name of a hub source: its id, with the revision, and the file or the configuration and split."""
-    revision = f"@{hub['revision']}" if hub.get("revision") else ""
-    part = hub.get("file") or " ".join(filter(None, [hub.get("config"), hub.get("split") or "train"]))
-    return f"{hub['id']}{revision} ({part})"
+    revision = f"@{hub.revision}" if hub.revision else ""
+    part = hub.file or " ".join(filter(None, [hub.config, hub.split]))
+    return f"{hub.id}{revision} ({part})"
 
 
-def _cells(hub: dict[str, Any], columns: Collection[str]) -> Rows:
+def _cells(hub: "Hub", columns: Collection[str]) -> Rows:
     """The raw rows of a dataset on the hub: of one file of its repository, or of a split.
 
     A file is downloaded to the hub's cache. A split is streamed, file by file if this project can read the files'
@@ -59,24 +56,24 @@ def _cells(hub: dict[str, Any], columns: Collection[str]) -> Rows:
     Raises InputError for anything unavailable.
     """
     name = hub_name(hub)
-    if hub.get("file") is not None:
+    if hub.file is not None:
         from huggingface_hub import hf_hub_download
 
-        with explained("dataset", hub["id"], hub.get("revision")):
-            path = hf_hub_download(hub["id"], hub["file"], repo_type="dataset", revision=hub.get("revision"))
+        with explained("dataset", hub.id, hub.revision):
+            path = hf_hub_download(hub.id, hub.file, repo_type="dataset", revision=hub.revision)
         yield from read_cells(path, columns, name=name)
     else:
         yield from ((f"{name}, row {number}", row) for number, row in enumerate(_split(hub, columns), start=1))
 
 
-def _split(hub: dict[str, Any], columns: Collection[str]) -> Iterator[Row]:
+def _split(hub: "Hub", columns: Collection[str]) -> Iterator[Row]:
     import datasets
     from datasets.exceptions import DatasetsError
 
-    id_, revision, split = hub["id"], hub.get("revision"), hub.get("split") or "train"
+    id_, revision, split = hub.id, hub.revision, hub.split
     commit = find_commit("dataset", id_, revision)
     with explained("dataset", id_, revision, DatasetsError):
-        builder = datasets.load_dataset_builder(id_, hub.get("config"), revision=commit)
+        builder = datasets.load_dataset_builder(id_, hub.config, revision=commit)
         # If the hub does not answer, `datasets` uses whatever revision it finds in its cache.
         if builder.hash != commit:
             raise InputError(f"dataset {id_}, revision {commit}: only {builder.hash} is available, in the cache")

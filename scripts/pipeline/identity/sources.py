@@ -19,6 +19,7 @@ SCRIPTS = Path(__file__).parents[2]
 # Modules that are not listed count. In storage, the schemas of the tables that a script writes count nevertheless.
 PLUMBING = (
     "implicit.progress",
+    "pipeline.config.datasets",
     "pipeline.config.judges",
     "pipeline.config.messages",
     "pipeline.config.models",
