@@ -14,7 +14,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from pipeline.identity.bases import SHARED, base_name
-from pipeline.run.snakemake_internals import check_max_version, config_files
+from pipeline.run.snakemake_internals import check_max_version, config_files, mend_ancient
 from pipeline.config.check import ConfigError, check_config
 from pipeline.jobs.command import WITHOUT_BARS, print_in_any_encoding
 from pipeline.config.schema import BASE_LABEL, gpus
@@ -24,6 +24,13 @@ from pipeline.identity.sources import code_of
 from pipeline.identity.systems import System
 
 check_max_version()
+if not mend_ancient():
+
+    def ancient(value):
+        """An input like any other: more is rerun than needed, but nothing less."""
+        return value
+
+
 print_in_any_encoding()
 os.environ |= WITHOUT_BARS  # for every job: logs are read by people and by the run's display
 

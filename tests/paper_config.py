@@ -33,6 +33,7 @@ def expected_jobs(config):
             {config.modes[o].dataset for o in modes if config.datasets[config.modes[o].dataset].rewrite}
         ),
         "make_evaluation_set": 1 + bool(searched) + bool(config.ranking),
+        "list_data": len(models),
         "import_model": len(models),
         "tune_candidate": candidates,
         "tune_chosen": tuned,

@@ -168,7 +168,11 @@ def test_the_rules_check_those_datasets_where_a_model_is_made_or_taken(project):
     expected = {"pretrain": ["files/lima"], "take_base": ["files/lima", "world1/chess"]}
     for script, names in expected.items():
         (words,) = commands(printed, script)
-        assert after(words, "--conversations") == [f"results/test/data/{name}.parquet" for name in names]
+        (file,) = after(words, "--conversations")
+        done = snakemake(project, file.removeprefix("@"), configs=("experiments/test.yaml", "own.yaml"))
+        assert done.returncode == 0, done.stdout
+        listed = (project / file.removeprefix("@")).read_text().splitlines()
+        assert listed == [f"results/test/data/{name}.parquet" for name in names]
 
 
 # Paths and texts

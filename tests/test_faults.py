@@ -32,7 +32,7 @@ MINUTES = 25  # before the test gives up
 DYING = 1.0  # seconds that a job forked from the warm process may outlive the killed process that requested it
 CONFIGS = ("experiments/test.yaml", "faults.yaml")
 RULES = (
-    "make_corpus", "make_dataset", "make_evaluation_set", "pretrain", "take_base", "resolve_rules", "tune_candidate",
+    "make_corpus", "make_dataset", "make_evaluation_set", "list_data", "pretrain", "take_base", "resolve_rules", "tune_candidate",
     "tune_chosen", "generate_responses", "rank_responses", "measure_drift", "judge_responses", "select_epochs",
     "collect_metrics", "make_tables", "make_figures", "make_examples", "make_events", "make_report",
 )  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from test_identity import replaced, reworded
-from workflow import planned
+from workflow import overlay, planned
 
 from pipeline.files.storage import read_json
 from pipeline.identity.sources import code_of
@@ -55,7 +55,7 @@ ASKED = JUDGED | {
     "take_base": 1,
     "resolve_rules": 1,
 }
-DATA = {"make_corpus": 1, "make_dataset": 2, "make_evaluation_set": 2, "pretrain": 1}
+DATA = {"make_corpus": 1, "make_dataset": 2, "make_evaluation_set": 2, "list_data": 1, "pretrain": 1}
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,52 @@ def test_what_a_change_of_code_reruns(project, module, before, after, jobs):
     changed = replaced(text, before, after) if before else text + "\nANOTHER = 1\n"
     with other_texts(project, {path: changed}):
         assert planned(project) == jobs
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_a_change_counts_although_something_stale_precedes_it(project, mended):
+    """Other rows for one mode, another learning rate for another: Snakemake alone would not see the second."""
+    changed = {
+        "datasets": {"lima": {"examples": 39}},
+        "modes": {"poem": {"tuning": {"learning_rate": 3.0e-4}}},
+    }
+    unmended = {}
+    if not mended:
+        path = Path("scripts/pipeline/run/snakemake_internals.py")
+        text = (project / path).read_text(encoding="utf-8")
+        unmended = {path: replaced(text, 'getattr(DAG, "bfs", None)', 'getattr(DAG, "gone", None)')}
+    with other_texts(project, unmended):
+        found = planned(project, configs=overlay(project, "changed.yaml", changed))
+    assert (found["make_dataset"], found["tune_candidate"], found["tune_chosen"]) == (1, 6, 6)
+    assert found.get("take_base", 0) == (0 if mended else 1)
+
+
+SHOWN_ANEW = LAST | {"record_config": 1, "make_examples": 1}
+ANOTHER_MODE = {
+    "tune_candidate": 2,
+    "tune_chosen": 2,
+    "select_epochs": 1,
+    "generate_responses": 4,
+    "judge_responses": 4,
+}
+ANOTHER_MODE |= {"measure_drift": 2} | SHOWN_ANEW
+ALL_MODES = ["instruction_tuning", "response_tuning", "poem"]
+
+
+@pytest.mark.parametrize(
+    ("added", "jobs"),
+    [
+        (
+            {"run": {"modes": [*ALL_MODES, "code"]}, "datasets": {"code": {"examples": 40}}},
+            ANOTHER_MODE | {"make_dataset": 1, "list_data": 1},
+        ),
+        ({"run": {"modes": [*ALL_MODES, "own"]}, "modes": {"own": {"dataset": "poem", "label": "own"}}}, ANOTHER_MODE),
+        (
+            {"evaluation_sets": {"more": {"world_part": "test", "instructions": 10}}, "checks": {"more": "gsm8k"}},
+            {"make_evaluation_set": 1, "list_data": 1, "generate_responses": 9, "check_responses": 9} | SHOWN_ANEW,
+        ),
+    ],
+)
+def test_what_is_added_makes_nothing_anew_that_was_there(project, added, jobs):
+    """No model is taken or tuned again because another mode, with data of its own, or another set is added."""
+    assert planned(project, configs=overlay(project, "added.yaml", added)) == jobs

@@ -172,8 +172,8 @@ def test_alpaca_evals_own_file_stands_beside_the_responses(project):
 
 def test_what_the_user_sees(finished):
     folder, printed = finished
-    done = re.findall(r"^\[ *(\d+)/72\] \w+: .* \(\d.*\)$", printed, flags=re.MULTILINE)
-    assert list(map(int, done)) == list(range(1, 73))  # one line per job
+    done = re.findall(r"^\[ *(\d+)/73\] \w+: .* \(\d.*\)$", printed, flags=re.MULTILINE)
+    assert list(map(int, done)) == list(range(1, 74))  # one line per job
     assert re.search(r"\] tune_chosen: tiny, poem, .*: loss \d\.\d+ after \d+ steps \(", printed)
     assert re.search(r"\] judge_responses: tiny, base against seed1, test: win rate \d+\.\d ± ", printed)
     assert "\x1b" not in printed and "Finished jobid" not in printed
@@ -189,7 +189,7 @@ def test_every_job_has_a_log_and_a_benchmark_or_record_and_leaves_no_temporary_f
     logs = {
         p.relative_to(results(project) / "logs").with_suffix("") for p in (results(project) / "logs").rglob("*.log")
     }
-    assert len(logs) == 70
+    assert len(logs) == 71
     # For jobs that may be forked from the warm process, a benchmark would measure the wrong process.
     own = {"tune", "generate", "rank", "drift", "judge", "take_base", "resolve_rules"}
     timed = {path.relative_to(results(project) / "benchmarks").parts[0] for path in results(project).rglob("*.tsv")}

@@ -38,13 +38,15 @@ def arguments(
     """Parse ``--name PATH`` for every path, and ``--settings JSON``, the stage's slice of the config.
 
     The slice is parsed into the type ``settings``, or stays JSON without one. ``options`` are further options by name,
-    as keyword arguments of argparse; `OPTIONAL_PATH`, `PATHS` and `SWITCH` are common ones.
+    as keyword arguments of argparse; `OPTIONAL_PATH`, `PATHS` and `SWITCH` are common ones. ``@FILE`` stands for the
+    lines of a file.
 
     A stage that ``computes`` with a model also takes ``--device``, ``--threads`` and ``--batch``, one that ``asks`` a
     server ``--requests``, ``--timeout`` and ``--attempts``, and both the ``--budget`` that they count against. Raises
     InputError for settings that are wrong or missing.
     """
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=doc, formatter_class=shape, fromfile_prefix_chars="@")
     for name in paths:
         parser.add_argument(f"--{name}", type=Path, required=True)
     for name, keywords in (options or {}).items():

@@ -7,7 +7,9 @@ would be refused.
 
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from inspect import signature
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -34,6 +36,7 @@ USES = {
     ),
     "workflow.dag.needrun_jobs": Use(lambda workflow: list(workflow.dag.needrun_jobs()), "the jobs to do"),
     "workflow.dag.jobs": Use(lambda workflow: list(workflow.dag.jobs), "the requested targets"),
+    "workflow.dag.bfs": Use(attrgetter("dag.bfs"), "what depends on a job by its results, not only by the order"),
     "workflow.non_local_exec": Use(attrgetter("non_local_exec"), "whether jobs run on this machine"),
     "workflow.scheduler.job_rate_limiter": Use(
         attrgetter("scheduler.job_rate_limiter"), "a limit that slows local runs"
@@ -51,6 +54,37 @@ def check_max_version(version: str = snakemake.__version__) -> None:
             f"this workflow needs Snakemake below {TOO_NEW}, but this is {version}: "
             "run `make environment`, or install the version in envs/cpu.txt"
         )
+
+
+def mend_ancient() -> bool:
+    """Let Snakemake examine every job by itself, even if something stale precedes it as an ``ancient`` input.
+
+    Snakemake 9 does not look for changes in jobs downstream of a stale one, as they will be rerun because of it. But it
+    follows ancient inputs as well, because of which they are not rerun: a job with other parameters than before would
+    then be taken to be up to date, for this run. False if this version has no such function to mend: then use no
+    ancient inputs.
+    """
+    from snakemake.dag import DAG
+
+    found = getattr(DAG, "bfs", None)
+    if found is None or list(signature(found).parameters) != ["self", "direction", "jobs", "stop"]:
+        return False
+
+    def bfs(self: Any, direction: Any, *jobs: Any, stop: Callable[[Any], bool] = lambda job: False) -> Iterator[Any]:
+        """As Snakemake's, breadth first, but downstream without edges that are all ancient."""
+        downstream, seen, queue = direction is self.depending, set(jobs), deque(jobs)
+        while queue:
+            job = queue.popleft()
+            if stop(job):
+                continue
+            yield job
+            for other, files in direction[job].items():
+                if other not in seen and not (downstream and files and all(file.is_ancient for file in files)):
+                    seen.add(other)
+                    queue.append(other)
+
+    DAG.bfs = bfs
+    return True
 
 
 def inside(workflow: Any, name: str, otherwise: Any) -> Any:
