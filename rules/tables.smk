@@ -171,7 +171,11 @@ rule make_examples:
         responses=[result.path for result in FILES if result.stage == "generate"],
         sets=list(EXPERIMENT.sets.values()),
     output:
-        table=f"{RESULTS}/tables/examples.csv",
+        table=report(
+            f"{RESULTS}/tables/examples.csv",
+            caption="captions/tables.rst",
+            category="Tables",
+        ),
         page=f"{RESULTS}/tables/examples.md",
     log:
         f"{LOGS}/make_examples.log",

@@ -78,7 +78,7 @@ def train(kind):
         # Real SentencePiece merges within words; this is only needed for training.
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n|▁*[^▁\n]+|▁+"), "isolated")
         tokens = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁▁▁", "▁▁"]
-        trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=tokens, show_progress=False)
+        trainer = trainers.BpeTrainer(vocab_size=900 - (not prepended), special_tokens=tokens, show_progress=False)
         tokenizer.train_from_iterator([text.replace("\n", " ") for text in texts], trainer)
         state = json.loads(tokenizer.to_str())
         state["added_tokens"] = [entry for entry in state["added_tokens"] if entry["content"] == "<unk>"]

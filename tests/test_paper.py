@@ -106,7 +106,7 @@ def test_every_rule_runs_and_every_table_comes_out(finished):
     jobs = {rule for rule, _ in re.findall(r"^(\w+) +(\d+)$", printed, flags=re.MULTILINE)}
     assert jobs >= set(expected_jobs(config_of("paper"))) - {"check_access"}  # nothing comes from the hub
     assert {path.stem for path in (results / "tables").glob("*.csv")} == {
-        "table1", "table2", "table3", "table4", "similarity", "ranking_controls", "data", "epochs", "tuning", "responses",
+        "table1", "table2", "table3", "table4", "similarity", "ranking_controls", "data", "epochs", "tuning", "responses", "examples",
     }  # fmt: skip
     table1, table3, table4 = (read_csv(results / "tables" / f"table{i}.csv") for i in (1, 3, 4))
     assert [(r["model"], r["tuning"]) for r in table1] == [

@@ -36,6 +36,12 @@ COMMANDS = {
     "make archive EXPERIMENT=tiny": ("make -n archive EXPERIMENT=tiny", LONG),
     "make bench": ("make -n bench", LONG),
     "make findings": ("make -n findings", LONG),
+    "make laptop": ("make -n laptop", LONG),
+    "make laptop CONFIG=my-data.yaml": ("make -n laptop CONFIG=my-data.yaml", LONG),
+    'make run CONFIG="experiments/paper.yaml experiments/small.yaml"': (
+        "snakemake -n --configfile experiments/paper.yaml experiments/small.yaml",
+        CLUSTER,
+    ),
     "make docs": ("make -o environment docs", BUILT),
     "snakemake --cores all": ("snakemake --cores all -n", LONG),
     "snakemake --cores all --configfile experiments/seeds.yaml": (
