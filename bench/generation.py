@@ -5,13 +5,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from loads import DEVICE, DTYPE, EOS, PAD, Stops, Work, generation_load, model_of, rule_adapter
+from loads import DEVICE, DTYPE, EOS, PAD, Stops, Work, best_dtype, gemma_of, generation_load, model_of, rule_adapter
+
+
+def generating(sizes: SimpleNamespace, name: str) -> Any:
+    """A model for generation: Gemma's shape, with a load of its own, in the best precision here; others in DTYPE."""
+    if name != "gemma":
+        return model_of(sizes, name).to(DTYPE).eval()
+    vars(sizes).update(sizes.gemma_load, vocabulary=sizes.gemma[-1])
+    return gemma_of(sizes, dtype=best_dtype()).eval()
 
 
 def ours_generation(sizes: SimpleNamespace, name: str, *, rules: bool = False) -> Work:
     from implicit.generation.generate import Limits, generate
 
-    model = model_of(sizes, name).to(DTYPE).eval()
+    model = generating(sizes, name)
     prompts, lengths = generation_load(sizes)
 
     def work() -> dict[str, Any]:
@@ -34,7 +42,7 @@ def transformers_generation(sizes: SimpleNamespace, name: str, batch: int) -> Wo
     """
     from transformers import LogitsProcessor
 
-    model = model_of(sizes, name).to(DTYPE).eval()
+    model = generating(sizes, name)
     prompts, lengths = generation_load(sizes)
 
     class StopsHere(LogitsProcessor):

@@ -45,6 +45,38 @@ def model_of(sizes: SimpleNamespace, name: str, *, device: str = DEVICE) -> Any:
         return LlamaForCausalLM(config)
 
 
+def gemma_of(sizes: SimpleNamespace, *, dtype: torch.dtype) -> Any:
+    """A model of Gemma 3 270M's shape with random weights: two thirds of its parameters are the embeddings."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    torch.manual_seed(0)
+    hidden, layers, feed_forward, vocabulary = sizes.gemma
+    config = Gemma3TextConfig(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        intermediate_size=feed_forward,
+        vocab_size=vocabulary,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=256,
+        query_pre_attn_scalar=256,
+        sliding_window=512,
+        max_position_embeddings=2048,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+    )
+    with torch.device(DEVICE):
+        return Gemma3ForCausalLM(config).to(dtype)
+
+
+def best_dtype() -> torch.dtype:
+    """What `precision: auto` takes on this machine."""
+    from pipeline.models.directories import pick_precision
+
+    return getattr(torch, pick_precision("auto", DEVICE))
+
+
 def tokenizer_of(vocabulary: int) -> PreTrainedTokenizerFast:
     """A tokenizer whose words are numbers, for libraries that require one."""
     from tokenizers import Tokenizer, models, pre_tokenizers

@@ -45,6 +45,11 @@ SIZES: dict[str, Any] = {
     "ranking_batch": 2048,
     "judgements": 805,
     "draws": 200,
+    # Gemma 3 270M's shape: hidden size, layers, feed-forward width, vocabulary.
+    "gemma": (640, 18, 2048, 262144),
+    "lora_rows": 24,  # three steps
+    "lora_micro_batch": 1024,
+    "gemma_load": {"prompts": 64, "new_tokens": 64, "generation_batch": 64},
 }
 ON_A_GPU = {"micro_batch": 8192, "generation_batch": 256, "ranking_batch": 16384}
 SMALL = {
@@ -55,7 +60,8 @@ SMALL = {
     "new_tokens": 12,
 }
 SMALL |= {"generation_batch": 8, "listing_prompts": 2, "instructions": 6, "judgements": 60, "draws": 3}
-SMALL |= {"vocabulary": 300}
+SMALL |= {"vocabulary": 300, "gemma": (64, 2, 96, 400), "lora_rows": 16}
+SMALL |= {"gemma_load": {"prompts": 8, "new_tokens": 8, "generation_batch": 8}}
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,17 @@ RACES = (
                 fewer=fewer,
             ),
         )
+    ),
+    Race("adapters, Gemma's shape", "lora", "a plain loop", ("lora-plain:4", "lora-plain:8"), 1.3, 2, fewer=2),
+    Race("adapters, Gemma's shape", "lora", "TRL's SFTTrainer", ("lora-trl:4",), 1.3, 2, peers=True, fewer=2),
+    Race(
+        "generation, Gemma's shape",
+        "generate:gemma",
+        "the best batch size of `generate`",
+        ("generate-transformers:gemma:16", "generate-transformers:gemma:64"),
+        1.3,
+        2,
+        fewer=2,
     ),
     Race("generation", "generate:5M", "`generate`, one by one", ("generate-transformers:5M:1",), 6, 12, fewer=2),
     Race(

@@ -7,7 +7,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from loads import DEVICE, DTYPE, PAD, Work, long_rows, model_of, tokenizer_of, tokens_of, tuning_rows
+from loads import (
+    DEVICE,
+    DTYPE,
+    PAD,
+    Work,
+    best_dtype,
+    gemma_of,
+    long_rows,
+    model_of,
+    tokenizer_of,
+    tokens_of,
+    tuning_rows,
+)
 
 LONG_ENOUGH = 0.2  # seconds, to measure the peak of a shape
 
@@ -31,6 +43,118 @@ def ours_tuning(sizes: SimpleNamespace, name: str, rows: list[Any] | None = None
             Execution(PAD, sizes.micro_batch, DTYPE, compiled=compiled),
             processes=Processes(device=DEVICE),
         )
+        return tokens_of(rows)
+
+    return work
+
+
+LORA_RATE, LORA_BATCH = 3e-4, 8  # rows of a step
+RANK, ALPHA = 16, 32.0
+
+
+def lora_rows(sizes: SimpleNamespace) -> list[Any]:
+    """Rows for Gemma's shape, as long as GSM8K's."""
+    sizes.vocabulary = sizes.gemma[-1]
+    return tuning_rows(sizes, count=sizes.lora_rows)
+
+
+def ours_lora(sizes: SimpleNamespace) -> Work:
+    """Adapters on a model of Gemma's shape, as `tune` computes them."""
+    from implicit.tuning.lora import Lora, add_adapters
+    from implicit.tuning.sharding import Processes
+    from implicit.tuning.tune import Execution, Tuning, tune
+
+    model, rows = gemma_of(sizes, dtype=torch.float32), lora_rows(sizes)
+    add_adapters(model, Lora(RANK, ALPHA, 0.0))
+    settings = Tuning(
+        epochs=1, learning_rate=LORA_RATE, batch_size=LORA_BATCH, schedule="constant", warmup=0.0, weight_decay=0.0,
+        max_grad_norm=1.0, normalise_by="example", seed=0,
+    )  # fmt: skip
+    execution = Execution(PAD, sizes.lora_micro_batch, best_dtype())
+
+    def work() -> dict[str, Any]:
+        tune(model, rows, settings, execution, processes=Processes(device=DEVICE))
+        return tokens_of(rows)
+
+    return work
+
+
+def plain_lora(sizes: SimpleNamespace, rows_at_once: int) -> Work:
+    """What anyone would write first: peft, autocast, the loss of 256 positions at a time, padded micro-batches."""
+    from peft import LoraConfig, get_peft_model
+    from torch.nn.functional import cross_entropy, linear
+
+    dtype, rows = best_dtype(), lora_rows(sizes)
+    adapted = get_peft_model(
+        gemma_of(sizes, dtype=dtype), LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear")
+    )
+    trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.data = parameter.data.float()
+    inner, optimizer = adapted.base_model.model, torch.optim.AdamW(trained, lr=LORA_RATE, weight_decay=0.0)
+
+    def gradient(part: list[Any]) -> None:
+        width = max(len(row.ids) for row in part)
+        ids = torch.tensor([row.ids + [PAD] * (width - len(row.ids)) for row in part], device=DEVICE)
+        labels = torch.tensor([row.labels + [-100] * (width - len(row.labels)) for row in part], device=DEVICE)[:, 1:]
+        mask = labels != -100
+        shares = (1 / mask.sum(1, keepdim=True)).expand_as(mask)[mask] / LORA_BATCH
+        with torch.autocast(DEVICE, dtype=dtype, enabled=dtype != torch.float32):
+            states = inner.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][mask].to(dtype)
+            losses = [
+                cross_entropy(linear(some, inner.lm_head.weight).float(), targets, reduction="none")
+                for some, targets in zip(states.split(256), labels[mask].split(256), strict=True)
+            ]
+        (torch.cat(losses) * shares).sum().backward()
+
+    def work() -> dict[str, Any]:
+        for start in range(0, len(rows), LORA_BATCH):
+            batch = sorted(rows[start : start + LORA_BATCH], key=lambda row: len(row.ids))
+            for place in range(0, len(batch), rows_at_once):
+                gradient(batch[place : place + rows_at_once])
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        return tokens_of(rows)
+
+    return work
+
+
+def trl_lora(sizes: SimpleNamespace, rows_at_once: int) -> Work:
+    """TRL's SFTTrainer with peft's adapters."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import SFTConfig, SFTTrainer
+
+    rows, dtype = lora_rows(sizes), best_dtype()
+    columns = {"input_ids": [row.ids for row in rows], "labels": [row.labels for row in rows]}
+    config = SFTConfig(
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=rows_at_once,
+        gradient_accumulation_steps=LORA_BATCH // rows_at_once,
+        num_train_epochs=1,
+        learning_rate=LORA_RATE,
+        lr_scheduler_type="constant",
+        max_length=None,
+        bf16=dtype == torch.bfloat16,
+        use_cpu=DEVICE == "cpu",
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        gradient_checkpointing=False,
+    )
+    trainer = SFTTrainer(
+        model=gemma_of(sizes, dtype=dtype),
+        args=config,
+        train_dataset=Dataset.from_dict(columns),
+        processing_class=tokenizer_of(1000),
+        peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear"),
+    )
+
+    def work() -> dict[str, Any]:
+        trainer.train()
         return tokens_of(rows)
 
     return work

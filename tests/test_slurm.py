@@ -235,7 +235,7 @@ def test_tables_judgements_and_weights_are_those_of_a_local_run(session):
     local, slurm = (folder / "results" / "small" for folder in (session.local, session.slurm))
     patterns = ("tables/*", "figures/*.csv", "tiny/**/*.safetensors", "tiny/**/*.parquet", "tiny/**/*.alpaca_eval.json")
     names = [path.relative_to(local) for pattern in patterns for path in local.glob(pattern)]
-    assert [sum(name.suffix == kind for name in names) for kind in (".safetensors", ".md")] == [7, 12]
+    assert [sum(name.suffix == kind for name in names) for kind in (".safetensors", ".md")] == [7, 13]
     assert filecmp.cmpfiles(local, slurm, names, shallow=False)[1:] == ([], [])
     for path in [*local.glob("tiny/**/*.against-*.json"), *local.glob("tiny/**/ranking.json")]:
         here, there = (json.loads(root.read_text()) for root in (path, slurm / path.relative_to(local)))
