@@ -107,10 +107,10 @@ RACES = (
             ),
         )
     ),
-    Race("adapters, Gemma's shape", "lora", "a plain loop", ("lora-plain:4", "lora-plain:8"), 1.3, 2, fewer=2),
-    Race("adapters, Gemma's shape", "lora", "TRL's SFTTrainer", ("lora-trl:4",), 1.3, 2, peers=True, fewer=2),
+    Race("adapters of Gemma's shape", "lora", "a plain loop", ("lora-plain:4", "lora-plain:8"), 1.3, 2, fewer=2),
+    Race("adapters of Gemma's shape", "lora", "TRL's SFTTrainer", ("lora-trl:4",), 1.3, 2, peers=True, fewer=2),
     Race(
-        "generation, Gemma's shape",
+        "generation of Gemma's shape",
         "generate:gemma",
         "the best batch size of `generate`",
         ("generate-transformers:gemma:16", "generate-transformers:gemma:64"),

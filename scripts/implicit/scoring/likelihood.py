@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
 
-AT_A_TIME = 2**24  # logits, in float32: 64 MiB
+AT_A_TIME = 2**25  # logits, in float32: 128 MiB; with 2**24, adapters on Gemma 3 270M took 1.1 times as long
 
 
 def log_likelihoods(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
