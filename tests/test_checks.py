@@ -43,7 +43,7 @@ def ready():
     try:
         fetch.fetch_punkt()
     except InputError as error:
-        pytest.skip(f"nltk's data cannot be had: {error}")
+        pytest.skip(f"nltk's data are unavailable: {error}")
     prepare_ifeval()
 
 

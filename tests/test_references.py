@@ -114,6 +114,20 @@ def test_the_set_that_is_judged_needs_references():
 
 
 @pytest.mark.parametrize(
+    ("checker", "message"),
+    [
+        ("ifeval", "needs evaluation_sets.mine.recipe: ifeval"),
+        ("mbpp", "recipe: mbpp"),
+        ("gsm8k", "has no 'reference'"),
+    ],
+)
+def test_a_set_that_cannot_be_checked_is_refused_before_anything_runs(checker, message):
+    sets = RAW["evaluation_sets"] | {"mine": {"hub": {"id": "a/b"}, "instruction": "{q}"}}
+    with pytest.raises(ConfigError, match=f"checks.mine: .*{message}"):
+        check_config(RAW | {"evaluation_sets": sets, "checks": {"mine": checker}})
+
+
+@pytest.mark.parametrize(
     ("found", "precision"),
     [
         ({"avx512_bf16": True}, "bfloat16"),

@@ -78,6 +78,14 @@ def _evaluation_sets(config: Config) -> list[str]:
             for key, name in judged
             if config.evaluation_sets[name].origin != "world_part"
         ]
+    for name, checker in config.checks.items():
+        own = config.evaluation_sets[name]
+        if checker in ("ifeval", "mbpp") and own.recipe != checker:
+            faults.append(f"checks.{name}: the checker {checker!r} needs evaluation_sets.{name}.recipe: {checker}")
+        elif checker == "gsm8k" and own.origin != "world_part" and own.reference is None:
+            faults.append(
+                f"checks.{name}: evaluation_sets.{name} has no 'reference', which is needed here: add a template"
+            )
     held = config.evaluation_sets[ranking.evaluation_set] if ranking else None
     if ranking and held and held.instructions is not None and held.instructions < ranking.instructions:
         faults.append(
