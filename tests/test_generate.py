@@ -1,10 +1,12 @@
 import pytest
 import torch
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from generate_responses import fit_prompt
 from implicit.format.render import render_prompt
 from implicit.generation.generate import Limits, generate
-from implicit.generation.rules import RuleAdapter, RuleSettings, UnresolvedToken
+from implicit.generation.rules import RuleAdapter, RuleSettings, UnresolvedToken, resolve_tokens
 
 SCORES = {"<": -4.0, "The": 3.0, " the": -2.0, "\n": 1.0}
 
@@ -114,6 +116,25 @@ def test_a_string_that_is_no_single_token_is_named(tokenizer):
     settings = RuleSettings(15.0, 250, "hold", {"The": 1.0, "zebra crossing": -1.0}, -1.5, "response")
     with pytest.raises(UnresolvedToken, match=r"rules.token_scores: .*'zebra crossing' \(it is split into \["):
         RuleAdapter(settings, ["uniform"], tokenizer, vocab_size=len(tokenizer))
+
+
+def with_added_token(pieces, added):
+    """A tokenizer with these pieces, each a word of its own, and an added token that is not special."""
+    own = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(["<unk>", *pieces])}, unk_token="<unk>"))
+    own.normalizer = normalizers.Replace(" ", "▁") if "▁" in pieces else None
+    own.pre_tokenizer = pre_tokenizers.Split("no such text", "isolated")
+    own.add_tokens([AddedToken(added, normalized=True)])
+    return PreTrainedTokenizerFast(tokenizer_object=own, unk_token="<unk>")
+
+
+def test_of_two_tokens_with_the_same_text_the_one_that_the_tokenizer_uses_is_scored():
+    tokenizer = with_added_token(["ĠĠĠ", "Ġ", "a"], "   ")  # as in Pythia's vocabulary
+    assert resolve_tokens({"   ": 1.0}, tokenizer) == {tokenizer.convert_tokens_to_ids("   "): 1.0} == {4: 1.0}
+
+
+def test_an_added_token_of_blanks_is_found_where_blanks_are_written_as_a_sign():
+    tokenizer = with_added_token(["▁", "a"], "▁▁▁")  # as in Gemma's
+    assert resolve_tokens({"   ": 1.0}, tokenizer) == {tokenizer.convert_tokens_to_ids("▁▁▁"): 1.0}
 
 
 def test_a_prompt_too_long_for_the_context_keeps_its_tags(tokenizer, chat):

@@ -6,7 +6,7 @@ are added to the logits of a whole batch at the cost of one scatter per step.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,16 +42,18 @@ class UnresolvedToken(ValueError):
 def token_texts(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     """The text of every token of a vocabulary, for byte-level BPE (GPT-NeoX, Llama-3) and SentencePiece (Llama-2).
 
-    Byte tokens such as ``<0x0A>`` come last, as another token may have the same text.
+    Byte tokens such as ``<0x0A>`` come last, as another token may have the same text. Added tokens are written as they
+    are, but a vocabulary that writes "▁" for a blank does so in added tokens, too, except in special ones.
     """
     pieces = tokenizer.get_vocab()
     added = tokenizer.get_added_vocab()
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     # Byte-level pieces are written in 256 characters, without this one. Their own "Ġ" is no proof: Gemma has it, too.
     byte_level = not any("▁" in piece for piece in pieces if piece not in added)
     decoder = ByteLevel()
     texts, single_bytes = {}, {}
     for piece, i in sorted(pieces.items(), key=lambda entry: entry[1]):
-        if piece in added:
+        if i in special or (byte_level and piece in added):
             texts[i] = piece
         elif byte_level:
             texts[i] = decoder.decode([piece])
@@ -65,22 +67,23 @@ def token_texts(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
 def resolve_tokens(scores: Mapping[str, float], tokenizer: PreTrainedTokenizerBase) -> dict[int, float]:
     """Map token strings to ids: each to the token with exactly that text, spaces included.
 
-    Raises UnresolvedToken naming every string that is not a token, with the closest tokens.
+    If several have it, it is the one that the tokenizer uses: Pythia's has three blanks twice, and never uses the
+    first. Raises UnresolvedToken naming every string that is not a token, with the closest tokens.
     """
-    texts = token_texts(tokenizer)
-    ids: dict[str, int] = {}
-    for i, text in texts.items():
-        ids.setdefault(text, i)
+    ids: dict[str, list[int]] = {}
+    for i, text in token_texts(tokenizer).items():
+        ids.setdefault(text, []).append(i)
     wrong = [text for text in scores if text not in ids]
     if wrong:
         listed = "; ".join(f"{text!r} ({_explain(text, ids, tokenizer)})" for text in wrong)
         raise UnresolvedToken(
             f"rules.token_scores: each string must be one token of this model's tokenizer; these are not: {listed}"
         )
-    return {ids[text]: score for text, score in scores.items()}
+    used = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in scores}
+    return {next((i for i in ids[text] if used[text] == [i]), ids[text][0]): score for text, score in scores.items()}
 
 
-def _explain(text: str, ids: Mapping[str, int], tokenizer: PreTrainedTokenizerBase) -> str:
+def _explain(text: str, ids: Collection[str], tokenizer: PreTrainedTokenizerBase) -> str:
     """The tokens that differ only by spaces or case, or otherwise the tokens into which a text is split."""
     wanted = text.strip().lower()
     near = [other for other in ids if other.strip().lower() == wanted and (wanted or other.isspace())]
