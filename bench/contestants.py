@@ -12,6 +12,7 @@ import time
 from types import SimpleNamespace
 
 import generation
+import llamacpp
 import scoring
 import torch
 import tuning
@@ -43,6 +44,9 @@ def contestant(name: str, sizes: SimpleNamespace) -> Work:
         "lora": tuning.ours_lora,
         "lora-plain": tuning.plain_lora,
         "lora-trl": tuning.trl_lora,
+        "full": tuning.ours_full,
+        "full-plain": tuning.plain_full,
+        "full-trl": tuning.trl_full,
         "tune-large": tuning.large_tuning,
         "peak": tuning.matrix_peak,
         "peak-large": lambda sizes, model, percent: tuning.matrix_peak(sizes, model, tuning.large_rows(sizes, percent)),
@@ -51,6 +55,7 @@ def contestant(name: str, sizes: SimpleNamespace) -> Work:
         "generate-transformers": generation.transformers_generation,
         "generate-continuous": generation.continuous_generation,
         "generate-listing": generation.listing_generation,
+        "generate-llamacpp": llamacpp.server_generation,
         "rank": scoring.ours_ranking,
         "rank-authors": scoring.authors_ranking,
         "rank-harness": scoring.harness_ranking,

@@ -5,21 +5,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from loads import DEVICE, DTYPE, EOS, PAD, Stops, Work, best_dtype, gemma_of, generation_load, model_of, rule_adapter
-
-
-def generating(sizes: SimpleNamespace, name: str) -> Any:
-    """A model for generation: Gemma's shape, with a load of its own, in the best precision here; others in DTYPE."""
-    if name != "gemma":
-        return model_of(sizes, name).to(DTYPE).eval()
-    vars(sizes).update(sizes.gemma_load, vocabulary=sizes.gemma[-1])
-    return gemma_of(sizes, dtype=best_dtype()).eval()
+from loads import DEVICE, EOS, PAD, Stops, Work, frozen_of, generation_load, rule_adapter
 
 
 def ours_generation(sizes: SimpleNamespace, name: str, *, rules: bool = False) -> Work:
     from implicit.generation.generate import Limits, generate
 
-    model = generating(sizes, name)
+    model = frozen_of(sizes, name)
     prompts, lengths = generation_load(sizes)
 
     def work() -> dict[str, Any]:
@@ -42,7 +34,7 @@ def transformers_generation(sizes: SimpleNamespace, name: str, batch: int) -> Wo
     """
     from transformers import LogitsProcessor
 
-    model = generating(sizes, name)
+    model = frozen_of(sizes, name)
     prompts, lengths = generation_load(sizes)
 
     class StopsHere(LogitsProcessor):
@@ -76,7 +68,7 @@ def continuous_generation(sizes: SimpleNamespace, name: str) -> Work:
     """transformers' continuous batching, on which `generate_batch` is based: each request has its own limit."""
     from transformers import GenerationConfig
 
-    model = model_of(sizes, name).to(DTYPE).eval()
+    model = frozen_of(sizes, name)
     prompts, lengths = generation_load(sizes)
     config = GenerationConfig(max_new_tokens=sizes.new_tokens, do_sample=False, eos_token_id=-1, pad_token_id=PAD)
 
@@ -102,7 +94,7 @@ def listing_generation(sizes: SimpleNamespace, name: str) -> Work:
 
     Only a few prompts are answered, and the seconds are scaled up by the number of tokens.
     """
-    model = model_of(sizes, name).to(DTYPE).eval()
+    model = frozen_of(sizes, name)
     prompts, lengths = generation_load(sizes)
     some = range(0, len(prompts), len(prompts) // sizes.listing_prompts)
     uniform = rule_adapter(model.config.vocab_size).uniform.tolist()

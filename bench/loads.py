@@ -77,6 +77,14 @@ def best_dtype() -> torch.dtype:
     return getattr(torch, pick_precision("auto", DEVICE))
 
 
+def frozen_of(sizes: SimpleNamespace, name: str) -> Any:
+    """A model not to be tuned: Gemma's shape, with a load of its own, in the best precision here; others in DTYPE."""
+    if name != "gemma":
+        return model_of(sizes, name).to(DTYPE).eval()
+    vars(sizes).update(sizes.gemma_load, vocabulary=sizes.gemma[-1])
+    return gemma_of(sizes, dtype=best_dtype()).eval()
+
+
 def tokenizer_of(vocabulary: int) -> PreTrainedTokenizerFast:
     """A tokenizer whose words are numbers, for libraries that require one."""
     from tokenizers import Tokenizer, models, pre_tokenizers

@@ -48,8 +48,9 @@ SIZES: dict[str, Any] = {
     # Gemma 3 270M's shape: hidden size, layers, feed-forward width, vocabulary.
     "gemma": (640, 18, 2048, 262144),
     "lora_rows": 24,  # three steps
-    "lora_micro_batch": 1024,
-    "gemma_load": {"prompts": 64, "new_tokens": 64, "generation_batch": 64},
+    "full_rows": 16,  # two steps, the second with the optimizer state in memory
+    "gemma_micro_batch": 1024,
+    "gemma_load": {"prompts": 64, "new_tokens": 64, "generation_batch": 64, "instructions": 20},
 }
 ON_A_GPU = {"micro_batch": 8192, "generation_batch": 256, "ranking_batch": 16384}
 SMALL = {
@@ -60,8 +61,8 @@ SMALL = {
     "new_tokens": 12,
 }
 SMALL |= {"generation_batch": 8, "listing_prompts": 2, "instructions": 6, "judgements": 60, "draws": 3}
-SMALL |= {"vocabulary": 300, "gemma": (64, 2, 96, 400), "lora_rows": 16}
-SMALL |= {"gemma_load": {"prompts": 8, "new_tokens": 8, "generation_batch": 8}}
+SMALL |= {"vocabulary": 300, "gemma": (64, 2, 96, 400), "lora_rows": 16, "full_rows": 16}
+SMALL |= {"gemma_load": {"prompts": 8, "new_tokens": 8, "generation_batch": 8, "instructions": 6}}
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,19 @@ RACES = (
     ),
     Race("adapters of Gemma's shape", "lora", "a plain loop", ("lora-plain:4", "lora-plain:8"), 1.3, 2, fewer=2),
     Race("adapters of Gemma's shape", "lora", "TRL's SFTTrainer", ("lora-trl:4",), 1.3, 2, peers=True, fewer=2),
+    Race("full tuning of Gemma's shape", "full", "a plain loop", ("full-plain:4", "full-plain:8"), 1.3, 2, fewer=2),
+    Race("full tuning of Gemma's shape", "full", "TRL's SFTTrainer", ("full-trl:4",), 1.3, 2, peers=True, fewer=2),
+    Race("ranking of Gemma's shape", "rank:gemma", "one pair at a time", ("rank-authors:gemma",), 1.5, 2, fewer=2),
+    Race(
+        "ranking of Gemma's shape",
+        "rank:gemma",
+        "lm-evaluation-harness, its best batch size",
+        ("rank-harness:gemma:4", "rank-harness:gemma:8", "rank-harness:gemma:16"),
+        1.5,
+        2,
+        peers=True,
+        fewer=2,
+    ),
     Race(
         "generation of Gemma's shape",
         "generate:gemma",
@@ -143,6 +157,14 @@ RACES = (
     ),
     Race("win rate", "win-rate", "alpaca-eval's for each draw", ("win-rate-alpaca-eval",), 5, 20, fewer=3),
 )
+
+# Only without a GPU, as this peer cannot use one.
+CPU_RACES = (
+    Race(
+        "generation of Gemma's shape", "generate:gemma", "llama.cpp's server for AVX2, the best of two precisions",
+        ("generate-llamacpp:gemma:BF16", "generate-llamacpp:gemma:Q8_0"), 1.3, 2, peers=True, fewer=2,
+    ),
+)  # fmt: skip
 
 # Only on a GPU, with 140 GB for tuning. Rows are as long as GSM8K's, and as LIMA's, which are about five times as long.
 GPU_RACES = (
@@ -286,7 +308,7 @@ def machine(python: str) -> list[str]:
     listed = subprocess.run(
         [python, "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True, check=False
     )
-    wanted = ("torch==", "transformers==", "trl==", "lm_eval==", "alpaca_eval==", "scikit-learn==")
+    wanted = ("torch==", "transformers==", "trl==", "lm_eval==", "alpaca_eval==", "scikit-learn==", "xllamacpp==")
     versions = [line for line in listed.stdout.splitlines() if line.startswith(wanted)]
     system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {device}"
     return [
@@ -300,7 +322,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("results/bench"))
     parser.add_argument(
-        "--peers", help="the Python with TRL and lm-evaluation-harness installed; without it, they are skipped"
+        "--peers",
+        help="the Python with TRL, lm-evaluation-harness and llama.cpp installed; without it, they are skipped",
     )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", help="prefixes of the races to run, such as ranking, separated by commas")
@@ -314,7 +337,7 @@ def main() -> None:
     notes = [*machine(args.peers or sys.executable), "sizes: " + json.dumps(sizes)]
     notes.append("ratios are seconds of the peer over ours for neighbouring turns; for the peak, the share reached")
     rows: list[dict[str, Any]] = []
-    for race in RACES + (GPU_RACES if torch.cuda.is_available() else ()):
+    for race in RACES + (GPU_RACES if torch.cuda.is_available() else CPU_RACES):
         title = f"{race.work} against {race.against}"
         if not title.startswith(only) or (race.peers and not args.peers):
             continue

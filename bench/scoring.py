@@ -4,31 +4,33 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from loads import DEVICE, DTYPE, PAD, Work, judgements, long_rows, model_of, ranking_load, tokenizer_of
+from loads import DEVICE, DTYPE, PAD, Work, frozen_of, judgements, long_rows, model_of, ranking_load, tokenizer_of
 
 
-def total_of(logprobs: list[float]) -> dict[str, Any]:
+def total_of(logprobs: list[float], dtype: torch.dtype) -> dict[str, Any]:
     return {
         "pairs": len(logprobs),
-        "logprob": round(sum(logprobs) / len(logprobs), 1 if torch.float32 == DTYPE else -1),
+        "logprob": round(sum(logprobs) / len(logprobs), 1 if dtype == torch.float32 else -1),
     }
 
 
 def ours_ranking(sizes: SimpleNamespace, name: str) -> Work:
     from implicit.scoring.rank import score_responses
 
-    model, pairs = model_of(sizes, name).to(DTYPE).eval(), ranking_load(sizes)
+    model = frozen_of(sizes, name)
+    pairs = ranking_load(sizes)
 
     def work() -> dict[str, Any]:
         scores = score_responses(model, pairs, pad=PAD, batch_tokens=sizes.ranking_batch, device=DEVICE)
-        return total_of([score.logprob for score in scores])
+        return total_of([score.logprob for score in scores], model.dtype)
 
     return work
 
 
 def authors_ranking(sizes: SimpleNamespace, name: str) -> Work:
     """One pair at a time, with the logits of all positions."""
-    model, pairs = model_of(sizes, name).to(DTYPE).eval(), ranking_load(sizes)
+    model = frozen_of(sizes, name)
+    pairs = ranking_load(sizes)
 
     @torch.inference_mode()
     def work() -> dict[str, Any]:
@@ -37,7 +39,7 @@ def authors_ranking(sizes: SimpleNamespace, name: str) -> Work:
             logits = model(torch.tensor([[*prompt, *response]], device=DEVICE)).logits[0].float().log_softmax(dim=-1)
             target = torch.tensor(response, device=DEVICE)
             found.append(logits[len(prompt) - 1 : -1].gather(1, target[:, None]).sum().item())
-        return total_of(found)
+        return total_of(found, model.dtype)
 
     return work
 
@@ -46,14 +48,14 @@ def harness_ranking(sizes: SimpleNamespace, name: str, batch: int) -> Work:
     """lm-evaluation-harness's `loglikelihood`, given the tokens of the same pairs."""
     from lm_eval.models.huggingface import HFLM
 
+    model = frozen_of(sizes, name)
     pairs = ranking_load(sizes)
-    model = model_of(sizes, name).to(DTYPE).eval()
     judge = HFLM(pretrained=model, tokenizer=tokenizer_of(sizes.vocabulary), batch_size=batch, max_length=2048)
     requests = [((str(i), ""), prompt, response) for i, (prompt, response) in enumerate(pairs)]
 
     def work() -> dict[str, Any]:
         found = judge._loglikelihood_tokens(requests, disable_tqdm=True)
-        return total_of([logprob for logprob, _ in found])
+        return total_of([logprob for logprob, _ in found], model.dtype)
 
     return work
 

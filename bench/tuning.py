@@ -48,29 +48,26 @@ def ours_tuning(sizes: SimpleNamespace, name: str, rows: list[Any] | None = None
     return work
 
 
-LORA_RATE, LORA_BATCH = 3e-4, 8  # rows of a step
+LORA_RATE, FULL_RATE, GEMMA_BATCH = 3e-4, 1e-5, 8  # the last: rows of a step
 RANK, ALPHA = 16, 32.0
 
 
-def lora_rows(sizes: SimpleNamespace) -> list[Any]:
+def gemma_rows(sizes: SimpleNamespace, count: int) -> list[Any]:
     """Rows for Gemma's shape, as long as GSM8K's."""
     sizes.vocabulary = sizes.gemma[-1]
-    return tuning_rows(sizes, count=sizes.lora_rows)
+    return tuning_rows(sizes, count=count)
 
 
-def ours_lora(sizes: SimpleNamespace) -> Work:
-    """Adapters on a model of Gemma's shape, as `tune` computes them."""
-    from implicit.tuning.lora import Lora, add_adapters
+def ours_of_gemma(sizes: SimpleNamespace, model: Any, rows: list[Any], rate: float) -> Work:
+    """Tuning of the trainable weights of a model of Gemma's shape, as `tune` computes it."""
     from implicit.tuning.sharding import Processes
     from implicit.tuning.tune import Execution, Tuning, tune
 
-    model, rows = gemma_of(sizes, dtype=torch.float32), lora_rows(sizes)
-    add_adapters(model, Lora(RANK, ALPHA, 0.0))
     settings = Tuning(
-        epochs=1, learning_rate=LORA_RATE, batch_size=LORA_BATCH, schedule="constant", warmup=0.0, weight_decay=0.0,
+        epochs=1, learning_rate=rate, batch_size=GEMMA_BATCH, schedule="constant", warmup=0.0, weight_decay=0.0,
         max_grad_norm=1.0, normalise_by="example", seed=0,
     )  # fmt: skip
-    execution = Execution(PAD, sizes.lora_micro_batch, best_dtype())
+    execution = Execution(PAD, sizes.gemma_micro_batch, best_dtype())
 
     def work() -> dict[str, Any]:
         tune(model, rows, settings, execution, processes=Processes(device=DEVICE))
@@ -79,37 +76,44 @@ def ours_lora(sizes: SimpleNamespace) -> Work:
     return work
 
 
-def plain_lora(sizes: SimpleNamespace, rows_at_once: int) -> Work:
-    """What anyone would write first: peft, autocast, the loss of 256 positions at a time, padded micro-batches."""
-    from peft import LoraConfig, get_peft_model
+def ours_lora(sizes: SimpleNamespace) -> Work:
+    from implicit.tuning.lora import Lora, add_adapters
+
+    model = gemma_of(sizes, dtype=torch.float32)
+    add_adapters(model, Lora(RANK, ALPHA, 0.0))
+    return ours_of_gemma(sizes, model, gemma_rows(sizes, sizes.lora_rows), LORA_RATE)
+
+
+def ours_full(sizes: SimpleNamespace) -> Work:
+    model = gemma_of(sizes, dtype=torch.float32)
+    return ours_of_gemma(sizes, model, gemma_rows(sizes, sizes.full_rows), FULL_RATE)
+
+
+def plain_of_gemma(model: Any, rows: list[Any], rows_at_once: int, rate: float) -> Work:
+    """What anyone would write first: autocast, the loss of 256 positions at a time, padded micro-batches."""
     from torch.nn.functional import cross_entropy, linear
 
-    dtype, rows = best_dtype(), lora_rows(sizes)
-    adapted = get_peft_model(
-        gemma_of(sizes, dtype=dtype), LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear")
-    )
-    trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.data = parameter.data.float()
-    inner, optimizer = adapted.base_model.model, torch.optim.AdamW(trained, lr=LORA_RATE, weight_decay=0.0)
+    dtype = best_dtype()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
 
     def gradient(part: list[Any]) -> None:
         width = max(len(row.ids) for row in part)
         ids = torch.tensor([row.ids + [PAD] * (width - len(row.ids)) for row in part], device=DEVICE)
         labels = torch.tensor([row.labels + [-100] * (width - len(row.labels)) for row in part], device=DEVICE)[:, 1:]
         mask = labels != -100
-        shares = (1 / mask.sum(1, keepdim=True)).expand_as(mask)[mask] / LORA_BATCH
+        shares = (1 / mask.sum(1, keepdim=True)).expand_as(mask)[mask] / GEMMA_BATCH
         with torch.autocast(DEVICE, dtype=dtype, enabled=dtype != torch.float32):
-            states = inner.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][mask].to(dtype)
+            states = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][mask].to(dtype)
             losses = [
-                cross_entropy(linear(some, inner.lm_head.weight).float(), targets, reduction="none")
+                cross_entropy(linear(some, model.lm_head.weight).float(), targets, reduction="none")
                 for some, targets in zip(states.split(256), labels[mask].split(256), strict=True)
             ]
         (torch.cat(losses) * shares).sum().backward()
 
     def work() -> dict[str, Any]:
-        for start in range(0, len(rows), LORA_BATCH):
-            batch = sorted(rows[start : start + LORA_BATCH], key=lambda row: len(row.ids))
+        for start in range(0, len(rows), GEMMA_BATCH):
+            batch = sorted(rows[start : start + GEMMA_BATCH], key=lambda row: len(row.ids))
             for place in range(0, len(batch), rows_at_once):
                 gradient(batch[place : place + rows_at_once])
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -120,23 +124,39 @@ def plain_lora(sizes: SimpleNamespace, rows_at_once: int) -> Work:
     return work
 
 
-def trl_lora(sizes: SimpleNamespace, rows_at_once: int) -> Work:
-    """TRL's SFTTrainer with peft's adapters."""
+def plain_lora(sizes: SimpleNamespace, rows_at_once: int) -> Work:
+    """With peft's adapters, in float32 on weights in the best precision here."""
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(
+        gemma_of(sizes, dtype=best_dtype()), LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear")
+    )
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return plain_of_gemma(adapted.base_model.model, gemma_rows(sizes, sizes.lora_rows), rows_at_once, LORA_RATE)
+
+
+def plain_full(sizes: SimpleNamespace, rows_at_once: int) -> Work:
+    model = gemma_of(sizes, dtype=torch.float32).train()
+    return plain_of_gemma(model, gemma_rows(sizes, sizes.full_rows), rows_at_once, FULL_RATE)
+
+
+def trl_of_gemma(model: Any, rows: list[Any], rows_at_once: int, rate: float, adapters: Any = None) -> Work:
+    """TRL's SFTTrainer, which computes the logits of all positions."""
     from datasets import Dataset
-    from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
-    rows, dtype = lora_rows(sizes), best_dtype()
     columns = {"input_ids": [row.ids for row in rows], "labels": [row.labels for row in rows]}
     config = SFTConfig(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=rows_at_once,
-        gradient_accumulation_steps=LORA_BATCH // rows_at_once,
+        gradient_accumulation_steps=GEMMA_BATCH // rows_at_once,
         num_train_epochs=1,
-        learning_rate=LORA_RATE,
+        learning_rate=rate,
         lr_scheduler_type="constant",
         max_length=None,
-        bf16=dtype == torch.bfloat16,
+        bf16=best_dtype() == torch.bfloat16,
         use_cpu=DEVICE == "cpu",
         report_to=[],
         save_strategy="no",
@@ -146,11 +166,11 @@ def trl_lora(sizes: SimpleNamespace, rows_at_once: int) -> Work:
         gradient_checkpointing=False,
     )
     trainer = SFTTrainer(
-        model=gemma_of(sizes, dtype=dtype),
+        model=model,
         args=config,
         train_dataset=Dataset.from_dict(columns),
         processing_class=tokenizer_of(1000),
-        peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear"),
+        peft_config=adapters,
     )
 
     def work() -> dict[str, Any]:
@@ -158,6 +178,19 @@ def trl_lora(sizes: SimpleNamespace, rows_at_once: int) -> Work:
         return tokens_of(rows)
 
     return work
+
+
+def trl_lora(sizes: SimpleNamespace, rows_at_once: int) -> Work:
+    from peft import LoraConfig
+
+    model, rows = gemma_of(sizes, dtype=best_dtype()), gemma_rows(sizes, sizes.lora_rows)
+    adapters = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear")
+    return trl_of_gemma(model, rows, rows_at_once, LORA_RATE, adapters)
+
+
+def trl_full(sizes: SimpleNamespace, rows_at_once: int) -> Work:
+    model, rows = gemma_of(sizes, dtype=torch.float32), gemma_rows(sizes, sizes.full_rows)
+    return trl_of_gemma(model, rows, rows_at_once, FULL_RATE)
 
 
 def large_rows(sizes: SimpleNamespace, percent: int) -> list[Any]:
