@@ -113,7 +113,7 @@ def used_sets():
     names = [CONFIG.generation.evaluation_set]
     names += [CONFIG.ranking.evaluation_set] if CONFIG.ranking else []
     names += [CONFIG.selection.evaluation_set] if CONFIG.selects() else []
-    names += CONFIG.checks
+    names += [*CONFIG.checks, *CONFIG.judge_sets()]
     return list(dict.fromkeys(names))
 
 
@@ -151,6 +151,7 @@ wildcard_constraints:
     source=r"files|world-?\d+",
     dataset="|".join(CONFIG.datasets),
     set="|".join(CONFIG.evaluation_sets),
+    annotations="|".join(CONFIG.annotations) or "none",
     epochs=r"\d+",
     seed=r"-?\d+",
     variant="|".join(RULE_VARIANTS) or "none",
@@ -162,6 +163,7 @@ def on_hub():
     """Everything that comes from the hub, to check access to it."""
     own = {f"datasets.{name}": CONFIG.datasets[name] for used in used_datasets() for name in CONFIG.ancestry(used)}
     own |= {f"evaluation_sets.{name}": CONFIG.evaluation_sets[name] for name in used_sets()}
+    own |= {f"annotations.{name}": CONFIG.annotations[name] for name in CONFIG.annotations_used()}
     found = [
         {"name": name, "type": "dataset", "id": s.hub.id, "revision": s.hub.revision, "gated": s.hub.gated}
         for name, s in own.items()
@@ -173,18 +175,23 @@ def on_hub():
         for name, m in models.items()
         if m.path and is_hub_id(m.path)
     ]
-    if CONFIG.similarity and is_hub_id(CONFIG.similarity.encoder):
-        encoder = CONFIG.similarity
-        found.append(
-            {
-                "name": "similarity.encoder",
-                "type": "model",
-                "id": encoder.encoder,
-                "revision": encoder.revision,
-                "gated": False,
-            }
-        )
+    others = (
+        [("similarity.encoder", CONFIG.similarity.encoder, CONFIG.similarity.revision)] if CONFIG.similarity else []
+    )
+    for member in CONFIG.judge.panel().values() if CONFIG.judge else []:
+        others += [("judge.path", member.path, member.revision)] if member.path else []
+        others += [("judge.train.base", member.train.base, member.train.revision)] if own_base(member.train) else []
+    found += [
+        {"name": name, "type": "model", "id": path, "revision": revision, "gated": False}
+        for name, path, revision in others
+        if is_hub_id(path)
+    ]
     return found
+
+
+def own_base(training):
+    """Whether a judge is trained from a model that is not one of the experiment's."""
+    return training is not None and training.base not in CONFIG.models
 
 
 def chat(model):

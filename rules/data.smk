@@ -91,6 +91,31 @@ rule make_dataset:
         "python scripts/make_dataset.py --settings {params.settings:q} --output {output} > {log} 2>&1"
 
 
+rule make_annotations:
+    """Make known judgements of pairs of responses, from a file or the hub."""
+    input:
+        file=lambda wildcards: local(CONFIG.annotations[wildcards.annotations].file),
+        access=lambda wildcards: access(CONFIG.annotations[wildcards.annotations]),
+    output:
+        f"{RESULTS}/data/annotations/{{annotations}}.parquet",
+    log:
+        f"{LOGS}/make_annotations/{{annotations}}.log",
+    benchmark:
+        f"{BENCHMARKS}/make_annotations/{{annotations}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        code=code_of("make_annotations"),
+        settings=lambda wildcards: settings(
+            name=wildcards.annotations, source=plain(CONFIG.annotations[wildcards.annotations])
+        ),
+    message:
+        "data: known judgements {wildcards.annotations}"
+    shell:
+        "python scripts/make_annotations.py --settings {params.settings:q} --output {output} > {log} 2>&1"
+
+
 rule make_evaluation_set:
     """Make instructions to respond to, from the world, a file or the hub."""
     input:

@@ -8,13 +8,15 @@ def rows_of(dataset):
 
 
 def judge_costs():
-    """What the cost of a judgement depends on, besides the number of requests; empty for the oracle."""
-    judge = CONFIG.judge
-    if judge is None or judge.kind in ("oracle", "reference"):
-        return {}
-    answer_tokens = 1 if judge.answer == "logprobs" else 10
-    price = plain(judge.server.price) if judge.server else None
-    return dict(stage="judge", kind=judge.kind, evaluator=judge.evaluator, answer_tokens=answer_tokens, price=price)
+    """What the cost of a judgement depends on, besides the number of requests; empty if it costs nothing."""
+
+    def asked(judge):
+        answer_tokens = 1 if judge.answer == "logprobs" else 10
+        price = plain(judge.server.price) if judge.server else None
+        return dict(kind=judge.kind, evaluator=judge.evaluator, answer_tokens=answer_tokens, price=price)
+
+    judges = [asked(judge) for judge in PANEL.values() if judge.kind not in ("oracle", "reference")]
+    return dict(stage="judge", judges=judges) if judges else {}
 
 
 def set_size(name):
@@ -33,6 +35,11 @@ def shared_jobs():
                 mean_tokens=CONFIG.plan.tokens.get(source),
                 price=plain(CONFIG.rewriting.server.price),
             )
+    for name in TRAINED:
+        yield f"{RESULTS}/judge/{name}/record.json", dict(stage="train_judge")
+    for name in CONFIG.judge.card if CONFIG.judge and judge_costs() else []:
+        known = dict(annotations=f"{RESULTS}/data/annotations/{name}.parquet", sample=CONFIG.annotations[name].sample)
+        yield card_path(name), judge_costs() | dict(stage="card", orders=ASKED) | known
     for base, model in PRETRAINED.items():
         shape = dict(vocabulary=model.pretrain.vocab_size, layers=model.pretrain.architecture.layers)
         shape |= dict(width=model.pretrain.architecture.hidden_size, tokens=model.pretrain.tokens)
@@ -88,7 +95,8 @@ def measuring_jobs(model):
 
 
 ASKED = 2 if CONFIG.judge and CONFIG.judge.both_orders else 1  # times that each pair is shown to the judge
-PLANNED = ("rewrite", "pretrain", "tune", "generate", "rank", "drift", "harness", "similarity", "judge")
+PLANNED = ("rewrite", "pretrain", "tune", "generate", "rank", "drift", "harness", "similarity", "train_judge", "judge")
+PLANNED += ("card",)
 
 
 def planned_jobs():

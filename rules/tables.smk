@@ -39,6 +39,7 @@ FILES = [result for model in CONFIG.run.models for result in model_results(model
 DATA = [("conversations", name, dataset_path(name, model)) for model in CONFIG.run.models for name in used_datasets()]
 DATA += [("evaluation_set", name, set_path(name, model)) for model in CONFIG.run.models for name in used_sets()]
 FILES += [Result("data", path, set=name, kind=kind) for kind, name, path in dict.fromkeys(DATA)]
+FILES += [Result("card", card_path(name), set=name) for name in (CONFIG.judge.card if CONFIG.judge else [])]
 IN_CONDITIONS = CONFIG.conditions.models() if CONFIG.conditions else {}
 EXPERIMENT = Experiment(
     models=[(model, *IN_CONDITIONS.get(model, ("", CONFIG.models[model].world_seed))) for model in CONFIG.run.models],
@@ -64,7 +65,7 @@ AXIS = CONFIG.conditions.axis if CONFIG.conditions else ""
 SHOWN = dict(tables=ALL_TABLES, drawn=DRAWN, note=CONFIG.note, axis=AXIS)
 KEPT = "--candidates-kept" if EXECUTION.keep_candidates else ""
 METRICS = f"{RESULTS}/metrics.parquet"
-WITH_TABLE = ("judge", "rank", "similarity", "checks")  # stages that write a table next to the summary
+WITH_TABLE = ("judge", "card", "rank", "similarity", "checks")  # stages that write a table next to the summary
 
 
 rule tables:
@@ -163,6 +164,71 @@ rule make_figures:
     shell:
         "printf %s {params.settings:q} | python scripts/make_figures.py --metrics {input.metrics} --output {params.folder} "
         "--settings - > {log} 2>&1"
+
+
+CARD = f"{RESULTS}/judge/card"
+CARD_RESULTS = [result for result in FILES if result.stage == "card"]
+
+
+def card_files():
+    """The card: a table and a figure."""
+    if not CARD_RESULTS:
+        raise WorkflowError("judge.card: empty; name sets of known judgements there, defined in `annotations`")
+    return [f"{CARD}/tables/judge_card.csv", f"{CARD}/figures/judge_card.png"]
+
+
+rule judge_card:
+    """Compare the judge with known judgements, without running the experiment; with it, this is part of its tables."""
+    input:
+        lambda wildcards: card_files(),
+
+
+use rule collect_metrics as collect_card with:
+    input:
+        files=[result.path for result in CARD_RESULTS],
+        tables=[result.path.removesuffix(".json") + ".parquet" for result in CARD_RESULTS],
+        sets=[],
+    output:
+        table=f"{CARD}/metrics/card.parquet",
+        csv=f"{CARD}/metrics/card.csv",
+    log:
+        f"{LOGS}/judge/collect_card.log",
+    benchmark:
+        f"{BENCHMARKS}/collect_card/metrics.tsv"
+    params:
+        code=code_of("collect_metrics"),
+        settings=settings(**Experiment(models=[], results=CARD_RESULTS, sets={}).as_settings()),
+
+
+use rule make_tables as make_card_table with:
+    input:
+        metrics=f"{CARD}/metrics/card.parquet",
+    output:
+        [f"{CARD}/tables/judge_card.{ending}" for ending in TABLES["judge_card"].forms],
+    log:
+        f"{LOGS}/judge/make_card_table.log",
+    benchmark:
+        f"{BENCHMARKS}/make_card_table/tables.tsv"
+    params:
+        code=code_of("make_tables"),
+        folder=subpath(output[0], parent=True),
+        settings=settings(tables=["judge_card"], note=None, axis=""),
+
+
+use rule make_figures as make_card_figure with:
+    input:
+        metrics=f"{CARD}/metrics/card.parquet",
+        responses=[],
+    output:
+        [f"{CARD}/figures/judge_card.{ending}" for ending in ("png", "pdf", "csv")],
+    log:
+        f"{LOGS}/judge/make_card_figure.log",
+    benchmark:
+        f"{BENCHMARKS}/make_card_figure/figures.tsv"
+    params:
+        code=code_of("make_figures"),
+        folder=subpath(output[0], parent=True),
+        settings=settings(drawn=["judge_card"], axis=""),
 
 
 rule make_examples:

@@ -5,40 +5,25 @@
         --settings '{"name": "oracle", "kind": "oracle", "seed": 0, "bootstrap": 200, "both_orders": false,
                      "metric": "length_controlled_minimal", "min_label_probability": 0.5}'
 
-Without ``--opponent`` the opponent is the set's own references. Every answer of a judge that is a model is saved
-to ``--answers`` as it arrives, so a run that was stopped only asks for the rest; the file must not be an output of a
-rule. ``--batch`` is in tokens including padding, for a local judge.
+Without ``--opponent`` the opponent is the set's own references. ``--model`` is a reward model that the workflow has
+trained, ``--references`` are evaluation sets for a judge of kind `reference`. Every answer of a judge that is asked is
+saved to ``--answers`` as it arrives, so a run that was stopped only asks for the rest; the file must not be an output
+of a rule. ``--batch`` is in tokens including padding, for a model on this machine.
 """
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from implicit.judging.oracle import Oracle
-from pipeline.config.judges import Judge as JudgeSection
-from pipeline.config.types import Flag
+from pipeline.config.judges import JudgeSettings
 from pipeline.files.storage import read_table, write_table
-from pipeline.jobs.command import OPTIONAL_PATH, InputError, arguments, hide_progress_bars, run_stage, say
-from pipeline.jobs.costs import CHARACTERS_PER_TOKEN, scoring_hours
+from pipeline.jobs.command import OPTIONAL_PATH, PATHS, InputError, arguments, hide_progress_bars, run_stage, say
 from pipeline.jobs.job import Job, execution_of, job
-from pipeline.jobs.ledger import Ledger
-from pipeline.jobs.record import fingerprint
-from pipeline.models.directories import load_model
 
 if TYPE_CHECKING:
     from implicit.judging.judge import Judge, Judgements
-    from implicit.servers.answers import Answers
-
-TEMPLATE_TOKENS = 400  # of AlpacaEval 2's prompt, without the texts: for the estimate that is reserved in advance
 
 Side = dict[str, tuple[str, bool]]  # by id: the output, and whether it ends with EOS
-
-
-class Settings(JudgeSection):
-    """The section `judge`; ``metric`` is that of the evaluation set."""
-
-    reference_mode: str | None = None
-    both_orders: Flag = False
 
 
 def read_side(path: Path | None, rows: list[dict[str, Any]]) -> tuple[str, Side]:
@@ -60,74 +45,29 @@ def read_side(path: Path | None, rows: list[dict[str, Any]]) -> tuple[str, Side]
     return names[0], {row["id"]: (row["output"], row["stopped"]) for row in table}
 
 
-def add_similarity(side: list[dict[str, Any]], rows: list[dict[str, Any]], measure: str) -> None:
-    """Add the similarity of its output to the set's reference to each row of a side."""
-    from implicit.judging.references import similarity
-
-    without = [row["id"] for row in rows if row["reference"] is None]
-    if without:
-        raise InputError(f"judge.kind: the evaluation set has no reference in rows {without[:5]}")
-    for judged, row in zip(side, rows, strict=True):
-        judged["quality"] = similarity(judged["output"], row["reference"], measure)
-
-
-def add_quality(side: list[dict[str, Any]], rows: list[dict[str, Any]], outputs: Side) -> None:
-    """Add the oracle's quality of its output to each row of a side."""
-    unknown = [row["id"] for row in rows if row["request"] is None]
-    if unknown:
-        raise InputError(f"judge.kind: the oracle only supports instructions of the tiny world, not {unknown[:3]}")
-    oracle = Oracle()
-    for judged, row in zip(side, rows, strict=True):
-        text, stopped = outputs[row["id"]]
-        judged["quality"] = oracle.quality(row["request"], text, stopped=stopped)
+def all_references(rows: list[dict[str, Any]], paths: list[Path]) -> list[list[str]]:
+    """The references of each row: its own, or, if there are ``paths``, those of the same instruction in these sets."""
+    if not paths:
+        return [[] if row["reference"] is None else [row["reference"]] for row in rows]
+    found: list[list[str]] = [[] for _ in rows]
+    for path in paths:
+        own = {" ".join(row["instruction"].split()): row["reference"] for row in read_table("evaluation_set", path)}
+        for row, references in zip(rows, found, strict=True):
+            reference = own.get(" ".join(row["instruction"].split()))
+            if reference is None:
+                raise InputError(f"judge.references: {path} has no reference for the instruction of row {row['id']}")
+            references.append(reference)
+    return found
 
 
-def make_judge(
-    sides: list[list[dict[str, Any]]], answers: "Answers", budget: Ledger | None, this: Job, args: argparse.Namespace
-) -> "Judge":
-    """The judge that the settings describe; paid requests count against the budget."""
-    from implicit.judging.evaluators import evaluator_judge
-    from implicit.judging.judge import BY_QUALITY
-    from implicit.judging.kinds import local_judge, quality_judge, server_judge
-    from implicit.judging.local_judge import LocalModel
-    from implicit.judging.template import read_template
-    from implicit.servers.chat_client import ChatServer
-
-    settings, name = args.settings, args.settings.name
-    asking = {"requests": args.requests, "timeout": args.timeout, "attempts": args.attempts}
-    if settings.kind in BY_QUALITY:
-        return quality_judge(*sides, name=name, kind=settings.kind)
-    keeping = {"answers": answers, "floor": settings.min_label_probability}
-    template = None if settings.template is None else read_template(settings.template)
-    if settings.kind == "evaluator":
-        return evaluator_judge(name=name, evaluator=settings.evaluator, budget=budget, **keeping, **asking)
-    if settings.kind == "server":
-        server = ChatServer.from_settings(settings.server.model_dump(), **asking)
-        return server_judge(
-            name=name, server=server, template=template, answer=settings.answer, budget=budget, **keeping
-        )
-    model, tokenizer, identity = load_local(settings, this.precision)
-    shown = 2 if settings.both_orders else 1
-    characters = sum(len(row["instruction"]) + len(row["output"]) for side in sides for row in side)
-    tokens = shown * (characters / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS * len(sides[0]))
-    this.reserve(scoring_hours, parameters=model.num_parameters() / 1e9, tokens=tokens)
-    local = LocalModel(model.to(this.device), tokenizer, identity, batch_tokens=args.batch)
-    return local_judge(local, name=name, template=template, **keeping)
-
-
-def load_local(settings: Settings, precision: str) -> tuple[Any, Any, str]:
-    """A local judge's model, its tokenizer, and their identity: path and sha256 of a directory, or commit of a hub."""
-    from transformers import AutoTokenizer
-
-    path, revision = settings.path, settings.revision
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
-        model = load_model(path, device="cpu", precision=precision, revision=revision)
-    except Exception as error:  # invalid tokenizers and weights raise errors of any kind
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise InputError(f"judge.path: {path} cannot be loaded: {reason}") from None
-    version = fingerprint(path)[:12] if Path(path).is_dir() else model.config._commit_hash
-    return model, tokenizer, f"{path}@{version}"
+def side_of(rows: list[dict[str, Any]], outputs: Side, references: list[list[str]]) -> list[dict[str, Any]]:
+    """One side's responses, with what judges may need to know about their instructions."""
+    kept = ("id", "instruction", "request")
+    side = []
+    for row, texts in zip(rows, references, strict=True):
+        output, stopped = outputs[row["id"]]
+        side.append({key: row[key] for key in kept} | {"output": output, "stopped": stopped, "references": texts})
+    return side
 
 
 def find_table(args: argparse.Namespace, rows: list[dict[str, Any]]) -> tuple[Path | None, str | None]:
@@ -145,37 +85,47 @@ def find_table(args: argparse.Namespace, rows: list[dict[str, Any]]) -> tuple[Pa
         return find_df_gamed(None, log=say)
 
 
-def mean_qualities(table: list[dict[str, Any]]) -> dict[str, float | None]:
-    """The mean quality of either side's outputs; None if the judge does not use them."""
+def mean_qualities(table: list[dict[str, Any]], kind: str) -> dict[str, float | None]:
+    """The mean quality of either side's outputs; None for a judge without one, from 0 to 1."""
     sides = {side: [row[side] for row in table] for side in ("quality_1", "quality_2")}
-    return {side: None if None in of_rows else sum(of_rows) / len(of_rows) for side, of_rows in sides.items()}
+    unknown = kind not in ("oracle", "reference")
+    return {side: None if unknown else sum(of_rows) / len(of_rows) for side, of_rows in sides.items()}
 
 
 def main() -> None:
     args = arguments(
         __doc__,
         paths=["set", "responses", "output", "summary"],
-        settings=Settings,
-        options=dict.fromkeys(("opponent", "answers", "gamed"), OPTIONAL_PATH),
+        settings=JudgeSettings,
+        options=dict.fromkeys(("opponent", "answers", "gamed", "model"), OPTIONAL_PATH) | {"references": PATHS},
         computes=True,
         asks=True,
     )
+    given = {name: getattr(args, name) for name in ("set", "responses", "opponent", "model")}
+    given |= {f"references {i}": path for i, path in enumerate(args.references)}
     with job(
         "judge",
         args,
         record=args.summary,
-        inputs={name: getattr(args, name) for name in ("set", "responses", "opponent")},
-        execution=execution_of(args, precision=args.settings.precision) if args.settings.kind == "local" else None,
+        inputs=given,
+        execution=execution_of(args, precision=args.settings.precision) if args.settings.computes() else None,
         claims=(),  # the file of answers is locked
     ) as this:
         judge_responses(args, this)
 
 
 def judgement_rows(
-    rows: list[dict[str, Any]], sides: list[list[dict[str, Any]]], judged: "Judgements", *, names: tuple[str, str]
+    rows: list[dict[str, Any]],
+    sides: list[list[dict[str, Any]]],
+    judged: "Judgements",
+    *,
+    names: tuple[str, str],
+    members: list["Judgements"],
 ) -> list[dict[str, Any]]:
     """The table of judgements: a row for each instruction, with both outputs and the judge's preference."""
     orders = [judged.opponent_first or [None] * len(rows), judged.model_first or [None] * len(rows)]
+    alone = len(members) == 1
+    by_member = [None] * len(rows) if alone else list(zip(*(member.preferences for member in members), strict=True))
     return [
         {
             "id": row["id"],
@@ -186,17 +136,32 @@ def judgement_rows(
             "output_2": second["output"],
             "generator_1": names[0],
             "generator_2": names[1],
-            "quality_1": first.get("quality"),
-            "quality_2": second.get("quality"),
+            "quality_1": first.get("quality") if alone else None,
+            "quality_2": second.get("quality") if alone else None,
             "preference": preference,
             "preference_output_1_first": one_first,
             "preference_output_2_first": two_first,
             "label_share": share,
+            "members": own,
         }
-        for row, first, second, preference, one_first, two_first, share in zip(
-            rows, *sides, judged.preferences, *orders, judged.label_shares, strict=True
+        for row, first, second, preference, one_first, two_first, share, own in zip(
+            rows, *sides, judged.preferences, *orders, judged.label_shares, by_member, strict=True
         )
     ]
+
+
+def summaries(judges: list[tuple["Judge", "Judgements"]], settings: JudgeSettings) -> dict[str, Any]:
+    """The record's entries about the judge; of a panel, also those of each member, with its own win rate."""
+    from implicit.judging.panel import disagreement
+
+    own = [judge.summary() | judged.summary() for judge, judged in judges]
+    if settings.kind != "panel":
+        return own[0]
+    rates = [100 * sum(p - 1 for p in judged.preferences) / len(judged.preferences) for _, judged in judges]
+    members = [{"win_rate": rate} | summary for rate, summary in zip(rates, own, strict=True)]
+    date = max((summary["date"] for summary in own if summary["date"]), default=None)
+    together = {"judge": settings.name, "kind": "panel", "model": None, "date": date, "members": members}
+    return together | {"disagreement": disagreement([judged for _, judged in judges])}
 
 
 def judge_responses(args: argparse.Namespace, this: Job) -> None:
@@ -205,39 +170,40 @@ def judge_responses(args: argparse.Namespace, this: Job) -> None:
     rows = read_table("evaluation_set", args.set)
     name_1, outputs_1 = read_side(args.opponent, rows)
     name_2, outputs_2 = read_side(args.responses, rows)
+    references = all_references(rows, args.references)
 
-    from implicit.judging.judge import BY_QUALITY, check_pairs, judge_pairs
+    from implicit.judging.judge import BY_QUALITY, check_pairs
+    from implicit.judging.panel import mean_judgements
     from implicit.judging.win_rates import win_rates
     from implicit.servers.answers import Answers
+    from pipeline.jobs.comparing import comparers, reserve
 
-    sides = [
-        [{"id": row["id"], "instruction": row["instruction"], "output": outputs[row["id"]][0]} for row in rows]
-        for outputs in (outputs_1, outputs_2)
-    ]
+    sides = [side_of(rows, outputs, references) for outputs in (outputs_1, outputs_2)]
     check_pairs(*sides, names=(name_1, name_2))
     gamed, gamed_sha256 = find_table(args, rows)
-    for side, outputs in zip(sides, (outputs_1, outputs_2), strict=True):
-        if settings.kind == "oracle":
-            add_quality(side, rows, outputs)
-        elif settings.kind == "reference":
-            add_similarity(side, rows, settings.measure)
-    kept = None if settings.kind in BY_QUALITY else args.answers or args.output.with_suffix(".answers.jsonl")
+    panel = settings.trained(args.model)
+    asks = any(member.kind not in BY_QUALITY for member in panel.values())
+    kept = (args.answers or args.output.with_suffix(".answers.jsonl")) if asks else None
     # Held until everything is written, so that only one process judges at a time.
     with Answers(kept, log=say) as answers, this.paying(answers) as budget:
-        judge = make_judge(sides, answers, budget, this, args)
-        judged = judge_pairs(*sides, judge, seed=settings.seed, both_orders=settings.both_orders)
-        this.paid_now, this.unpriced_now = judge.asked.spent, judge.asked.unpriced
-        table = judgement_rows(rows, sides, judged, names=(name_1, name_2))
+        judges = comparers(panel, args, this=this, answers=answers, budget=budget)
+        reserve(this, judges, sides, orders=2 if settings.both_orders else 1)
+        found = [judge.compare(*sides, seed=settings.seed, both_orders=settings.both_orders) for judge in judges]
+        this.paid_now = sum(judge.asked.spent for judge, _ in found)
+        this.unpriced_now = sum(judge.asked.unpriced for judge, _ in found)
+        members = [judged for _, judged in found]
+        judged = mean_judgements(members) if len(members) > 1 else members[0]
+        table = judgement_rows(rows, sides, judged, names=(name_1, name_2), members=members)
         rates = win_rates(table, bootstrap=settings.bootstrap, seed=settings.seed, metric=settings.metric, gamed=gamed)
         write_table("judgements", table, args.output)
         this.finish(
             f"win rate {rates['win_rate']:.1f} ± {rates['win_rate_error']:.1f} of {rates['n']}",
             outputs={"table": args.output},
-            **judge.summary(),
+            **judged.summary() | summaries(found, settings),
             **rates,
-            **mean_qualities(table),
+            **mean_qualities(table, settings.kind),
+            cut=sum(judge.reward.cut for judge in judges if judge.reward),
             gamed_sha256=gamed_sha256,
-            **judged.summary(),
         )
 
 
@@ -246,9 +212,10 @@ if __name__ == "__main__":
 
     from implicit.judging.judge import IncompleteJudging, JudgeError
     from implicit.judging.local_judge import LocalJudgeError
+    from implicit.judging.rewards import RewardError
     from implicit.judging.win_rates import MetricError
     from implicit.servers.answers import AnswersError
     from implicit.servers.chat_client import ServerError
 
-    errors = (AnswersError, IncompleteJudging, JudgeError, LocalJudgeError, MetricError, ServerError)
+    errors = (AnswersError, IncompleteJudging, JudgeError, LocalJudgeError, MetricError, RewardError, ServerError)
     run_stage(main, *errors, if_gpu_is_full="Lower execution.ranking_batch_tokens")

@@ -28,7 +28,15 @@ INSTRUCTION_TOKENS = 45  # AlpacaEval's mean, for sets that have not been prepar
 DOCUMENT_TOKENS = 500  # of a held-out text: a guess
 REWRITING_PROMPT = 100  # prompt tokens in addition to the text to be rewritten
 
-UNSIZED = {"judge", "similarity", "harness"}  # stages whose models or requests are not described in the config
+COPIES = 100  # pairs of equal responses on a judge's card
+
+UNSIZED = {
+    "judge",
+    "card",
+    "train_judge",
+    "similarity",
+    "harness",
+}  # stages whose models or requests are not described in the config
 
 Job = dict[str, Any]
 
@@ -102,19 +110,33 @@ def unknown_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[s
 
 
 def judge_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, float | None]:
-    """The cost of judging a comparison; a local judge's hours are unknown, as its size is."""
-    calls, price, answer_tokens = job["calls"], job["price"], job["answer_tokens"]
-    if job["kind"] == "local":
-        return {"calls": calls, "judge_tokens": 0, "gpu_hours": None}
-    if job["kind"] == "evaluator":
-        price, answer_tokens = evaluator_price(job["evaluator"])
+    """The cost of a comparison by all judges; the hours of a model on this machine are unknown, as its size is."""
+    calls = job["calls"]
+    if calls is None:
+        return dict.fromkeys(("calls", "judge_tokens", "price", "gpu_hours"), None)
     characters = (INSTRUCTION_TOKENS + 2 * settings["response_tokens"]) * CHARACTERS_PER_TOKEN
     each = round(estimate_tokens(characters, alpaca_eval_2=True))
-    return {
-        "calls": calls,
-        "judge_tokens": calls * each,
-        "price": priced(calls * each, calls * answer_tokens, price),
-    }
+    found: dict[str, float | None] = {"calls": 0, "judge_tokens": 0, "price": 0.0, "gpu_hours": 0.0}
+    for judge in job["judges"]:
+        price, answer_tokens = judge["price"], judge["answer_tokens"]
+        if judge["kind"] in ("local", "reward"):
+            found |= {"calls": found["calls"] + calls * (judge["kind"] == "local"), "gpu_hours": None}
+            continue
+        if judge["kind"] == "evaluator":
+            price, answer_tokens = evaluator_price(judge["evaluator"])
+        found["calls"] += calls
+        found["judge_tokens"] += calls * each
+        own = priced(calls * each, calls * answer_tokens, price)
+        found["price"] = None if own is None or found["price"] is None else found["price"] + own
+    return found
+
+
+def card_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, float | None]:
+    """The cost of a judge's card: of all pairs of a set, if it has been read or a sample is drawn, and some copies."""
+    path = Path(job["annotations"])
+    pairs = len(read_table("annotations", path)) if path.is_file() else job["sample"]
+    calls = None if pairs is None else job["orders"] * (pairs + min(pairs, COPIES))
+    return judge_cost(job | {"calls": calls}, settings, machine)
 
 
 @cache
@@ -141,7 +163,9 @@ COSTS = {
     "drift": scoring_cost,
     "harness": unknown_cost,
     "similarity": unknown_cost,
+    "train_judge": unknown_cost,
     "judge": judge_cost,
+    "card": card_cost,
 }
 
 

@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
     results = parser.parse_args().results
-    if not (results / "tables").is_dir():  # only part of the DAG was requested
+    if not (results / "tables").is_dir() or not (results / "metrics.parquet").is_file():  # only a part was requested
         return
     made = {path.stem for path in (results / "tables").glob("*.csv")}
     view = View(read_metrics(results / "metrics.parquet"))

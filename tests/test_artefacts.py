@@ -10,8 +10,6 @@ from implicit.measuring import recount
 from implicit.world.kinds import FORMATS, Request
 from implicit.world.sets import World
 
-PREFERENCES = {"output_1": 1.0, "tie": 1.5, "output_2": 2.0}
-
 
 @pytest.fixture
 def judged(world):
@@ -26,7 +24,7 @@ def judged(world):
             qualities = [
                 oracle.quality(requests[str(i)], text, stopped=ended) for text, ended in ((one, True), (two, stopped))
             ]
-            rows.append({"id": str(i), "output_1": one, "output_2": two, "preference": PREFERENCES[prefer(*qualities)]})
+            rows.append({"id": str(i), "output_1": one, "output_2": two, "preference": prefer(*qualities)})
         return rows, requests
 
     return judge

@@ -81,8 +81,30 @@ def plan_settings(tmp_path, jobs):
 
 def judging(kind, **changes):
     """805 judgements, as the plan counts them."""
-    job = {"stage": "judge", "kind": kind, "calls": 805, "answer_tokens": 1, "price": None, "evaluator": None}
-    return job | {"outputs": ["z"]} | changes
+    judge = {"kind": kind, "answer_tokens": 1, "price": None, "evaluator": None} | changes
+    return {"stage": "judge", "judges": [judge], "calls": 805, "outputs": ["z"]}
+
+
+def test_a_panel_costs_what_its_members_cost_and_a_reward_model_asks_nobody(tmp_path):
+    server, local, reward = (
+        judging("server", price={"input": 2.0, "output": 8.0}),
+        judging("local"),
+        judging("reward"),
+    )
+    panel = server | {"judges": [*server["judges"], *local["judges"], *reward["judges"], *server["judges"]]}
+    (one,), (all_,) = (summed([job], plan_settings(tmp_path, [job])) for job in (server, panel))
+    assert (all_["price"], all_["judge_tokens"]) == (2 * one["price"], 2 * one["judge_tokens"])
+    assert (one["calls"], all_["calls"]) == (805, 3 * 805) and all_["gpu_hours"] is None and one["gpu_hours"] == 0
+
+
+def test_a_card_costs_its_pairs_and_copies_or_is_not_known(tmp_path):
+    job = judging("server", price={"input": 2.0, "output": 8.0})
+    card = job | {"stage": "card", "orders": 2, "annotations": str(tmp_path / "none.parquet")}
+    known, unknown = (
+        summed([own], plan_settings(tmp_path, [own]))[0] for own in (card | {"sample": 500}, card | {"sample": None})
+    )
+    assert known["calls"] == 2 * (500 + 100) and known["price"] > 0
+    assert unknown["calls"] is None and unknown["price"] is None
 
 
 def test_the_plan_counts_what_is_still_to_do(tmp_path):

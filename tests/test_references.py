@@ -23,17 +23,17 @@ JUDGE = {"name": "chrf", "kind": "reference", "measure": "chrf", "seed": 0, "boo
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_similarity_is_from_0_to_1_and_higher_for_what_is_nearer(measure):
-    assert similarity(REFERENCE, REFERENCE, measure) == pytest.approx(1)
-    assert similarity("", REFERENCE, measure) == similarity("zzz", REFERENCE, measure) == 0
+    assert similarity(REFERENCE, [REFERENCE], measure) == pytest.approx(1)
+    assert similarity("", [REFERENCE], measure) == similarity("zzz", [REFERENCE], measure) == 0
     near, far = (
-        similarity(t, REFERENCE, measure) for t in ("The capital of France is Lyon.", "The dog is on the sea.")
+        similarity(t, [REFERENCE], measure) for t in ("The capital of France is Lyon.", "The dog is on the sea.")
     )
     assert 0 < far < near < 1
 
 
 def test_chrf_is_sacrebleus():
     text = "Paris is the capital of France."
-    assert similarity(text, REFERENCE, "chrf") == pytest.approx(sentence_chrf(text, [REFERENCE]).score / 100)
+    assert similarity(text, [REFERENCE], "chrf") == pytest.approx(sentence_chrf(text, [REFERENCE]).score / 100)
 
 
 def written(folder, rows, outputs):
@@ -76,7 +76,7 @@ def test_the_response_nearer_to_the_reference_wins_and_equal_ones_tie(tmp_path):
     rows, summary = read_table("judgements", tmp_path / "judged.parquet"), read_json(tmp_path / "judged.json")
     assert [row["preference"] for row in rows] == [2, 1, 1.5, 2]
     assert summary["win_rate"] == 62.5 and summary["kind"] == "reference" and summary["ties"] == 1
-    assert rows[0]["quality_2"] == pytest.approx(similarity(near, REFERENCE, "chrf"))
+    assert rows[0]["quality_2"] == pytest.approx(similarity(near, [REFERENCE], "chrf"))
     assert not (tmp_path / "judged.answers.jsonl").exists()
 
 

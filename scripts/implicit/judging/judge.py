@@ -26,7 +26,7 @@ from implicit.servers.chat_client import Asked, LastingFault
 logging.getLogger().setLevel(logging.WARNING)  # importing alpaca_eval sets it to INFO, which logs every request
 
 MARK = "\x1e"  # separates the parts of the oracle's prompt; no text contains it, see `protect`
-BY_QUALITY = ("oracle", "reference")  # kinds that compare two numbers, so the order of outputs cannot matter
+BY_QUALITY = ("oracle", "reference", "reward")  # kinds that compare two numbers: the order of outputs cannot matter
 FLOOR = "judge.min_label_probability"  # the key of the config
 # What the user can do, by kind of judge, if the labels have too little of the probability.
 REMEDIES = {

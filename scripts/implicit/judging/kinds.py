@@ -18,7 +18,7 @@ from implicit.judging.local_judge import (
     score_labels,
     special_texts,
 )
-from implicit.judging.oracle import answer_prompts
+from implicit.judging.oracle import prefer
 from implicit.judging.preferences import LABELS, label_share, refused, text_preference, weighted_preference
 from implicit.judging.template import PLACEHOLDERS, JudgeError, check_template
 from implicit.progress import Progress
@@ -35,7 +35,6 @@ from implicit.servers.chat_client import (
     utc_now,
 )
 
-PREFERENCES = {"output_1": 1.0, "output_2": 2.0, "tie": 1.5}
 EVALUATORS = Path(EVALUATORS_CONFIG_DIR)
 ALPACA_EVAL_2 = EVALUATORS / "alpaca_eval_clf_gpt4_turbo" / "alpaca_eval_clf.txt"
 
@@ -47,22 +46,37 @@ def to_messages(prompt: str) -> list[dict[str, str]]:
 
 
 def quality_judge(
-    opponent: Sequence[dict[str, Any]], model: Sequence[dict[str, Any]], *, name: str = "oracle", kind: str = "oracle"
+    opponent: Sequence[dict[str, Any]],
+    model: Sequence[dict[str, Any]],
+    *,
+    name: str = "oracle",
+    kind: str = "oracle",
+    identity: str | None = None,
+    temperature: float | None = None,
 ) -> Judge:
-    """A judge for rows that also have a ``quality``: the better output wins, equal ones tie."""
+    """A judge for rows that also have a ``quality``: the better output wins, equal ones tie.
+
+    With a ``temperature``, the preference is the logistic function of the difference. ``identity`` is the model that
+    gave the qualities, if one did.
+    """
     check_pairs(opponent, model)
     qualities = {
         (protect(row["instruction"]), protect(row["output"])): row["quality"]
         for side in (opponent, model)
         for row in side
     }
+
+    def complete(prompts: list[str]) -> list[float]:
+        shown = [prompt.split(MARK) for prompt in prompts]
+        return [prefer(qualities[asked, one], qualities[asked, two], temperature) for asked, one, two in shown]
+
     return Judge(
         name=name,
         kind=kind,
-        model=None,
+        model=identity,
         template=MARK.join(f"{{{placeholder}}}" for placeholder in PLACEHOLDERS),
-        complete=lambda prompts: answer_prompts(prompts, qualities=qualities, mark=MARK)["completions"],
-        parse=lambda completion: [PREFERENCES.get(completion)],
+        complete=complete,
+        parse=lambda preference: [preference],
     )
 
 

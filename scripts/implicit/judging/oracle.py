@@ -1,8 +1,7 @@
 """The tiny world's judge: it knows the request, and compares how well two texts fulfil it."""
 
 import json
-from collections.abc import Sequence
-from typing import Any
+import math
 
 from implicit.world.kinds import Kind, Parts, Request, parts
 from implicit.world.sets import Item, World
@@ -38,25 +37,8 @@ class Oracle:
         return json.loads(description)["kind"]
 
 
-def prefer(quality_1: float, quality_2: float) -> str:
-    """The oracle's answer: the better output, or a tie if the qualities are equal."""
-    if quality_1 == quality_2:
-        return "tie"
-    return "output_1" if quality_1 > quality_2 else "output_2"
-
-
-def answer_prompts(prompts: Sequence[str], qualities: dict[tuple[str, str], float], mark: str) -> dict[str, Any]:
-    """The oracle as a completions function for alpaca-eval: one answer per prompt.
-
-    A prompt is ``instruction``, first and second output, separated by ``mark``; ``qualities`` is keyed by
-    (instruction, output), as alpaca-eval may have swapped the outputs.
-    """
-    answers = []
-    for prompt in prompts:
-        instruction, first, second = prompt.split(mark)
-        answers.append(prefer(qualities[instruction, first], qualities[instruction, second]))
-    return {
-        "completions": answers,
-        "price_per_example": [0.0] * len(answers),
-        "time_per_example": [0.0] * len(answers),
-    }
+def prefer(quality_1: float, quality_2: float, temperature: float | None = None) -> float:
+    """The preference from 1 (the first output) to 2: 1, 2 or a tie at 1.5; with a temperature, a probability plus 1."""
+    if temperature is None:
+        return 1.5 + 0.5 * ((quality_2 > quality_1) - (quality_2 < quality_1))
+    return 1 + 1 / (1 + math.exp(min(700.0, (quality_1 - quality_2) / temperature)))  # beyond 709, exp overflows

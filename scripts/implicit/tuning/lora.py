@@ -59,9 +59,12 @@ def load_quantized(path: Path, *, device: str) -> PreTrainedModel:
     )
 
 
-def add_adapters(model: PreTrainedModel, lora: Lora) -> None:
-    """Add adapters to a model, in place, and freeze everything else. Initial weights depend on torch's global seed."""
-    _peft_model(model, lora)
+def add_adapters(model: PreTrainedModel, lora: Lora, *, task: str = "CAUSAL_LM") -> None:
+    """Add adapters to a model, in place, and freeze everything else. Initial weights depend on torch's global seed.
+
+    ``task`` is one of peft's: with "SEQ_CLS", the head of a sequence classifier is trained as it is.
+    """
+    _peft_model(model, lora, task)
 
 
 def adapter_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -69,12 +72,14 @@ def adapter_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def merge(base: PreTrainedModel, lora: Lora, weights: Mapping[str, torch.Tensor]) -> PreTrainedModel:
+def merge(
+    base: PreTrainedModel, lora: Lora, weights: Mapping[str, torch.Tensor], *, task: str = "CAUSAL_LM"
+) -> PreTrainedModel:
     """Merge adapters into the weights of the base model, which must be in float32 and is changed in place.
 
     Raises ValueError if the adapters do not belong to such a model.
     """
-    adapted = _peft_model(base, lora)
+    adapted = _peft_model(base, lora, task)
     expected = set(adapter_weights(base))
     if expected != set(weights):
         raise ValueError(f"adapters that do not belong to this model: {sorted(expected ^ set(weights))[:4]}")
@@ -83,7 +88,7 @@ def merge(base: PreTrainedModel, lora: Lora, weights: Mapping[str, torch.Tensor]
     return merged.requires_grad_(True)
 
 
-def _peft_model(model: PreTrainedModel, lora: Lora):
+def _peft_model(model: PreTrainedModel, lora: Lora, task: str):
     """Peft's wrapper around a model; this adds the adapters to ``model`` itself."""
     from peft import LoraConfig, get_peft_model
 
@@ -93,6 +98,6 @@ def _peft_model(model: PreTrainedModel, lora: Lora):
         lora_dropout=lora.dropout,
         target_modules="all-linear",
         bias="none",
-        task_type="CAUSAL_LM",
+        task_type=task,
     )
     return get_peft_model(model, config)

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from implicit.judging.template import JudgeError, check_template, read_template
 from implicit.servers.chat_client import unknown_price
 from pipeline.config.files import doubled_keys
+from pipeline.config.judges import Assessor
 from pipeline.config.messages import explain, meant
 from pipeline.config.models import Model
 from pipeline.config.names import names_taken, unknown_names
@@ -111,20 +112,23 @@ def _bad_overlays(config: Config) -> list[str]:
 
 def _unfit_judge(config: Config) -> list[str]:
     """Templates and evaluators that cannot be used, and anything without a known price if there is a price ceiling."""
-    judge, faults = config.judge, []
-    servers = {"judge.server.price": judge and judge.server}
+    faults: list[str] = []
+    members = _members(config)
+    servers = {f"{key}.server.price": member.server for key, member in members.items()}
     if any(source.origin == "rewrite" for source in used_sources(config).values()):
         servers["rewriting.server.price"] = config.rewriting and config.rewriting.server
     without = [key for key, server in servers.items() if server and server.price is None]
-    try:
-        if judge and judge.template and Path(judge.template).is_file():
-            check_template(read_template(judge.template))
-        if judge and judge.evaluator:
-            from implicit.judging.evaluators import load_evaluator  # takes seconds to import
+    for key, member in members.items():
+        try:
+            if member.template and Path(member.template).is_file():
+                check_template(read_template(member.template))
+            if member.evaluator:
+                from implicit.judging.evaluators import load_evaluator  # takes seconds to import
 
-            without += ["judge.evaluator"] if load_evaluator(judge.evaluator).price_per_token() is None else []
-    except JudgeError as error:
-        faults.append(str(error))
+                if load_evaluator(member.evaluator).price_per_token() is None:
+                    without.append(f"{key}.evaluator")
+        except JudgeError as error:
+            faults.append(str(error))
     return faults + ([unknown_price(key) for key in without] if config.ceilings.price is not None else [])
 
 
@@ -132,10 +136,14 @@ def _missing_files(config: Config) -> list[str]:
     """Local files and model directories that are missing or incomplete."""
     files = [(key, file) for key, source in used_sources(config).items() for file in (source.file, source.templates)]
     models = [(f"models.{name}.path", config.models[name].path) for name in config.run.models]
-    judge = config.judge
-    if judge:
-        files += [("judge.template", judge.template), ("judge.df_gamed", judge.df_gamed)]
-        models.append(("judge.path", judge.path))
+    members = _members(config)
+    for key, member in members.items():
+        files.append((f"{key}.template", member.template))
+        models.append((f"{key}.path", member.path))
+        if member.train and member.train.base not in config.models:
+            models.append((f"{key}.train.base", member.train.base))
+    if config.judge:
+        files.append(("judge.df_gamed", config.judge.df_gamed))
     if config.drift:
         files.append(("drift.file", config.drift.file))
     if config.similarity:
@@ -148,14 +156,22 @@ def _missing_files(config: Config) -> list[str]:
     for key, path in models:
         if path and not is_hub_id(path):
             faults += _missing_in_directory(key, path)
-    if judge and judge.evaluator and not Path(judge.evaluator).exists():
-        shipped = _shipped_evaluators()
-        if judge.evaluator not in shipped:
+    for key, member in members.items():
+        shipped = _shipped_evaluators() if member.evaluator and not Path(member.evaluator).exists() else None
+        if shipped is not None and member.evaluator not in shipped:
             faults.append(
-                f"judge.evaluator: {judge.evaluator!r} is neither a file or folder here nor an evaluator that "
-                f"ships with alpaca-eval{meant(judge.evaluator, shipped)}"
+                f"{key}.evaluator: {member.evaluator!r} is neither a file or folder here nor an evaluator that "
+                f"ships with alpaca-eval{meant(member.evaluator, shipped)}"
             )
     return faults
+
+
+def _members(config: Config) -> dict[str, Assessor]:
+    """The judges, by their key in the config."""
+    judge = config.judge
+    if judge is None:
+        return {}
+    return {f"judge.members.{name}" if judge.kind == "panel" else "judge": own for name, own in judge.panel().items()}
 
 
 def _missing_in_directory(key: str, path: str) -> list[str]:

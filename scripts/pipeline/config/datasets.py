@@ -1,10 +1,10 @@
-"""The sections of a config that say where rows come from: datasets and evaluation sets."""
+"""The sections of a config that say where rows come from: datasets, evaluation sets and known judgements."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, Strict, model_validator
 
-from pipeline.config.types import Count, Flag, Line, LocalFile, Section
+from pipeline.config.types import Count, Flag, Line, LocalFile, OneOrMore, Section, Two
 
 ORIGINS = ("alter", "rewrite", "file", "hub", "world_part")  # the first that is given is used
 FILE_ENDINGS = tuple(
@@ -139,3 +139,24 @@ class EvaluationSet(Source):
         if self.origin in ("file", "hub") and (self.instruction is None) == (self.recipe is None):
             raise ValueError("an evaluation set from a file or a hub needs 'instruction', or a 'recipe'")
         return self
+
+
+class Annotations(Source):
+    """Judgements that are known, of pairs of responses: to compare a judge with, or to train one on."""
+
+    world_part: None = None
+    alter: None = None
+    rewrite: None = None
+    recipe: None = None
+    instruction: str = "{instruction}"
+    """A template for the instruction, with columns in braces."""
+    outputs: Two[Line] = ["output_1", "output_2"]
+    """The columns of the first and the second response."""
+    models: Two[Line] | None = None
+    """The columns with the names of the models that responded; `null`: not known."""
+    preferences: OneOrMore[Line] = ["preference"]
+    """A column for each annotator: from 1, the first response, to 2, as in AlpacaEval's files; a tie is 1.5 or 0."""
+    annotator: Line | None = None
+    """Whose judgements these are, and under which licence, for cards."""
+    sample: Count | None = None
+    """Number of pairs, drawn by the set's name; `null`: all."""

@@ -1,6 +1,7 @@
 """The names in a config: each is defined, and none is ambiguous in a path or in a table."""
 
 from implicit.measuring.published import RANKING, WIN_RATES
+from pipeline.config.judges import Judge
 from pipeline.config.messages import meant
 from pipeline.config.schema import BASE_LABEL, Config
 from pipeline.config.types import same_text
@@ -12,7 +13,7 @@ RESERVED = {
     "experiment": (SHARED,),  # results/NAME
     "models": (  # results/EXPERIMENT/NAME
         *("answers", "benchmarks", "checkpoints", "data", "events"),
-        *("figures", "ledger", "logs", "tables", "tracked"),
+        *("figures", "judge", "ledger", "logs", "tables", "tracked"),
     ),
     "modes": ("base", "rules"),  # results/EXPERIMENT/MODEL/NAME
     # results/EXPERIMENT/MODEL/SYSTEM/NAME.parquet, or NAME.record.json
@@ -54,11 +55,24 @@ def unknown_names(config: Config) -> list[str]:
         references += [("similarity.baseline", config.similarity.baseline, datasets)]
     if config.judge:
         references += [("judge.reference_mode", config.judge.reference_mode, config.run.modes)]
+        references += _of_judge(config.judge, list(config.annotations), sets)
     return [
         f"{key}: {name!r} is not defined; defined are {', '.join(known)}{meant(name, known)}"
         for key, name, known in references
         if name not in known
     ]
+
+
+def _of_judge(judge: Judge, annotations: list[str], sets: list[str]) -> list[tuple[str, str, list[str]]]:
+    """The references of a judge's section to names of other sections: key, name, and the names that are defined."""
+    found = [("judge.card", name, annotations) for name in judge.card]
+    for name, member in judge.panel().items():
+        key = f"judge.members.{name}" if judge.kind == "panel" else "judge"
+        found += [(f"{key}.references", each, sets) for each in member.references]
+        if member.train:
+            found += [(f"{key}.train.annotations", each, annotations) for each in member.train.annotations]
+            found += [(f"{key}.train.held_out.sets", each, annotations + sets) for each in member.train.held_out.sets]
+    return found
 
 
 def names_taken(config: Config) -> list[str]:

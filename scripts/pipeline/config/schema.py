@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from pipeline.config.datasets import FILE_ENDINGS, Dataset, EvaluationSet
+from pipeline.config.datasets import FILE_ENDINGS, Annotations, Dataset, EvaluationSet
 from pipeline.config.judges import Judge, Rewriting
 from pipeline.config.models import Chat, Model, Tuning
 from pipeline.config.types import (
@@ -238,6 +238,7 @@ class Config(Section):
     rules: Rules | None
     ranking: Ranking | None
     judge: Judge | None
+    annotations: dict[Name, Annotations]
     rewriting: Rewriting | None
     similarity: Similarity | None
     conditions: Conditions | None
@@ -283,6 +284,19 @@ class Config(Section):
         """The seed of the runs that the epoch count is chosen from."""
         own = self.models[model].validation_seed
         return self.selection.seed if own is None else own
+
+    def annotations_used(self) -> list[str]:
+        """The known judgements that the judge is compared with, or trained on."""
+        members = self.judge.panel().values() if self.judge else []
+        names = [name for member in members if member.train for name in member.train.annotations]
+        return list(dict.fromkeys([*(self.judge.card if self.judge else []), *names]))
+
+    def judge_sets(self) -> list[str]:
+        """The evaluation sets that the judge needs: for references, or so that it is not trained on them."""
+        members = self.judge.panel().values() if self.judge else []
+        names = [name for member in members for name in member.references]
+        names += [name for member in members if member.train for name in member.train.held_out.sets]
+        return [name for name in dict.fromkeys(names) if name in self.evaluation_sets]
 
     def selects(self) -> bool:
         """Whether any model and mode has epoch counts to choose from."""

@@ -80,6 +80,7 @@ def same_text(text: str) -> str:
 _unique = (AfterValidator(refuse_doubles), Field(json_schema_extra={"uniqueItems": True}))
 Distinct = Annotated[list[Item], *_unique]
 OneOrMore = Annotated[list[Item], Field(min_length=1), *_unique]
+Two = Annotated[list[Item], Field(min_length=2, max_length=2), *_unique]
 # Used in file names and Snakemake's wildcards, several in one path: hence the restricted characters and length.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 Line = Annotated[str, AfterValidator(refuse_control_characters)]

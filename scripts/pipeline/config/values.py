@@ -20,7 +20,8 @@ def bad_values(config: Config) -> list[str]:
                 )
     if config.plan.gpu not in gpus():
         faults.append(f"plan.gpu: {config.plan.gpu!r} is unknown; known GPUs are {', '.join(gpus())}")
-    if config.judge and config.judge.kind == "reference" and config.selects():
+    members = config.judge.panel() if config.judge else {}
+    if config.selects() and any(member.kind == "reference" and not member.references for member in members.values()):
         faults.append(
             f"selection.epochs: {config.selection.epochs}: a judge of kind 'reference' cannot choose among them, since "
             "validation compares with the references themselves; give a single count"
@@ -38,8 +39,9 @@ def used_sources(config: Config) -> dict[str, Source]:
     sets = {config.generation.evaluation_set}
     sets |= {config.ranking.evaluation_set} if config.ranking else set()
     sets |= {config.selection.evaluation_set} if config.selects() else set()
-    sets |= set(config.checks)
+    sets |= {*config.checks, *config.judge_sets()}
     used: dict[str, Source] = {f"datasets.{name}": config.datasets[name] for name in sorted(datasets)}
+    used |= {f"annotations.{name}": config.annotations[name] for name in sorted(config.annotations_used())}
     return used | {f"evaluation_sets.{name}": config.evaluation_sets[name] for name in sorted(sets)}
 
 
@@ -64,13 +66,15 @@ def _evaluation_sets(config: Config) -> list[str]:
     ranking, judge = config.ranking, config.judge
     needed = [("ranking.evaluation_set", ranking.evaluation_set)] if ranking else []
     needed += [("selection.evaluation_set", config.selection.evaluation_set)] if config.selects() else []
-    by_reference = judge is not None and judge.kind == "reference"
-    needed += [("generation.evaluation_set", config.generation.evaluation_set)] if by_reference else []
+    members = judge.panel().values() if judge else []
+    own = any(member.kind == "reference" and not member.references for member in members)
+    needed += [("generation.evaluation_set", config.generation.evaluation_set)] if own else []
+    needed += [("judge.references", name) for member in members for name in member.references]
     for key, name in needed:
         own = config.evaluation_sets[name]
         if own.origin != "world_part" and own.recipe is None and own.reference is None:
             faults.append(f"{key}: evaluation_sets.{name} has no 'reference', which is needed here: add a template")
-    if judge and judge.kind == "oracle":
+    if any(member.kind == "oracle" for member in members):
         judged = [("generation.evaluation_set", config.generation.evaluation_set)]
         judged += [("selection.evaluation_set", config.selection.evaluation_set)] if config.selects() else []
         faults += [
@@ -78,6 +82,8 @@ def _evaluation_sets(config: Config) -> list[str]:
             for key, name in judged
             if config.evaluation_sets[name].origin != "world_part"
         ]
+    if judge and judge.card and any(member.kind == "oracle" for member in members):
+        faults.append(f"judge.card: {judge.card}: the oracle knows only the tiny world's instructions")
     for name, checker in config.checks.items():
         own = config.evaluation_sets[name]
         if checker in ("ifeval", "mbpp") and own.recipe != checker:

@@ -65,8 +65,9 @@ SCHEMAS = {
         ]
     ),
     # alpaca-eval's names: output_1 is the opponent's, output_2 the judged model's; preference 1 to 2, 1.5 a tie. If
-    # both orders were shown, it is the mean over them, and the next two columns have each; qualities are the oracle's.
-    # `label_share` is the labels' probability in the judge's answer, the lower of both orders. These may all be null.
+    # both orders were shown, it is the mean over them, and the next two columns have each; qualities are what a judge
+    # gives each output. `label_share` is the labels' probability in the judge's answer, the lower of both orders;
+    # `members` holds the preference of each member of a panel. These may all be null.
     "judgements": pa.schema(
         [
             ("id", pa.string()),
@@ -83,6 +84,38 @@ SCHEMAS = {
             ("preference_output_1_first", pa.float64()),
             ("preference_output_2_first", pa.float64()),
             ("label_share", pa.float64()),
+            ("members", pa.list_(pa.float64())),
+        ]
+    ),
+    # Known judgements: the preferences of each annotator, 1 to 2, and their mean; models may be null.
+    "annotations": pa.schema(
+        [
+            ("id", pa.string()),
+            ("cluster", pa.string()),
+            ("instruction", pa.string()),
+            ("model_1", pa.string()),
+            ("model_2", pa.string()),
+            ("output_1", pa.string()),
+            ("output_2", pa.string()),
+            ("annotators", pa.list_(pa.float64())),
+            ("annotation", pa.float64()),
+        ]
+    ),
+    # The same pairs, with a judge's preferences; lengths are in characters. A `copy` is a pair of equal outputs.
+    "compared": pa.schema(
+        [
+            ("id", pa.string()),
+            ("cluster", pa.string()),
+            ("model_1", pa.string()),
+            ("model_2", pa.string()),
+            ("length_1", pa.int64()),
+            ("length_2", pa.int64()),
+            ("annotators", pa.list_(pa.float64())),
+            ("annotation", pa.float64()),
+            ("copy", pa.bool_()),
+            ("preference", pa.float64()),
+            ("preference_output_1_first", pa.float64()),
+            ("preference_output_2_first", pa.float64()),
         ]
     ),
     # One row per check of a response, and way of checking.

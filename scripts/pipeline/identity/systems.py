@@ -35,7 +35,9 @@ class System:
 class Result:
     """A file of results, and what it describes."""
 
-    stage: Literal["judge", "rank", "generate", "tune", "select", "similarity", "checks", "drift", "harness", "data"]
+    stage: Literal[
+        "judge", "card", "rank", "generate", "tune", "select", "similarity", "checks", "drift", "harness", "data"
+    ]
     path: str
     model: str = ""
     system: System | None = None

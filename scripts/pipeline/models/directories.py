@@ -41,22 +41,33 @@ def pick_precision(wanted: str, device: str) -> str:
 
 
 def load_model(
-    path: Path | str, *, device: str, precision: str = "float32", revision: str | None = None, **more: Any
+    path: Path | str,
+    *,
+    device: str,
+    precision: str = "float32",
+    revision: str | None = None,
+    kind: str = "AutoModelForCausalLM",
+    new: tuple[str, ...] = (),
+    **more: Any,
 ) -> "PreTrainedModel":
     """Load a model for inference, in a torch dtype given by name, or with ``own`` in that of its files.
+
+    ``kind`` is a class of transformers that finds the model's own class. Weights with one of ``new`` in their name
+    may be missing: they are drawn with torch's global seed.
 
     Code that comes with a model is never run, and weights are only read as safetensors, since a pickle can run code.
     Raises InputError for weights that the config needs and the files lack; transformers raises other errors.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     dtype = "auto" if precision == "own" else getattr(torch, precision)
     own = {"revision": revision or "main", "trust_remote_code": False, "use_safetensors": True}
-    model, found = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True, **own, **more)
+    loading = getattr(transformers, kind).from_pretrained
+    model, found = loading(path, dtype=dtype, output_loading_info=True, **own, **more)
     # transformers initialises such weights randomly, with only a warning.
-    if found["missing_keys"]:
-        missing = sorted(found["missing_keys"])
+    missing = sorted(key for key in found["missing_keys"] if not set(key.split(".")) & set(new))
+    if missing:
         raise InputError(
             f"{path}: {len(missing)} weights that config.json needs are in no safetensors file, such as "
             f"{', '.join(missing[:3])}: use weights and config of the same {type(model).__name__}"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from reporting.charts import charts, condition_charts, figure_rows
+from reporting.charts import card_charts, charts, condition_charts, figure_rows
 from reporting.charts.chart_parts import Panel
 from reporting.metrics.view import Row, View
 from reporting.tables.condition_tables import drawn
@@ -43,6 +43,9 @@ FIGURES = {
     "epochs": Figure(frozenset({"choice"}), figure_rows.epochs, charts.epochs, {"win_rate": 1, "error": 1}),
     "training": Figure(frozenset(), figure_rows.training, charts.training, {"loss": 4}),
     "lengths": Figure(frozenset(), figure_rows.lengths, charts.lengths, QUANTILES),
+    "judge_card": Figure(
+        frozenset({"card"}), card_charts.reliability_rows, card_charts.reliability, {"judge": 1, "annotators": 1}
+    ),
     "similarity": Figure(frozenset({"similarity"}), figure_rows.similarity, charts.similarity, {"x": 4, "y": 4}),
 }
 

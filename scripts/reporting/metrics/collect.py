@@ -57,7 +57,10 @@ def counted(content: Content) -> int | None:
     stage = content.result.stage
     if stage == "generate":
         return len(content.rows)
-    return content.json["n"] if stage == "judge" else content.summary["documents"] if stage == "drift" else None
+    known = {"judge": "n", "card": "pairs"}
+    if stage in known:
+        return content.json[known[stage]]
+    return content.summary["documents"] if stage == "drift" else None
 
 
 def numbers(metric: Metric, content: Content) -> list[Number]:

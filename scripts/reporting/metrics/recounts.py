@@ -80,6 +80,8 @@ class Recount:
                 for result in results:
                     yield from count(result)
         yield from self.chosen()
+        for result in [result for result in self.experiment.results if result.stage == "card"]:
+            yield from card(result)
         for result in [result for result in self.experiment.results if result.stage == "data"]:
             count = len(read_table(result.kind, Path(result.path)))
             yield Count(result.path, "data_rows", count, slice=result.kind.replace("_", " "))
@@ -106,6 +108,9 @@ class Recount:
             share, minimum, answers = recount.label_shares(rows)
             yield Count(result.path, "label_share", share, answers)
             yield Count(result.path, "label_share_minimum", minimum, answers)
+            for place, member in enumerate(read_json(result.path).get("members", [])):
+                won = sum(row["members"][place] - 1 for row in rows)
+                yield Count(result.path, "member_win_rate", 100 * won / len(rows), slice=member["judge"])
             seeds.append(recount.by_cluster(rows, [100 * (row["preference"] - 1) for row in rows]))
             if self.experiment.oracle and result.opponent != "references":
                 yield from self.rejudged(result, rows)
@@ -226,6 +231,21 @@ def checked(results: list[Result]) -> Iterator[Count]:
                 seeds[metric].append(sums)
         for metric, sums in seeds.items():
             yield over_seeds(results[0], metric, sums, {"bootstrap": 1000, "seed": 0}, slice=results[0].set, part=way)
+
+
+def card(result: Result) -> Iterator[Count]:
+    """A judge's card, over all pairs of a set."""
+    rows = [row for row in table(result, "compared") if not row["copy"]]
+    judge, wanted = (np.array([row[key] for row in rows]) - 1.5 for key in ("preference", "annotation"))
+    longer = np.array([row["length_2"] - row["length_1"] for row in rows])
+    won = wanted != 0
+    for who, given in (("judge", judge), ("longer", longer)):
+        agree = np.where(given == 0, 0.5, given * wanted > 0)[won]
+        yield Count(result.path, "agreement", 100 * agree.mean() if len(agree) else None, len(agree), part=who)
+    uneven = longer != 0
+    for who, given in (("judge", judge), ("annotation", wanted)):
+        wins = np.where(given == 0, 0.5, given * longer > 0)[uneven]
+        yield Count(result.path, "longer_wins", 100 * wins.mean() if len(wins) else None, len(wins), part=who)
 
 
 def similarity(result: Result) -> Iterator[Count]:

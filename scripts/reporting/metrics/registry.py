@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from implicit.judging import card
 from implicit.judging.artefacts import judged_otherwise
 from implicit.measuring.intervals import mean_interval
 from implicit.measuring.texts import distinct_bigrams, repeats_instruction
@@ -201,6 +202,53 @@ def rejudged(key: str) -> Callable[[Content], list[Number]]:
     return take
 
 
+def of_members(content: Content) -> list[Number]:
+    """The win rate by each member of a panel."""
+    return [Number(member["win_rate"], slice=member["judge"]) for member in content.json.get("members", [])]
+
+
+def pairs_of(content: Content) -> list[dict]:
+    """The pairs of a judge's card, without copies."""
+    return [row for row in content.rows if not row["copy"]]
+
+
+def agreements_of(content: Content) -> list[Number]:
+    """How often the winner of known judgements is preferred, by slice, and by whom or what."""
+    return [
+        Number(**vars(rate), slice=name, part=who)
+        for name, rows in card.slices(pairs_of(content)).items()
+        for who, rate in card.agreements(rows).items()
+    ]
+
+
+def longer_wins(content: Content) -> list[Number]:
+    """How often the longer response wins, by the judge and by the annotators."""
+    return [Number(**vars(rate), part=who) for who, rate in card.taste_for_length(pairs_of(content)).items()]
+
+
+def reliability(content: Content) -> list[Number]:
+    """The mean preference of the annotators for each tenth of the judge's, whose mean is the part, in percent."""
+    return [
+        Number(100 * wanted, n, part=f"{100 * given:.1f}") for given, wanted, n in card.reliability(pairs_of(content))
+    ]
+
+
+def rank_correlations(content: Content) -> list[Number]:
+    """Rank correlations of models' win rates with those of the annotators, raw and length-controlled."""
+    rows, keys = pairs_of(content), ("preference", "annotation")
+    found = {
+        "raw": card.rank_correlation(*(card.win_rates(rows, key) for key in keys)),
+        "length-controlled": card.rank_correlation(*(card.controlled_win_rates(rows, key) for key in keys)),
+    }
+    return [Number(**vars(rate), part=part) for part, rate in found.items() if rate is not None]
+
+
+def copies(content: Content) -> list[Number]:
+    """The win rate that the judge gives the second of two equal responses."""
+    values = [100 * (row["preference"] - 1) for row in content.rows if row["copy"]]
+    return [Number(statistics.fmean(values), len(values))] if values else []
+
+
 def token_quantiles(contents: Sequence[Content]) -> list[Number]:
     """Quantiles of response lengths in tokens, pooled over seeds."""
     tokens = [row["tokens"] for content in contents for row in content.rows]
@@ -270,6 +318,9 @@ DECLARED = [
     Metric("protected", "judge", "count", 0, "texts shown to the judge with special markers broken up",
            lambda c: [Number(c.json.get("protected"), 3 * c.json["n"])]),  # an instruction and two outputs each
     Metric("rejudged_win_rate", "judge", *PERCENT, "win rate with a more lenient oracle", rejudged("win_rate")),
+    Metric("member_win_rate", "judge", *PERCENT, "win rate by a member of a panel", of_members),
+    Metric("disagreement", "judge", *PERCENT, "comparisons in which members of a panel prefer different sides",
+           recorded("disagreement", percent=True)),
     Metric("rejudged_ties", "judge", *PERCENT, "ties with a more lenient oracle", rejudged("ties")),
     # Responses.
     Metric("stopped", "generate", *PERCENT, "responses that end with EOS", share(lambda r: r["stopped"])),
@@ -296,6 +347,18 @@ DECLARED = [
     Metric("left_out", "rank", "count", 0, "instructions without any negative", of_draws(lambda d: d["left_out"])),
     Metric("fewer", "rank", "count", 0, "instructions with fewer negatives than requested",
            of_draws(lambda draw: draw["fewer"])),
+    # The judge's card: its preferences where others' are known.
+    Metric("agreement", "card", *PERCENT, "pairs in which the annotators' winner is preferred, by whom",
+           agreements_of, **HIGHER),
+    Metric("longer_wins", "card", *PERCENT, "pairs in which the longer response wins", longer_wins),
+    Metric("reliability", "card", *PERCENT, "annotators' mean preference where the judge's is as in `part`",
+           reliability),
+    Metric("rank_correlation", "card", "", 2, "rank correlation of models' win rates with the annotators'",
+           rank_correlations, **HIGHER),
+    Metric("copies", "card", *PERCENT, "win rate of the second of two equal responses", copies),
+    *(Metric(key, "card", "count", 0, definition, recorded(key)) for key, definition in (
+        ("seen", "pairs with an instruction or a model that the judge was trained on: left out"),
+        ("without_reference", "pairs without a reference, or with the reference itself: left out"))),
     # Similarity to the tuning data, and its style.
     Metric("adherence", "similarity", *PERCENT, "responses in a style of tuning data, by quartile of similarity",
            adherence, section="5.2"),

@@ -12,7 +12,12 @@ from pipeline.identity.systems import Result
 
 Row = dict[str, Any]
 
-TABLES = {"judge": "judgements", "rank": "ranking", "generate": "responses"}  # others have their stage's name
+TABLES = {
+    "judge": "judgements",
+    "rank": "ranking",
+    "generate": "responses",
+    "card": "compared",
+}  # others have their stage's name
 ORACLE = Oracle()
 
 
@@ -57,6 +62,8 @@ class Content:
         if self.result.stage == "judge":
             names = {"judge": "judge", "judge_metric": "metric", "date": "date"}
             return {column: self.json[name] or "" for column, name in names.items()}
+        if self.result.stage == "card":
+            return {"judge": self.json["judge"]}
         if self.result.stage == "data":
             texts = [
                 {key: row[key] for key in ("instruction", "reference")} if "messages" not in row else row["messages"]

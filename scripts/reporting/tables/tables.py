@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from implicit.measuring.published import MODELS, RANKING, RULE_WIN_RATES, WIN_RATES
 from reporting.metrics.registry import SCORES
 from reporting.metrics.view import Column, Group, Key, Line, Row, View, first, interval, least, mean, n_of, seeds, text
+from reporting.tables.card_table import PANEL_COLUMNS, card_in_short, card_lines, card_notes
 from reporting.tables.condition_tables import condition_lines, condition_notes, world_lines
 from reporting.tables.footnotes import footnotes
 from reporting.tables.forms import fixed, plus_minus, to_csv, to_latex, to_markdown
@@ -140,6 +141,7 @@ WIN_RATE_COLUMNS = [
     mean("of reference", "opponent_quality"),
     mean("stopped", "stopped"),
     mean("tokens", "tokens"),
+    *PANEL_COLUMNS,
     mean("position bias", "position_bias", sign="+"),
     replace(mean("label share", "label_share"), optional=True),
     least("label share, minimum", "label_share_minimum"),
@@ -223,7 +225,7 @@ def win_rate_table(title: str, main: Callable[[View], "DataFrame"], *needs: str)
         frozenset({"judge", *needs}),
         main,
         columns=lambda view: WIN_RATE_COLUMNS,
-        notes=lambda view, main: [CONTROL_NOTE, PAPER_NOTE, *footnotes(view, main)],
+        notes=lambda view, main: [CONTROL_NOTE, PAPER_NOTE, *card_in_short(view), *footnotes(view, main)],
     )
 
 
@@ -298,6 +300,10 @@ TABLES = {
         notes=lambda view, main: [
             "A prompt passes if all of its checks do. IFEval: by lm-evaluation-harness; GSM8K: by the last number."
         ],
+    ),
+    "judge_card": Table(
+        "The judge's card: agreement with known judgements, percent", frozenset({"card"}), make=card_lines,
+        notes=card_notes,
     ),
     "drift": Table(
         "The cost of tuning, on held-out text", frozenset({"drift"}), first_rows("kl"),

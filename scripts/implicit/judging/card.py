@@ -1,0 +1,166 @@
+"""A judge's card: how often a judge agrees with judgements that are known, and in what it differs from them.
+
+Rows are pairs of responses, as in tables of kind ``compared``: ``preference`` is the judge's, ``annotation`` the mean
+of the ``annotators``', both from 1 (the first response) to 2. A pair whose annotation is a tie has no winner, and is
+not counted in an agreement; a tie of the judge, or of a baseline, counts one half.
+"""
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from implicit.measuring.intervals import mean_interval
+
+Row = dict[str, Any]
+
+DRAWS = 1000  # of the bootstrap
+BINS = 10  # of the judge's preference, for the reliability curve
+ALIKE = 1.25  # how many times as long the longer of two responses of similar length may be
+FEW = 5  # models: with fewer, ranks say nothing
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A percentage of ``n`` pairs, with its 95 % interval, for which pairs of an instruction are drawn together."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def sign(preference: float) -> int:
+    """-1 for the first response, 1 for the second, 0 for a tie."""
+    return (preference > 1.5) - (preference < 1.5)
+
+
+def rate_of(rows: Iterable[Row], agrees: Callable[[Row], Iterable[float]]) -> Rate | None:
+    """The mean of the values from 0 to 1, any number of them, that ``agrees`` gives for each row; None without any."""
+    sums: dict[str, list[float]] = {}
+    for row in rows:
+        own = sums.setdefault(row["cluster"], [0.0, 0.0])
+        for value in agrees(row):
+            own[0] += value
+            own[1] += 1
+    counted = {cluster: own for cluster, own in sums.items() if own[1]}
+    if not counted:
+        return None
+    above, below = zip(*counted.values(), strict=True)
+    ends = mean_interval([above], [below], list(counted), draws=DRAWS, seed=0)
+    return Rate(100 * sum(above) / sum(below), *(100 * end for end in ends), n=int(sum(below)))
+
+
+def agreement(one: int, other: int) -> list[float]:
+    """Whether the winner ``one`` (a tie: one half) is the winner ``other``; nothing if that is a tie."""
+    return [0.5 + 0.5 * one * other] if other else []
+
+
+def longer(row: Row) -> int:
+    """The longer response."""
+    return (row["length_2"] > row["length_1"]) - (row["length_2"] < row["length_1"])
+
+
+def people(row: Row) -> list[float]:
+    """Each annotator of a pair against each other one."""
+    signs = [sign(each) for each in row["annotators"]]
+    return [
+        value
+        for i, one in enumerate(signs)
+        for j, other in enumerate(signs)
+        if i != j
+        for value in agreement(one, other)
+    ]
+
+
+def agreements(rows: Sequence[Row]) -> dict[str, Rate]:
+    """How often the annotation's winner is preferred: by the judge, by always the same side, by length, by people."""
+    winners = [sign(row["annotation"]) for row in rows]
+    most = 1 if sum(winners) >= 0 else -1
+    found = {
+        "judge": rate_of(rows, lambda row: agreement(sign(row["preference"]), sign(row["annotation"]))),
+        "majority": rate_of(rows, lambda row: agreement(most, sign(row["annotation"]))),
+        "longer": rate_of(rows, lambda row: agreement(longer(row), sign(row["annotation"]))),
+        "people": rate_of(rows, people),
+    }
+    return {who: rate for who, rate in found.items() if rate is not None}
+
+
+def slices(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """All pairs, those of similar length, and those of the weakest quarter of the models, where models are named."""
+    found = {"all": list(rows), "similar length": [row for row in rows if _alike(row)]}
+    rates = win_rates(rows, "annotation")
+    if len(rates) >= FEW:
+        weak = sorted(rates, key=lambda model: rates[model])[: max(1, len(rates) // 4)]
+        found["weakest models"] = [row for row in rows if row["model_2"] in weak]
+    return found
+
+
+def _alike(row: Row) -> bool:
+    short, long = sorted((row["length_1"], row["length_2"]))
+    return long <= ALIKE * short
+
+
+def taste_for_length(rows: Sequence[Row]) -> dict[str, Rate]:
+    """How often the longer response wins, by the judge and by the annotation; ties count one half."""
+    different = [row for row in rows if longer(row)]
+    found = {
+        who: rate_of(different, lambda row, key=key: [0.5 + 0.5 * sign(row[key]) * longer(row)])
+        for who, key in (("judge", "preference"), ("annotation", "annotation"))
+    }
+    return {who: rate for who, rate in found.items() if rate is not None}
+
+
+def reliability(rows: Sequence[Row]) -> list[tuple[float, float, int]]:
+    """For each tenth of the judge's preference: its mean there, the mean annotation there (both 0 to 1), and n."""
+    bins: dict[int, list[Row]] = {}
+    for row in rows:
+        bins.setdefault(min(BINS - 1, int(BINS * (row["preference"] - 1))), []).append(row)
+    return [
+        (*(statistics.fmean(row[key] - 1 for row in own) for key in ("preference", "annotation")), len(own))
+        for _, own in sorted(bins.items())
+    ]
+
+
+def win_rates(rows: Sequence[Row], key: str) -> dict[str, float]:
+    """Each model's win rate in percent against the one that all are compared with; empty if there is none."""
+    if len({row["model_1"] for row in rows}) != 1 or any(row["model_2"] is None for row in rows):
+        return {}
+    models: dict[str, list[float]] = {}
+    for row in rows:
+        models.setdefault(row["model_2"], []).append(100 * (row[key] - 1))
+    return {model: statistics.fmean(values) for model, values in models.items()}
+
+
+def controlled_win_rates(rows: Sequence[Row], key: str) -> dict[str, float]:
+    """The same, length-controlled by AlpacaEval's regression; without models for which it is not defined."""
+    from implicit.judging.win_rates import win_rates as measured
+
+    found = {}
+    for model in win_rates(rows, key):
+        own = [row for row in rows if row["model_2"] == model]
+        table = [
+            {"preference": row[key], "cluster": row["cluster"], "generator_1": "baseline", "generator_2": "model"}
+            | {f"output_{side}": "x" * row[f"length_{side}"] for side in (1, 2)}
+            for row in own
+        ]
+        rate = measured(table, bootstrap=2, seed=0)["lc_win_rate"]
+        if rate is not None:
+            found[model] = rate
+    return found
+
+
+def rank_correlation(one: dict[str, float], other: dict[str, float]) -> Rate | None:
+    """Spearman's correlation of win rates, with an interval over the models; None with fewer than five."""
+    models = sorted(set(one) & set(other))
+    if len(models) < FEW:
+        return None
+    pairs = np.array([[one[model], other[model]] for model in models])
+    rng = np.random.default_rng(0)
+    drawn = [pairs[rng.integers(len(pairs), size=len(pairs))] for _ in range(DRAWS)]
+    values = [float(spearmanr(*draw.T).statistic) for draw in drawn if len(set(map(tuple, draw))) > 1]
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return Rate(float(spearmanr(*pairs.T).statistic), float(low), float(high), len(models))

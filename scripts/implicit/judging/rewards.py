@@ -1,0 +1,132 @@
+"""The `reward` judge: a sequence-classification model gives every response a score of its own.
+
+The score of a response y to an instruction x is the single logit r(x, y) of a model trained as in Bradley and Terry
+(1952): y2 is preferred to y1 with probability sigmoid(r(x, y2) - r(x, y1)). So the order of two responses cannot
+matter, and each is read once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from implicit.format.context import ContextUnknown, context_length
+from implicit.judging.judge import protect
+from implicit.judging.local_judge import special_texts
+from implicit.scoring.batching import token_batches
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class RewardError(ValueError):
+    """A model that cannot be used as a reward model, or scores that are not numbers."""
+
+
+class Encoded(NamedTuple):
+    """An instruction with a response, as the model reads them. ``types`` are the token types of an encoder."""
+
+    ids: list[int]
+    types: list[int] | None
+    cut: bool
+
+
+@dataclass
+class RewardModel:
+    """A reward model, and how texts are written for it; ``identity`` says which it is, weights included.
+
+    With a chat template, instruction and response are its two turns; without one (encoders), they are a pair of texts.
+    ``cut`` counts the texts that were longer than ``limit`` tokens, of which the end is not read.
+    """
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    identity: str
+    batch_tokens: int = 8192  # of a batch, padded
+    cut: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        labels = self.model.config.num_labels
+        if labels != 1:
+            raise RewardError(f"{self.identity} has {labels} outputs; a reward model has one, the score")
+        self.special = special_texts(self.tokenizer)
+
+    @property
+    def limit(self) -> int:
+        """The maximum number of tokens: the tokenizer's, or the model's context if that is shorter."""
+        try:
+            return min(self.tokenizer.model_max_length, context_length(self.model.config))
+        except ContextUnknown:
+            return self.tokenizer.model_max_length
+
+    def encode(self, instruction: str, response: str) -> Encoded:
+        """The tokens of a response to an instruction, at most ``limit``.
+
+        If there are more, the instruction keeps at most half of the room, and the response gets the rest.
+        """
+        instruction, response = (protect(text, self.special) for text in (instruction, response))
+        whole = self._written(instruction, response)
+        if len(whole.ids) <= self.limit:
+            return whole
+        room = self.limit - len(self._written("", "").ids)
+        asked, answered = (self._tokens(text) for text in (instruction, response))
+        kept = min(len(asked), max(room // 2, room - len(answered)))
+        texts = [self.tokenizer.decode(ids) for ids in (asked[:kept], answered[: max(0, room - kept)])]
+        cut = self._written(*texts)
+        types = None if cut.types is None else cut.types[: self.limit]
+        return Encoded(cut.ids[: self.limit], types, True)
+
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def _written(self, instruction: str, response: str) -> Encoded:
+        if self.tokenizer.chat_template is None:
+            pair = self.tokenizer(instruction, response, return_token_type_ids=True)
+            return Encoded(pair.input_ids, pair.token_type_ids, False)
+        turns = [{"role": "user", "content": instruction}, {"role": "assistant", "content": response}]
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        return Encoded(self._tokens(text), None, False)
+
+    def scores(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """The scores of (instruction, response) pairs. Raises RewardError if one is not a finite number."""
+        import torch
+
+        encoded = [self.encode(*pair) for pair in pairs]
+        self.cut += sum(one.cut for one in encoded)
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids), reverse=True)
+        found = [0.0] * len(encoded)
+        for places in token_batches([len(encoded[i].ids) for i in order], tokens=self.batch_tokens):
+            rows = [order[place] for place in places]
+            with torch.inference_mode():
+                logits = score(self.model, [encoded[i] for i in rows]).double().tolist()
+            for i, logit in zip(rows, logits, strict=True):
+                found[i] = logit
+        if not torch.tensor(found).isfinite().all():
+            raise RewardError(
+                "the judge's scores are not finite: its weights are corrupt or judge.precision is too low"
+            )
+        return found
+
+
+def score(model: "PreTrainedModel", rows: Sequence[Encoded]) -> "torch.Tensor":
+    """The scores [rows] of encoded texts, computed as one batch."""
+    import torch
+
+    longest = max(len(row.ids) for row in rows)
+    # Causal models of transformers read the score at the last token that is not padding, and take any token with the
+    # padding's id for padding, such as an EOS that ends a response. So the padding is an id that is in no row.
+    used = {token for row in rows for token in row.ids}
+    padding = next(token for token in range(len(used) + 1) if token not in used)
+    model.config.get_text_config().pad_token_id = padding
+
+    def padded(parts: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
+        return torch.tensor([[*part, *[filler] * (longest - len(part))] for part in parts], device=model.device)
+
+    given = {"attention_mask": padded([[1] * len(row.ids) for row in rows], 0)}
+    types = [row.types for row in rows]
+    if model.config.model_type in WITH_TYPES and None not in types:
+        given["token_type_ids"] = padded([part for part in types if part is not None], 0)
+    return model(input_ids=padded([row.ids for row in rows], padding), **given).logits[:, 0].float()
+
+
+WITH_TYPES = ("bert", "albert", "electra", "deberta-v2")  # encoders that tell the two texts apart by token types

@@ -1,0 +1,117 @@
+"""Compare two files of responses by a judge, outside of an experiment: a preference for every instruction.
+
+    python scripts/judge_outputs.py --judge results/laptop/judge/mine/model --responses ours.json \\
+        --opponent theirs.json --output preferences.json
+
+Both files have ``instruction`` and ``output``, as AlpacaEval writes them: .json, .jsonl, .csv or .parquet, also with
+.gz. ``--judge`` is the directory of a reward model; another judge is given by ``--settings``, as in the section `judge`
+of a config: '{"kind": "server", "server": {...}}'. A preference is from 1 (the opponent's response is better) to 2.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from implicit.servers.answers import Answers
+from pipeline.config.judges import JudgeSettings
+from pipeline.files.local_files import read_rows
+from pipeline.files.storage import write_json
+from pipeline.jobs.command import (
+    OPTIONAL_PATH,
+    InputError,
+    arguments,
+    checked_settings,
+    hide_progress_bars,
+    run_stage,
+    say,
+)
+from pipeline.jobs.job import Job, execution_of, job
+
+Row = dict[str, Any]
+OWN = {"name": "judge", "seed": 0, "bootstrap": 2, "metric": "length_controlled_minimal"}
+
+
+def pairs_of(ours: Path, theirs: Path) -> list[Row]:
+    """The responses of both files to the same instructions, in the order of the first.
+
+    Instructions may be in another order in the second, unless one occurs twice. Raises InputError if they differ.
+    """
+    first, second = (
+        [row for _, row in read_rows(str(path), {"instruction": "text", "output": "text"})] for path in (ours, theirs)
+    )
+    asked = [[row["instruction"] for row in rows] for rows in (first, second)]
+    if not first:
+        raise InputError(f"{ours} has no rows")
+    if asked[0] != asked[1]:
+        if sorted(asked[0]) != sorted(asked[1]):
+            other = next(iter({*asked[0]} ^ {*asked[1]}), f"{len(first):,} and {len(second):,} rows")
+            raise InputError(f"{ours} and {theirs} must have the same instructions, but they differ: {other[:100]!r}")
+        if len(set(asked[0])) < len(asked[0]):
+            raise InputError(f"{ours} and {theirs}: an instruction occurs twice, so their order must be the same")
+        by_instruction = {row["instruction"]: row for row in second}
+        second = [by_instruction[text] for text in asked[0]]
+    return [
+        {"id": str(number), "cluster": " ".join(own["instruction"].split()), "instruction": own["instruction"]}
+        | {"output_1": other["output"], "output_2": own["output"]}
+        for number, (own, other) in enumerate(zip(first, second, strict=True))
+    ]
+
+
+def main() -> None:
+    options = {"judge": OPTIONAL_PATH, "answers": OPTIONAL_PATH}
+    args = arguments(__doc__, paths=["responses", "opponent", "output"], options=options, computes=True, asks=True)
+    given = {"kind": "reward", "path": str(args.judge)} if args.judge else {}
+    args.settings = checked_settings(JudgeSettings, OWN | given | args.settings)
+    if args.settings.kind in ("oracle", "reference"):
+        raise InputError(f"a judge of kind {args.settings.kind!r} needs more than instructions and responses")
+    execution = execution_of(args, precision=args.settings.precision) if args.settings.computes() else None
+    inputs = {"responses": args.responses, "opponent": args.opponent}
+    with job("judge", args, record=args.output.with_suffix(".record.json"), inputs=inputs, execution=execution) as this:
+        judge_outputs(args, this)
+
+
+def judge_outputs(args: argparse.Namespace, this: Job) -> None:
+    """Judge all pairs, and write their preferences."""
+    from implicit.judging.panel import mean_judgements
+    from pipeline.jobs.comparing import comparers, rounds
+
+    settings = args.settings
+    kept = args.answers or args.output.with_suffix(".answers.jsonl")
+    found: dict[str, float] = {}
+    rows = pairs_of(args.responses, args.opponent)
+    with Answers(None if settings.kind == "reward" else kept, log=say) as answers, this.paying(answers) as budget:
+        judges = comparers(settings.panel(), args, this=this, answers=answers, budget=budget)
+        for group in rounds(rows):
+            sides = [
+                [{"id": row["id"], "instruction": row["instruction"], "output": row[side]} for row in group]
+                for side in ("output_1", "output_2")
+            ]
+            judged = [judge.compare(*sides, seed=settings.seed, both_orders=settings.both_orders) for judge in judges]
+            together = mean_judgements([own for _, own in judged])
+            found |= dict(zip((row["id"] for row in group), together.preferences, strict=True))
+        written = [
+            {"instruction": row["instruction"], "output_1": row["output_1"], "output_2": row["output_2"]}
+            | {"preference": found[row["id"]]}
+            for row in rows
+        ]
+        write_json(written, args.output)
+        rate = 100 * sum(row["preference"] - 1 for row in written) / len(written)
+        this.finish(
+            f"{len(written):,} preferences in {args.output}; the responses win {rate:.1f} %",
+            outputs={"preferences": args.output},
+            win_rate=rate,
+            cut=sum(judge.reward.cut for judge in judges if judge.reward),
+        )
+
+
+if __name__ == "__main__":
+    hide_progress_bars()  # before alpaca_eval is imported
+
+    from implicit.judging.judge import IncompleteJudging, JudgeError
+    from implicit.judging.local_judge import LocalJudgeError
+    from implicit.judging.rewards import RewardError
+    from implicit.servers.answers import AnswersError
+    from implicit.servers.chat_client import ServerError
+
+    errors = (AnswersError, IncompleteJudging, JudgeError, LocalJudgeError, RewardError, ServerError)
+    run_stage(main, *errors, if_gpu_is_full="Lower --batch")

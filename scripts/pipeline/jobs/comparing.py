@@ -1,0 +1,164 @@
+"""The judges that a config describes, ready to compare responses within a job; used by every script that judges.
+
+A side's row has ``id``, ``instruction`` and ``output``, and what some kinds need: ``request`` and ``stopped`` for the
+oracle, ``references`` (a list of texts) for similarity.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from implicit.judging.judge import BY_QUALITY, Judge, Judgements, judge_pairs
+from implicit.judging.kinds import local_judge, quality_judge, server_judge
+from implicit.judging.local_judge import LocalModel
+from implicit.judging.oracle import Oracle
+from implicit.judging.references import similarity
+from implicit.judging.template import read_template
+from implicit.servers.chat_client import ChatServer
+from pipeline.config.judges import Assessor
+from pipeline.files.hub import is_hub_id
+from pipeline.jobs.command import InputError
+from pipeline.jobs.costs import CHARACTERS_PER_TOKEN, scoring_hours
+from pipeline.jobs.job import Job
+from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.record import fingerprint
+from pipeline.models.directories import load_model, pick_precision
+
+if TYPE_CHECKING:
+    from implicit.judging.rewards import RewardModel
+    from implicit.servers.answers import Answers
+
+Side = list[dict[str, Any]]
+
+TEMPLATE_TOKENS = 400  # of AlpacaEval 2's prompt, without the texts: for the estimate that is reserved in advance
+
+
+class Comparer:
+    """One judge, alone or in a panel. Models are loaded when it is created; paid requests count against the budget."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: Assessor,
+        args: argparse.Namespace,
+        *,
+        this: Job,
+        answers: "Answers",
+        budget: Ledger | None = None,
+    ) -> None:
+        self.name, self.settings = name, settings
+        self.reward: RewardModel | None = None
+        self.judge: Judge | None = None
+        self.oracle = Oracle() if settings.kind == "oracle" else None
+        self.parameters = 0.0  # in billions, of a model on this machine
+        if settings.kind not in ("oracle", "reference"):
+            self._prepare(args, this, answers, budget)
+
+    def _prepare(self, args: argparse.Namespace, this: Job, answers: "Answers", budget: Ledger | None) -> None:
+        from implicit.judging.evaluators import evaluator_judge
+
+        settings, name = self.settings, self.name
+        asking = {"requests": args.requests, "timeout": args.timeout, "attempts": args.attempts}
+        keeping = {"answers": answers, "floor": settings.min_label_probability}
+        template = None if settings.template is None else read_template(settings.template)
+        if settings.kind == "evaluator":
+            self.judge = evaluator_judge(name=name, evaluator=settings.evaluator, budget=budget, **keeping, **asking)
+        elif settings.kind == "server":
+            server = ChatServer.from_settings(settings.server.model_dump(), **asking)
+            keeping |= {"template": template, "answer": settings.answer, "budget": budget}
+            self.judge = server_judge(name=name, server=server, **keeping)
+        else:
+            from implicit.judging.rewards import RewardModel
+
+            device = this.device or "cpu"
+            model, tokenizer, identity = load_judge(settings, precision=pick_precision(settings.precision, device))
+            self.parameters, model = model.num_parameters() / 1e9, model.to(device)
+            if settings.kind == "reward":
+                self.reward = RewardModel(model, tokenizer, identity, batch_tokens=args.batch)
+            else:
+                local = LocalModel(model, tokenizer, identity, batch_tokens=args.batch)
+                self.judge = local_judge(local, name=name, template=template, **keeping)
+
+    def work(self, sides: Sequence[Side], *, orders: int) -> float:
+        """What comparing costs on this machine: billions of parameters times tokens."""
+        if self.settings.kind == "reward":
+            orders, template = 1, 0
+        else:
+            template = TEMPLATE_TOKENS
+        characters = sum(len(row["instruction"]) + len(row["output"]) for side in sides for row in side)
+        return self.parameters * orders * (characters / CHARACTERS_PER_TOKEN + template * len(sides[0]))
+
+    def compare(self, opponent: Side, model: Side, *, seed: int, both_orders: bool) -> tuple[Judge, Judgements]:
+        """Judge a model's responses against an opponent's. The judge is returned for what it says of itself.
+
+        With a judge that compares qualities, each row gets its ``quality``. Raises InputError for rows that lack what
+        the kind of judge needs, and the errors of `judge_pairs`.
+        """
+        judge = self.judge
+        if self.settings.kind in BY_QUALITY:
+            qualities = self._qualities([*opponent, *model])
+            for row, quality in zip([*opponent, *model], qualities, strict=True):
+                row["quality"] = quality
+            temperature = self.settings.temperature if self.settings.kind == "reward" else None
+            identity = self.reward.identity if self.reward else None
+            given = {"name": self.name, "kind": self.settings.kind, "identity": identity, "temperature": temperature}
+            judge = quality_judge(opponent, model, **given)
+        return judge, judge_pairs(opponent, model, judge, seed=seed, both_orders=both_orders)
+
+    def _qualities(self, rows: Side) -> list[float]:
+        if self.reward:
+            return self.reward.scores([(row["instruction"], row["output"]) for row in rows])
+        key = "request" if self.oracle else "references"
+        without = list(dict.fromkeys(row["id"] for row in rows if not row.get(key)))
+        if without and self.oracle:
+            raise InputError(f"judge.kind: the oracle only supports instructions of the tiny world, not {without[:3]}")
+        if without:
+            raise InputError(f"judge.kind: the evaluation set has no reference in rows {without[:5]}")
+        if self.oracle:
+            return [self.oracle.quality(row["request"], row["output"], stopped=row["stopped"]) for row in rows]
+        return [similarity(row["output"], row["references"], self.settings.measure) for row in rows]
+
+
+def comparers(
+    panel: dict[str, Assessor], args: argparse.Namespace, *, this: Job, answers: "Answers", budget: Ledger | None
+) -> list[Comparer]:
+    """The judges of a panel, or a single one."""
+    return [
+        Comparer(name, settings, args, this=this, answers=answers, budget=budget) for name, settings in panel.items()
+    ]
+
+
+def rounds(rows: Side) -> Iterator[Side]:
+    """The pairs in groups in which every instruction occurs once, since judgements are matched by instruction."""
+    groups: list[Side] = []
+    occurrences: dict[str, int] = {}
+    for row in rows:
+        place = occurrences[row["cluster"]] = occurrences.get(row["cluster"], -1) + 1
+        if place == len(groups):
+            groups.append([])
+        groups[place].append(row)
+    yield from groups
+
+
+def reserve(this: Job, judges: Sequence[Comparer], sides: Sequence[Side], *, orders: int) -> None:
+    """Reserve the GPU hours of all judges together."""
+    this.reserve(scoring_hours, parameters=1.0, tokens=sum(judge.work(sides, orders=orders) for judge in judges))
+
+
+def load_judge(settings: Assessor, *, precision: str) -> tuple[Any, Any, str]:
+    """A judge's model on the CPU, its tokenizer, and their identity: the path with its sha256, or the hub's commit."""
+    from transformers import AutoTokenizer
+
+    path, revision = settings.path, settings.revision
+    kind = "AutoModelForSequenceClassification" if settings.kind == "reward" else "AutoModelForCausalLM"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
+        model = load_model(path, device="cpu", precision=precision, revision=revision, kind=kind)
+    except InputError as error:
+        raise InputError(f"judge.path: {error}") from None
+    except Exception as error:  # invalid tokenizers and weights raise errors of any kind
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise InputError(f"judge.path: {path} cannot be loaded: {reason}") from None
+    version = model.config._commit_hash if is_hub_id(str(path)) else fingerprint(Path(path))[:12]
+    return model, tokenizer, f"{path}@{version}"

@@ -1,0 +1,102 @@
+"""A panel of judges: the mean of its members' preferences, and where they disagree."""
+
+import numpy as np
+import pytest
+from reward_models import run_script, save_reward_model
+from test_references import JUDGE, REFERENCE, asked, with_judge, written
+
+from implicit.judging.judge import Judgements
+from implicit.judging.panel import disagreement, mean_judgements
+from pipeline.config.check import ConfigError, check_config
+from pipeline.files.storage import read_json, read_table
+from reporting.tables.card_table import agree, listed
+
+NEAR, FAR = "The capital of France is Paris.", "A dog sleeps."
+
+
+def judged(*preferences, **more):
+    return Judgements(list(preferences), None, None, more.pop("protected", 0), **more)
+
+
+def test_the_mean_counts_and_opposite_winners_are_a_disagreement():
+    members = [judged(1.0, 2.0, 1.5, 1.8, protected=1), judged(1.0, 1.2, 2.0, 1.7), judged(1.3, 1.4, 1.5, 1.9)]
+    assert mean_judgements(members).preferences == pytest.approx([1.1, 4.6 / 3, 5 / 3, 1.8])
+    assert mean_judgements(members).protected == 1 and mean_judgements(members).opponent_first is None
+    assert disagreement(members) == 0.25  # only the second: a tie contradicts nobody
+    assert disagreement(members[:1] * 2) == 0
+
+
+def test_orders_are_averaged_if_all_members_have_them():
+    both = Judgements([1.5], [1.2], [1.8], 0, label_shares=[0.9])
+    other = Judgements([1.1], [1.0], [1.2], 0, label_shares=[0.7])
+    together = mean_judgements([both, other])
+    assert (together.opponent_first, together.model_first) == (pytest.approx([1.1]), pytest.approx([1.5]))
+    assert together.label_shares == [0.7]
+
+
+def test_a_panel_is_the_mean_of_its_members_judged_alone(tmp_path):
+    folder = save_reward_model("llama-3", tmp_path / "model")
+    plain = {key: JUDGE[key] for key in ("seed", "bootstrap", "metric")}
+    members = {"chrf": {"kind": "reference", "measure": "chrf"}, "rouge": {"kind": "reference", "measure": "rouge"},
+               "scores": {"kind": "reward", "path": str(folder)}}  # fmt: skip
+    outputs = {"model": [NEAR, FAR, NEAR, REFERENCE], "opponent": [FAR, NEAR, NEAR, NEAR]}
+    alone = []
+    for name, member in members.items():
+        code, said = run_script(
+            "judge_responses", written(tmp_path, asked(4), outputs), plain | member | {"name": name}
+        )
+        assert code == 0, said
+        rows = read_table("judgements", tmp_path / "judged.parquet")
+        assert all(row["members"] is None for row in rows)
+        alone.append(([row["preference"] for row in rows], read_json(tmp_path / "judged.json")["win_rate"]))
+    code, said = run_script(
+        "judge_responses",
+        written(tmp_path, asked(4), outputs),
+        plain | {"name": "all", "kind": "panel", "members": members},
+    )
+    assert code == 0, said
+    rows, record = read_table("judgements", tmp_path / "judged.parquet"), read_json(tmp_path / "judged.json")
+    by_member = np.array([row["members"] for row in rows]).T
+    assert by_member == pytest.approx(np.array([own for own, _ in alone]))
+    assert [row["preference"] for row in rows] == pytest.approx(by_member.mean(axis=0))
+    assert {m["judge"]: m["win_rate"] for m in record["members"]} == pytest.approx(
+        dict(zip(members, [rate for _, rate in alone], strict=True))
+    )
+    assert record["win_rate"] == pytest.approx(np.mean([rate for _, rate in alone]))
+    assert record["kind"] == "panel" and rows[0]["quality_1"] is None
+
+
+def test_members_agree_where_all_have_the_same_side_ahead():
+    assert agree([("a", 60.0), ("b", 51.0)]) == "yes" and agree([("a", 60.0), ("b", 49.0)]) == "no"
+    assert agree([("a", 50.0), ("b", 60.0)]) == "no" and agree([]) == ""
+    assert listed([("a", 60.04), ("b", 49.96)]) == "a 60.0, b 50.0"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"members": {"one": {"kind": "oracle"}}}, "needs two 'members' or more"),
+        ({"members": {"one": {"kind": "oracle"}, "two": None}}, "needs two 'members' or more"),
+        ({"members": {"one": {"kind": "oracle"}, "two": {"kind": "panel"}}}, "judge.members.two.kind"),
+        ({"members": {"one": {"kind": "oracle"}, "two": {"kind": "local"}}}, "'local' needs 'path'"),
+        ({"measure": "chrf", "members": {}}, "'panel' has no 'measure'"),
+        ({"members": {}}, "'panel' needs 'members'"),
+        (
+            {"members": {"one": {"kind": "oracle"}, "two": {"kind": "reference", "measure": "bleu", "references": ["no"]}}},
+            "judge.members.two.references: 'no' is not defined",
+        ),
+        (
+            {"members": {"one": {"kind": "oracle"}, "two": {"kind": "local", "path": "./none"}}},
+            "judge.members.two.path: no such directory",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_panel_is_named(more, message):
+    with pytest.raises(ConfigError, match=message):
+        check_config(with_judge(**({"kind": "panel", "measure": None} | more)))
+
+
+def test_a_panel_of_the_oracle_and_references_is_valid():
+    members = {"one": {"kind": "oracle"}, "two": {"kind": "reference", "measure": "rouge", "references": ["test"]}}
+    config = check_config(with_judge(kind="panel", measure=None, members=members))
+    assert list(config.judge.panel()) == ["one", "two"] and not config.judge.computes()
