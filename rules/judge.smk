@@ -22,12 +22,18 @@ def judge_settings(name):
     return settings(**CONFIG.judge.model_dump(exclude={"reference_mode", "df_gamed", "card"}) | {"metric": metric})
 
 
+def from_hub(member):
+    """Whether a judge's model is on the hub."""
+    return member.path is not None and is_hub_id(member.path)
+
+
 def judge_inputs(model):
     """What the judge itself needs: templates, sets with references, and the model that is trained for it."""
     return dict(
         templates=[member.template for member in PANEL.values() if member.template],
         references=[set_path(name, model) for member in PANEL.values() for name in member.references],
         judge=[f"{RESULTS}/judge/{name}/model" for name in TRAINED],
+        access=ancient(f"{RESULTS}/data/access.json") if any(map(from_hub, PANEL.values())) else [],
     )
 
 

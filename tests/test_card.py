@@ -2,17 +2,14 @@
 
 import json
 import random
-import re
 from argparse import Namespace
 from statistics import fmean
 
 import pytest
-import yaml
 from reward_models import run_script
 from scipy.stats import spearmanr
 from test_config_names import DEFAULT as RAW
 from test_references import with_judge
-from workflow import ROOT
 
 from implicit.judging import card
 from implicit.judging.training import key_of
@@ -20,7 +17,6 @@ from judge_annotations import chosen, compared, copies_of, sides_of, unseen, wit
 from make_annotations import annotated, drawn, verdict
 from pipeline.config.check import ConfigError, check_config
 from pipeline.config.datasets import Annotations
-from pipeline.config.schema import merged
 from pipeline.files.storage import read_json, read_table, write_json, write_table
 from pipeline.jobs.command import InputError
 from pipeline.jobs.comparing import rounds
@@ -298,16 +294,3 @@ def test_people_and_chrf_on_real_judgements(shared, tmp_path):
         row |= {"length_1": len(row["output_1"]), "length_2": len(row["output_2"]), "preference": 1.5}
     rates = card.agreements(found)
     assert rates["judge"].value == 50 and 60 < rates["longer"].value < 75 and rates["people"].value > 90
-
-
-def test_every_config_in_the_page_on_judges_is_valid(tmp_path, monkeypatch):
-    page = (ROOT / "docs" / "judges.md").read_text(encoding="utf-8")
-    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)]
-    assert len(blocks) >= 5
-    monkeypatch.chdir(tmp_path)
-    for name in ("pandalm.jsonl", "gpt4.jsonl", "prompts/mine.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("{instruction} {output_1} {output_2}", encoding="utf-8")
-    for block in blocks:
-        cards = {"card": []} if block["judge"].get("kind", "oracle") == "oracle" else {}
-        assert check_config(merged(RAW, block, {"selection": {"epochs": [1]}, "judge": cards})).judge

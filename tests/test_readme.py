@@ -86,6 +86,8 @@ def folder(tmp_path_factory):
         write(folder / "data" / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     riddles = [{"riddle": f"What has {n} legs?", "solution": f"A bug of {n}." if n % 5 else None} for n in range(50)]
     write(folder / "data" / "riddles.jsonl", "".join(json.dumps(row) + "\n" for row in riddles))
+    for name in ("pandalm", "gpt4"):
+        write(folder / "data" / f"{name}.jsonl", "")
     write(folder / "prompts" / "mine.txt", "{instruction}\nm: {output_1}\nM: {output_2}\nWhich is better, m or M?")
     for name in ("mine", "judge"):
         architectures.save("llama-3", folder / "models" / name, context=1024)
