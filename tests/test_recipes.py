@@ -187,6 +187,27 @@ def test_recipes_read_a_python_list_and_execute_nothing(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_self_instruct_takes_the_first_instance_and_counts_the_others():
+    rows = [
+        {"instruction": "Add.", "instances": [{"input": " 1 and 2 ", "output": "3"}, {"input": "2", "output": "2"}]},
+        {"instruction": "Say it.", "instances": [{"input": "", "output": "It."}]},
+    ]
+    found, notes = made("self_instruct", rows)
+    assert [[m["content"] for m in messages] for messages in found] == [["Add.\n\n1 and 2", "3"], ["Say it.", "It."]]
+    assert sum(notes.values()) == 1
+
+
+@pytest.mark.parametrize("instances", [[], [{"input": "x"}], [{"input": "x", "output": 3}]])
+def test_self_instruct_without_a_response_is_named(instances):
+    with pytest.raises(RecipeError, match="row 1: the first of 'instances' must have"):
+        made("self_instruct", [{"instruction": "Add.", "instances": instances}])
+
+
+def test_self_instructs_own_file(shared):
+    source = {"file": str(shared / "self_instruct" / "seed_tasks.jsonl"), "recipe": "self_instruct"}
+    assert len(conversations("seeds", source, None)) == 175
+
+
 def test_chess_pairs_ratings_and_moves_and_stops_at_a_game_without():
     rows = [{"text": line} for line in pgn(3)]
     found, _ = made("chess", rows)

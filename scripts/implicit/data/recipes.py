@@ -90,11 +90,24 @@ def chess(rows: Placed, notes: Counter[str]) -> Conversations:
             ratings = 0
 
 
+def self_instruct(rows: Placed, notes: Counter[str]) -> Conversations:
+    """Self-instruct's files (Wang et al. 2023): an instruction with its instances, of which the first is taken."""
+    for place, row in rows:
+        first = row["instances"][0] if row["instances"] else {}
+        if set(first) != {"input", "output"} or not all(isinstance(text, str) for text in first.values()):
+            raise RecipeError(
+                f"{place}: the first of 'instances' must have 'input' and 'output', but it is {first!r:.60}"
+            )
+        notes["further instances of an instruction: left out"] += len(row["instances"]) - 1
+        given = first["input"].strip()
+        yield place, pair(f"{row['instruction']}\n\n{given}" if given else row["instruction"], first["output"])
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The columns that a recipe uses, with their types, and the function that turns them into conversations."""
 
-    columns: dict[str, Literal["text", "texts"]]
+    columns: dict[str, Literal["text", "texts", "objects"]]
     make: Callable[[Placed, Counter[str]], Conversations]
 
 
@@ -103,6 +116,7 @@ RECIPES = {
     "poetry": Recipe({"poem name": "text", "content": "text"}, poetry),
     "recipes": Recipe({"Cleaned_Ingredients": "text", "Title": "text", "Instructions": "text"}, recipes),
     "chess": Recipe({"text": "text"}, chess),
+    "self_instruct": Recipe({"instruction": "text", "instances": "objects"}, self_instruct),
 }
 
 ALPACA_COLUMNS: dict[str, Literal["text"]] = {"instruction": "text", "input": "text", "output": "text"}

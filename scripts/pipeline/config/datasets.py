@@ -74,8 +74,8 @@ class Dataset(Source):
     """Instructions are shuffled, or replaced by as many random words; responses are cut, or another dataset's."""
     responses_of: str | None = None
     """For `other_responses`: the dataset that the responses are taken from, row by row."""
-    recipe: Literal["lima", "poetry", "recipes", "chess"] | None = None
-    """How the paper's sets come from their raw rows (sections 3 to 5)."""
+    recipe: Literal["lima", "poetry", "recipes", "chess", "self_instruct"] | None = None
+    """How the paper's sets come from their raw rows (sections 3 to 5); self-instruct's files are nested as well."""
     max_characters: Count | None = None
     """Rows with more characters than this in all turns together are left out, and counted in the log."""
     examples: Count | None = None
