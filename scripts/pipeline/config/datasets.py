@@ -75,7 +75,7 @@ class Dataset(Source):
     responses_of: str | None = None
     """For `other_responses`: the dataset that the responses are taken from, row by row."""
     recipe: Literal["lima", "poetry", "recipes", "chess", "self_instruct"] | None = None
-    """How the paper's sets come from their raw rows (sections 3 to 5); self-instruct's files are nested as well."""
+    """How the paper's sets come from their raw rows (sections 3 to 5)."""
     max_characters: Count | None = None
     """Rows with more characters than this in all turns together are left out, and counted in the log."""
     examples: Count | None = None
