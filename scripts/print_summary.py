@@ -14,7 +14,7 @@ from reporting.metrics.view import View
 from reporting.tables.forms import to_markdown
 from reporting.tables.tables import make_table
 
-JUDGED = ("table1", "table2", "table3", "table4", "epochs", "conditions")  # tables shown with a judge
+JUDGED = ("table1", "table2", "table3", "table4", "judge_card", "epochs", "conditions")  # tables shown with a judge
 UNJUDGED = ("table2", "tuning", "responses", "conditions")  # and without
 HIDDEN = (
     "each seed",
@@ -41,6 +41,8 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     results = parser.parse_args().results
     if not (results / "tables").is_dir() or not (results / "metrics.parquet").is_file():  # only a part was requested
+        for card in (results / "judge").glob("card/tables/*.md"):
+            say(card.read_text(encoding="utf-8"))
         return
     made = {path.stem for path in (results / "tables").glob("*.csv")}
     view = View(read_metrics(results / "metrics.parquet"))

@@ -38,6 +38,7 @@ def configs(folder):
 def test_the_card_comes_without_the_experiment_and_then_in_its_tables(folder, configs):
     done = snakemake(folder, "judge_card", configs=configs)
     assert done.returncode == 0, done.stdout[-4000:]
+    assert "agreement with known judgements, percent" in done.stdout
     results = folder / "results" / "test"
     assert not list(results.glob("tiny/*_tuning"))
     record, trained = (read_json(results / "judge" / name) for name in ("card/known.json", "scores/record.json"))
