@@ -213,6 +213,20 @@ def test_in_a_group_every_instruction_occurs_once_and_no_pair_is_lost():
         assert [(a["id"], a["instruction"]) for a in one] == [(b["id"], b["instruction"]) for b in two]
 
 
+def test_a_reward_model_reads_a_response_once_however_often_it_is_compared():
+    from pipeline.config.judges import Assessor
+    from pipeline.jobs.comparing import Comparer
+
+    read = []
+    comparer = Comparer("x", Assessor(kind="reference", measure="chrf"), Namespace(), this=None, answers=None)
+    comparer.reward = Namespace(scores=lambda texts: read.extend(texts) or [float(len(text)) for _, text in texts])
+    for group in rounds(annotation_rows()):
+        one, two = sides_of(group)
+        found = comparer._qualities([*one, *two])
+        assert found == [float(len(row["output"])) for row in [*one, *two]]
+    assert len(read) == len(set(read)) == 4 + 12
+
+
 def test_copies_are_pairs_of_a_response_with_itself():
     for row in copies_of(annotation_rows()):
         assert row["output_1"] != row["output_2"] and row["output_1"] == row["output_2"].strip() and row["copy"]

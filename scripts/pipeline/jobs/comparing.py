@@ -49,6 +49,7 @@ class Comparer:
     ) -> None:
         self.name, self.settings = name, settings
         self.reward: RewardModel | None = None
+        self.scores: dict[tuple[str, str], float] = {}  # of texts that a reward model has read: each is read once
         self.judge: Judge | None = None
         self.oracle = Oracle() if settings.kind == "oracle" else None
         self.parameters = 0.0  # in billions, of a model on this machine
@@ -108,7 +109,10 @@ class Comparer:
 
     def _qualities(self, rows: Side) -> list[float]:
         if self.reward:
-            return self.reward.scores([(row["instruction"], row["output"]) for row in rows])
+            texts = [(row["instruction"], row["output"]) for row in rows]
+            new = [text for text in dict.fromkeys(texts) if text not in self.scores]
+            self.scores |= dict(zip(new, self.reward.scores(new), strict=True))
+            return [self.scores[text] for text in texts]
         key = "request" if self.oracle else "references"
         without = list(dict.fromkeys(row["id"] for row in rows if not row.get(key)))
         if without and self.oracle:
