@@ -15,11 +15,12 @@ TRAINED = {name: member.train for name, member in PANEL.items() if member.train}
 COMPUTES = CONFIG.judge is not None and CONFIG.judge.computes()
 
 
-def judge_settings(name):
+def judge_settings(name, **more):
     """The judge's settings for an evaluation set. AlpacaEval's own length model is only for the reported set."""
     reported = name == CONFIG.generation.evaluation_set
     metric = CONFIG.judge.metric if reported else "length_controlled_minimal"
-    return settings(**CONFIG.judge.model_dump(exclude={"reference_mode", "df_gamed", "card"}) | {"metric": metric})
+    own = CONFIG.judge.model_dump(exclude={"reference_mode", "df_gamed", "card"})
+    return settings(**own | {"metric": metric} | more)
 
 
 def from_hub(member):
@@ -33,6 +34,12 @@ def judge_inputs(model):
         templates=[member.template for member in PANEL.values() if member.template],
         references=[set_path(name, model) for member in PANEL.values() for name in member.references],
         judge=[f"{RESULTS}/judge/{name}/model" for name in TRAINED],
+        own=[
+            path
+            for member in PANEL.values()
+            for path in (member.path, member.evaluator)
+            if path and Path(path).exists()
+        ],
         access=ancient(f"{RESULTS}/data/access.json") if any(map(from_hub, PANEL.values())) else [],
     )
 
@@ -40,7 +47,8 @@ def judge_inputs(model):
 def judge_options(input):
     """The options for these inputs."""
     words = ["--references", *input.references] if input.references else []
-    return " ".join([*words, *(["--model", *input.judge] if input.judge else [])])
+    models = [f"{name}={path}" for name, path in zip(TRAINED, input.judge)]
+    return " ".join([*words, *(["--model", *models] if models else [])])
 
 
 rule judge_responses:
@@ -66,7 +74,7 @@ rule judge_responses:
         opponent=r"references|seed-?\d+",
     threads: EXECUTION.threads if COMPUTES else 1
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards, attempt: attempt * (16000 if COMPUTES else 2000),
         gpu=gpus() if COMPUTES else 0,
         device=EXECUTION.device,
         batch=EXECUTION.ranking_batch_tokens,
@@ -95,9 +103,11 @@ rule judge_annotations:
     input:
         unpack(lambda wildcards: judge_inputs(CONFIG.run.models[0])),
         annotations=f"{RESULTS}/data/annotations/{{annotations}}.parquet",
-        # A judge of similarity needs references of these instructions.
-        set=set_path(CONFIG.generation.evaluation_set, CONFIG.run.models[0]),
-        training=[f"{RESULTS}/judge/{name}/record.json" for name in TRAINED],
+        set=(
+            set_path(CONFIG.generation.evaluation_set, CONFIG.run.models[0])
+            if any(member.kind == "reference" and not member.references for member in PANEL.values())
+            else []
+        ),
     output:
         table=f"{RESULTS}/judge/card/{{annotations}}.parquet",
         summary=f"{RESULTS}/judge/card/{{annotations}}.json",
@@ -105,20 +115,20 @@ rule judge_annotations:
         f"{LOGS}/judge/card/{{annotations}}.log",
     threads: EXECUTION.threads if COMPUTES else 1
     resources:
-        mem_mb=4000,
+        mem_mb=lambda wildcards, attempt: attempt * (16000 if COMPUTES else 4000),
         gpu=gpus() if COMPUTES else 0,
         device=EXECUTION.device,
         batch=EXECUTION.ranking_batch_tokens,
     params:
         code=code_of("judge_annotations"),
-        settings=lambda wildcards: judge_settings(None),
+        settings=lambda wildcards: judge_settings(None, bootstrap=2),
         judge=lambda wildcards, input: judge_options(input),
-        training=lambda wildcards, input: f"--training {input.training}" if input.training else "",
+        set=lambda wildcards, input: f"--set {input.set}" if input.set else "",
         answers=f"{RESULTS}/answers/judge/{{annotations}}.jsonl",  # not an output: kept after a failure
     message:
         "judge: known judgements {wildcards.annotations}"
     shell:
-        "{WARM} scripts/judge_annotations.py --annotations {input.annotations} --set {input.set} {params.training} "
+        "{WARM} scripts/judge_annotations.py --annotations {input.annotations} {params.set} "
         "{params.judge} --output {output.table} --summary {output.summary} --answers {params.answers} "
         "--settings {params.settings:q} {REQUESTS} --budget {BUDGET:q} "
         "--device {resources.device} --threads {EXECUTION.threads} --batch {resources.batch} > {log} 2>&1"
@@ -158,7 +168,7 @@ rule train_judge:
         judge="|".join(TRAINED) or "none",
     threads: EXECUTION.threads
     resources:
-        mem_mb=8000,
+        mem_mb=lambda wildcards, attempt: attempt * 16000,
         gpu=gpus(),
         runtime=240,
         device=EXECUTION.device,

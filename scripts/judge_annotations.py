@@ -3,9 +3,9 @@
     python scripts/judge_annotations.py --annotations pandalm.parquet --set test.parquet \\
         --output card.parquet --summary card.json --settings '{"name": "chrf", "kind": "reference", "measure": "chrf"}'
 
-For a judge of kind `reference`, the references are those of ``--references``, or else of ``--set``, for the same
-instructions. Left out, and counted in the log and the record: pairs without a reference, or with one among the two
-responses; and pairs whose instruction, or one of whose models, a trained judge has seen (``--training``, its record).
+For a judge of kind `reference`, the references are those of ``--references`` or of ``--set`` for the same instruction.
+Left out, and counted in the log and the record: pairs without a reference, or with one among the two responses; and
+pairs whose instruction, or one of whose models, a judge that was trained here has seen, as its directory says.
 A judge that reads both responses at once also compares COPIES responses with themselves.
 """
 
@@ -13,9 +13,19 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.judges import JudgeSettings
+from pipeline.config.judges import SEEN, Assessor, JudgeSettings
 from pipeline.files.storage import read_json, read_table, write_table
-from pipeline.jobs.command import OPTIONAL_PATH, PATHS, InputError, arguments, hide_progress_bars, run_stage, say
+from pipeline.jobs.command import (
+    NAMED,
+    OPTIONAL_PATH,
+    PATHS,
+    InputError,
+    arguments,
+    directories,
+    hide_progress_bars,
+    run_stage,
+    say,
+)
 from pipeline.jobs.job import Job, execution_of, job
 
 Row = dict[str, Any]
@@ -27,42 +37,56 @@ def normal(instruction: str) -> str:
     return " ".join(instruction.split())
 
 
-def unseen(rows: list[Row], record: Row) -> list[Row]:
+def unseen(rows: list[Row], seen: Row) -> list[Row]:
     """The pairs of which a trained judge has seen neither the instruction nor one of the models.
 
     A model with which all others are compared does not count: without it, there would be no pair.
     """
+    from implicit.judging.card import baseline
     from implicit.judging.training import key_of
 
-    seen, models = set(record["instructions_seen"]), set(record["models_seen"])
-    common = {row["model_1"] for row in rows}
-    common = common if len(common) == 1 else set()
+    instructions, models = set(seen["instructions"]), set(seen["models"])
+    common = {row[f"model_{side}"] for row in rows[:1]} if (side := baseline(rows)) else set()
     return [
         row
         for row in rows
-        if key_of(row["instruction"]) not in seen and not ({row["model_1"], row["model_2"]} - common) & models
+        if key_of(row["instruction"]) not in instructions and not ({row["model_1"], row["model_2"]} - common) & models
     ]
 
 
-def with_references(rows: list[Row], paths: list[Path]) -> list[Row]:
+def with_references(rows: list[Row], sets: dict[str, Path]) -> list[Row]:
     """The pairs whose instruction has a reference in all of the sets, and neither of whose responses is one."""
-    sets = [{normal(row["instruction"]): row["reference"] for row in read_table("evaluation_set", p)} for p in paths]
-    found = [row | {"references": [own.get(normal(row["instruction"])) for own in sets]} for row in rows]
-    return [
-        row
-        for row in found
-        if None not in row["references"] and not {row["output_1"], row["output_2"]} & set(row["references"])
-    ]
+    known = {
+        name: {normal(row["instruction"]): row["reference"] for row in read_table("evaluation_set", path)}
+        for name, path in sets.items()
+    }
+    found = []
+    for row in rows:
+        own = {name: texts.get(normal(row["instruction"])) for name, texts in known.items()}
+        if None not in own.values() and not {row["output_1"], row["output_2"]} & set(own.values()):
+            found.append(row | {"references": own})
+    return found
 
 
-def chosen(args: argparse.Namespace, rows: list[Row]) -> tuple[list[Row], dict[str, int]]:
+def reference_sets(args: argparse.Namespace, panel: dict[str, Assessor]) -> dict[str, Path]:
+    """The evaluation sets whose references the judges need, by name."""
+    from pipeline.jobs.comparing import OWN
+
+    by_reference = [member for member in panel.values() if member.kind == "reference"]
+    given = {path.stem: path for path in args.references}
+    own = {OWN: args.set} if any(not member.references for member in by_reference) else {}
+    return {name: given[name] for member in by_reference for name in member.references} | own
+
+
+def chosen(args: argparse.Namespace, rows: list[Row], panel: dict[str, Assessor]) -> tuple[list[Row], dict[str, int]]:
     """The pairs that can be judged, and how many are left out for which reason."""
     count, left = len(rows), {}
-    for path in args.training:
-        rows = unseen(rows, read_json(path))
+    for member in panel.values():
+        seen = Path(member.path or "", SEEN)
+        rows = unseen(rows, read_json(seen)) if member.path and seen.is_file() else rows
     left["seen"] = count - len(rows)
-    if any(member.kind == "reference" for member in args.settings.panel().values()):
-        rows = with_references(rows, args.references or [args.set])
+    sets = reference_sets(args, panel)
+    rows = with_references(rows, sets) if sets else rows
     left["without_reference"] = count - left["seen"] - len(rows)
     say(
         f"{len(rows):,} of {count:,} pairs; left out: {left['seen']:,} with an instruction or a model that the judge "
@@ -75,7 +99,9 @@ def chosen(args: argparse.Namespace, rows: list[Row]) -> tuple[list[Row], dict[s
 
 def sides_of(rows: list[Row]) -> list[list[Row]]:
     """Both sides of a group of pairs, as judges take them."""
-    about = [{"id": row["id"], "instruction": row["instruction"], "references": row.get("references")} for row in rows]
+    about = [
+        {"id": row["id"], "instruction": row["instruction"], "references": row.get("references", {})} for row in rows
+    ]
     return [[own | {"output": row[f"output_{side}"]} for own, row in zip(about, rows, strict=True)] for side in (1, 2)]
 
 
@@ -104,20 +130,21 @@ def compared(rows: list[Row], judged: Any) -> list[Row]:
 def main() -> None:
     args = arguments(
         __doc__,
-        paths=["annotations", "set", "output", "summary"],
+        paths=["annotations", "output", "summary"],
         settings=JudgeSettings,
-        options=dict.fromkeys(("answers", "model"), OPTIONAL_PATH) | dict.fromkeys(("references", "training"), PATHS),
+        options=dict.fromkeys(("answers", "set"), OPTIONAL_PATH) | {"references": PATHS, "model": NAMED},
         computes=True,
         asks=True,
     )
-    given = {"annotations": args.annotations, "set": args.set, "model": args.model}
-    given |= {f"references {i}": path for i, path in enumerate(args.references)}
+    given = {"annotations": args.annotations, "set": args.set}
+    given |= {f"references {path.stem}": path for path in args.references}
+    given |= {f"model {name}": path for name, path in directories(args.model).items()}
     with job(
         "card",
         args,
         record=args.summary,
         inputs=given,
-        execution=execution_of(args, precision=args.settings.precision) if args.settings.computes() else None,
+        execution=execution_of(args, precision=args.settings.own_precision()) if args.settings.computes() else None,
         claims=(),  # the file of answers is locked
     ) as this:
         judge_annotations(args, this)
@@ -131,8 +158,8 @@ def judge_annotations(args: argparse.Namespace, this: Job) -> None:
     from pipeline.jobs.comparing import comparers, reserve, rounds
 
     settings = args.settings
-    rows, left = chosen(args, read_table("annotations", args.annotations))
-    panel = settings.trained(args.model)
+    panel = settings.trained(directories(args.model))
+    rows, left = chosen(args, read_table("annotations", args.annotations), panel)
     asks = any(member.kind not in BY_QUALITY for member in panel.values())
     groups = [*rounds(rows), *([copies_of(rows)] if asks else [])]
     kept = (args.answers or args.output.with_suffix(".answers.jsonl")) if asks else None
@@ -153,11 +180,22 @@ def judge_annotations(args: argparse.Namespace, this: Job) -> None:
         this.finish(
             f"{len(table):,} pairs judged",
             outputs={"table": args.output},
-            judge=settings.name,
+            **described(judges, found, settings),
             pairs=len(rows),
             **left,
-            cut=sum(judge.reward.cut for judge in judges if judge.reward),
         )
+
+
+def described(judges: list[Any], found: list[Any], settings: JudgeSettings) -> Row:
+    """Which judge it was, its members and its requests: not what concerns only the last group of pairs."""
+    from pipeline.jobs.comparing import summaries
+
+    whole = summaries(judges, found, settings)
+    of_a_group = {"win_rate", "disagreement", "protected", "position_bias", "consistent", "first_shown"}
+    of_a_group |= {"label_share", "label_share_minimum"}
+    members = [{k: v for k, v in one.items() if k not in of_a_group} for one in whole.get("members", [])]
+    own = {key: value for key, value in whole.items() if key not in of_a_group}
+    return own | ({"members": members} if members else {})
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from implicit.servers.answers import Answers
+from judge_annotations import described
 from pipeline.config.judges import JudgeSettings
 from pipeline.files.local_files import read_rows
 from pipeline.files.storage import write_json
@@ -64,7 +65,7 @@ def main() -> None:
     args.settings = checked_settings(JudgeSettings, OWN | given | args.settings)
     if args.settings.kind in ("oracle", "reference"):
         raise InputError(f"a judge of kind {args.settings.kind!r} needs more than instructions and responses")
-    execution = execution_of(args, precision=args.settings.precision) if args.settings.computes() else None
+    execution = execution_of(args, precision=args.settings.own_precision()) if args.settings.computes() else None
     inputs = {"responses": args.responses, "opponent": args.opponent}
     with job("judge", args, record=args.output.with_suffix(".record.json"), inputs=inputs, execution=execution) as this:
         judge_outputs(args, this)
@@ -99,8 +100,8 @@ def judge_outputs(args: argparse.Namespace, this: Job) -> None:
         this.finish(
             f"{len(written):,} preferences in {args.output}; the responses win {rate:.1f} %",
             outputs={"preferences": args.output},
+            **described(judges, judged, settings),
             win_rate=rate,
-            cut=sum(judge.reward.cut for judge in judges if judge.reward),
         )
 
 

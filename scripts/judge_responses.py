@@ -5,10 +5,10 @@
         --settings '{"name": "oracle", "kind": "oracle", "seed": 0, "bootstrap": 200, "both_orders": false,
                      "metric": "length_controlled_minimal", "min_label_probability": 0.5}'
 
-Without ``--opponent`` the opponent is the set's own references. ``--model`` is a reward model that the workflow has
-trained, ``--references`` are evaluation sets for a judge of kind `reference`. Every answer of a judge that is asked is
-saved to ``--answers`` as it arrives, so a run that was stopped only asks for the rest; the file must not be an output
-of a rule. ``--batch`` is in tokens including padding, for a model on this machine.
+Without ``--opponent`` the opponent is the set's own references. ``--model NAME=PATH`` are reward models that the
+workflow has trained, ``--references`` are evaluation sets for a judge of kind `reference`. Every answer of a judge that
+is asked is saved to ``--answers`` as it arrives, so a run that was stopped only asks for the rest; the file must not be
+an output of a rule. ``--batch`` is in tokens including padding, for a model on this machine.
 """
 
 import argparse
@@ -17,11 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config.judges import JudgeSettings
 from pipeline.files.storage import read_table, write_table
-from pipeline.jobs.command import OPTIONAL_PATH, PATHS, InputError, arguments, hide_progress_bars, run_stage, say
+from pipeline.jobs.command import (
+    NAMED,
+    OPTIONAL_PATH,
+    PATHS,
+    InputError,
+    arguments,
+    directories,
+    hide_progress_bars,
+    run_stage,
+    say,
+)
 from pipeline.jobs.job import Job, execution_of, job
 
 if TYPE_CHECKING:
-    from implicit.judging.judge import Judge, Judgements
+    from implicit.judging.judge import Judgements
 
 Side = dict[str, tuple[str, bool]]  # by id: the output, and whether it ends with EOS
 
@@ -45,22 +55,21 @@ def read_side(path: Path | None, rows: list[dict[str, Any]]) -> tuple[str, Side]
     return names[0], {row["id"]: (row["output"], row["stopped"]) for row in table}
 
 
-def all_references(rows: list[dict[str, Any]], paths: list[Path]) -> list[list[str]]:
-    """The references of each row: its own, or, if there are ``paths``, those of the same instruction in these sets."""
-    if not paths:
-        return [[] if row["reference"] is None else [row["reference"]] for row in rows]
-    found: list[list[str]] = [[] for _ in rows]
+def all_references(rows: list[dict[str, Any]], paths: list[Path]) -> list[dict[str, str | None]]:
+    """The references of each row: its own, and those of the same instruction in other sets, by the set's name."""
+    from pipeline.jobs.comparing import OWN
+
+    found: list[dict[str, str | None]] = [{OWN: row["reference"]} for row in rows]
     for path in paths:
         own = {" ".join(row["instruction"].split()): row["reference"] for row in read_table("evaluation_set", path)}
         for row, references in zip(rows, found, strict=True):
-            reference = own.get(" ".join(row["instruction"].split()))
-            if reference is None:
+            references[path.stem] = own.get(" ".join(row["instruction"].split()))
+            if references[path.stem] is None:
                 raise InputError(f"judge.references: {path} has no reference for the instruction of row {row['id']}")
-            references.append(reference)
     return found
 
 
-def side_of(rows: list[dict[str, Any]], outputs: Side, references: list[list[str]]) -> list[dict[str, Any]]:
+def side_of(rows: list[dict[str, Any]], outputs: Side, references: list[dict[str, str | None]]) -> list[dict[str, Any]]:
     """One side's responses, with what judges may need to know about their instructions."""
     kept = ("id", "instruction", "request")
     side = []
@@ -97,18 +106,19 @@ def main() -> None:
         __doc__,
         paths=["set", "responses", "output", "summary"],
         settings=JudgeSettings,
-        options=dict.fromkeys(("opponent", "answers", "gamed", "model"), OPTIONAL_PATH) | {"references": PATHS},
+        options=dict.fromkeys(("opponent", "answers", "gamed"), OPTIONAL_PATH) | {"references": PATHS, "model": NAMED},
         computes=True,
         asks=True,
     )
-    given = {name: getattr(args, name) for name in ("set", "responses", "opponent", "model")}
-    given |= {f"references {i}": path for i, path in enumerate(args.references)}
+    given = {name: getattr(args, name) for name in ("set", "responses", "opponent")}
+    given |= {f"references {path.stem}": path for path in args.references}
+    given |= {f"model {name}": path for name, path in directories(args.model).items()}
     with job(
         "judge",
         args,
         record=args.summary,
         inputs=given,
-        execution=execution_of(args, precision=args.settings.precision) if args.settings.computes() else None,
+        execution=execution_of(args, precision=args.settings.own_precision()) if args.settings.computes() else None,
         claims=(),  # the file of answers is locked
     ) as this:
         judge_responses(args, this)
@@ -150,20 +160,6 @@ def judgement_rows(
     ]
 
 
-def summaries(judges: list[tuple["Judge", "Judgements"]], settings: JudgeSettings) -> dict[str, Any]:
-    """The record's entries about the judge; of a panel, also those of each member, with its own win rate."""
-    from implicit.judging.panel import disagreement
-
-    own = [judge.summary() | judged.summary() for judge, judged in judges]
-    if settings.kind != "panel":
-        return own[0]
-    rates = [100 * sum(p - 1 for p in judged.preferences) / len(judged.preferences) for _, judged in judges]
-    members = [{"win_rate": rate} | summary for rate, summary in zip(rates, own, strict=True)]
-    date = max((summary["date"] for summary in own if summary["date"]), default=None)
-    together = {"judge": settings.name, "kind": "panel", "model": None, "date": date, "members": members}
-    return together | {"disagreement": disagreement([judged for _, judged in judges])}
-
-
 def judge_responses(args: argparse.Namespace, this: Job) -> None:
     """Judge the responses of both sides, and write judgements and win rates."""
     settings = args.settings
@@ -176,12 +172,12 @@ def judge_responses(args: argparse.Namespace, this: Job) -> None:
     from implicit.judging.panel import mean_judgements
     from implicit.judging.win_rates import win_rates
     from implicit.servers.answers import Answers
-    from pipeline.jobs.comparing import comparers, reserve
+    from pipeline.jobs.comparing import comparers, reserve, summaries
 
     sides = [side_of(rows, outputs, references) for outputs in (outputs_1, outputs_2)]
     check_pairs(*sides, names=(name_1, name_2))
     gamed, gamed_sha256 = find_table(args, rows)
-    panel = settings.trained(args.model)
+    panel = settings.trained(directories(args.model))
     asks = any(member.kind not in BY_QUALITY for member in panel.values())
     kept = (args.answers or args.output.with_suffix(".answers.jsonl")) if asks else None
     # Held until everything is written, so that only one process judges at a time.
@@ -199,10 +195,9 @@ def judge_responses(args: argparse.Namespace, this: Job) -> None:
         this.finish(
             f"win rate {rates['win_rate']:.1f} ± {rates['win_rate_error']:.1f} of {rates['n']}",
             outputs={"table": args.output},
-            **judged.summary() | summaries(found, settings),
+            **judged.summary() | summaries(judges, found, settings),
             **rates,
             **mean_qualities(table, settings.kind),
-            cut=sum(judge.reward.cut for judge in judges if judge.reward),
             gamed_sha256=gamed_sha256,
         )
 

@@ -112,7 +112,7 @@ def unknown_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[s
 def judge_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str, float | None]:
     """The cost of a comparison by all judges; the hours of a model on this machine are unknown, as its size is."""
     calls = job["calls"]
-    if calls is None:
+    if calls is None and any(judge["kind"] != "reward" for judge in job["judges"]):
         return dict.fromkeys(("calls", "judge_tokens", "price", "gpu_hours"), None)
     characters = (INSTRUCTION_TOKENS + 2 * settings["response_tokens"]) * CHARACTERS_PER_TOKEN
     each = round(estimate_tokens(characters, alpaca_eval_2=True))
@@ -120,7 +120,7 @@ def judge_cost(job: Job, settings: dict[str, Any], machine: Machine) -> dict[str
     for judge in job["judges"]:
         price, answer_tokens = judge["price"], judge["answer_tokens"]
         if judge["kind"] in ("local", "reward"):
-            found |= {"calls": found["calls"] + calls * (judge["kind"] == "local"), "gpu_hours": None}
+            found |= {"calls": found["calls"] + (calls if judge["kind"] == "local" else 0), "gpu_hours": None}
             continue
         if judge["kind"] == "evaluator":
             price, answer_tokens = evaluator_price(judge["evaluator"])

@@ -5,8 +5,8 @@
         --settings '{"base": "gemma", "annotations": ["gpt4"], "held_out": {"models": 0.25}, "max_length": 512}'
 
 Without ``--base``, the base model is downloaded from the hub. ``--held-out`` are tables of annotations or evaluation
-sets, whose instructions are never trained on. The record names the instructions (as hashes) and the models that were
-trained on or decided when to stop, so that a card can leave them out.
+sets, whose instructions are never trained on. A file in the directory names the instructions (as hashes) and the models
+that were trained on or decided when to stop, so that a card can leave them out, wherever the directory is used.
 """
 
 import argparse
@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from pipeline.config.judges import JudgeTraining
-from pipeline.files.storage import read_table, written_whole
+from implicit.format.render import Format, chat_template
+from implicit.judging.rewards import separates_pairs
+from pipeline.config.judges import SEEN, JudgeTraining
+from pipeline.files.storage import read_table, write_json, written_whole
 from pipeline.identity.sources import code_of
 from pipeline.jobs.command import OPTIONAL_PATH, PATHS, InputError, arguments, plain, run_stage, say
 from pipeline.jobs.costs import tuning_hours
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from implicit.judging.training import Split
-
-NEW = ("score", "classifier", "pooler")  # weights that only the trained model has
 
 
 class Settings(JudgeTraining):
@@ -45,16 +45,36 @@ def start(path: Path | str, settings: Settings) -> "PreTrainedModel":
 
     torch.manual_seed(settings.seed)
     kind = "AutoModelForSequenceClassification"
-    return load_model(path, device="cpu", revision=settings.revision, kind=kind, new=NEW, num_labels=1)
+    return load_model(path, device="cpu", revision=settings.revision, kind=kind, new_head=True, num_labels=1)
 
 
 def tokenizer_of(path: Path | str, settings: Settings) -> "PreTrainedTokenizerBase":
-    """The base model's tokenizer, which says how many tokens the judge reads."""
+    """The base model's tokenizer, which says how many tokens the judge reads.
+
+    A language model without a chat template gets this project's, so that the response has a beginning and an end.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path, revision=settings.revision or "main", trust_remote_code=False)
     tokenizer.model_max_length = settings.max_length
+    if tokenizer.chat_template is None and not separates_pairs(tokenizer):
+        own = Format("<|user|>", "<|assistant|>", add_bos=tokenizer.bos_token is not None)
+        tokenizer.chat_template = chat_template(tokenizer, own)
     return tokenizer
+
+
+def loaded(path: Path | str, settings: Settings) -> tuple["PreTrainedTokenizerBase", "PreTrainedModel"]:
+    """The base model and its tokenizer. Raises InputError with the reason if they cannot be loaded."""
+    try:
+        tokenizer = tokenizer_of(path, settings)
+        # Without its files, transformers makes a tokenizer that knows nothing but special tokens.
+        if set(tokenizer("One two, three.", add_special_tokens=False).input_ids) <= {tokenizer.unk_token_id}:
+            raise InputError("its tokenizer has no vocabulary: the tokenizer's files are missing")
+        return tokenizer, start(path, settings)
+    except Exception as error:  # invalid tokenizers and weights raise errors of any kind
+        reason = " ".join(str(error).split())[:300]
+        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        raise InputError(f"judge.train.base: {path} cannot be loaded: {kind}{reason}") from None
 
 
 def main() -> None:
@@ -118,7 +138,7 @@ def train_judge(args: argparse.Namespace, this: Job) -> None:
 
     settings = args.settings
     path = args.base or settings.base
-    tokenizer, model = tokenizer_of(path, settings), start(path, settings)
+    tokenizer, model = loaded(path, settings)
     reader = RewardModel(model, tokenizer, str(path))
     parts = divided(args)
     both = [*parts.training, *parts.validation]
@@ -151,7 +171,8 @@ def train_judge(args: argparse.Namespace, this: Job) -> None:
     if checkpoints:
         this.earlier_hours = checkpoints.earlier_seconds / 3600 if this.on_gpu else 0.0
     best = min(found, key=lambda each: each["loss"])
-    write_judge(finished(model, path, settings), tokenizer, args, card_of(settings, parts, best))
+    seen = {"instructions": parts.instructions, "models": parts.models}
+    write_judge(finished(model, path, settings), tokenizer, args, card_of(settings, parts, best), seen)
     this.finish(
         f"validation: agreement {best['agreement']:.1f} % after {best['pairs']:,} pairs",
         outputs={"model": args.model},
@@ -162,8 +183,6 @@ def train_judge(args: argparse.Namespace, this: Job) -> None:
         tokens=steps[-1].tokens,
         losses=[step.loss for step in steps],
         evaluations=found,
-        instructions_seen=parts.instructions,
-        models_seen=parts.models,
         resumed_at=checkpoints.resumed_at if checkpoints else [],
         **used(),
     )
@@ -198,14 +217,19 @@ def card_of(settings: Settings, parts: "Split", best: dict[str, float]) -> dict[
 
 
 def write_judge(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", args: argparse.Namespace, card: dict[str, Any]
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    args: argparse.Namespace,
+    card: dict[str, Any],
+    seen: dict[str, list[str]],
 ) -> None:
-    """Save the model as a directory that works elsewhere, atomically."""
+    """Save the model as a directory that works elsewhere, atomically, with what it has seen, for a judge's card."""
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     lines = [f"- {name}: {value}" for name, value in (card | {"commit": commit()}).items()]
     with written_whole(args.model) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        write_json(seen, temporary / SEEN)
         (temporary / "README.md").write_text("# Model card\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -214,4 +238,4 @@ if __name__ == "__main__":
     from implicit.tuning.checkpoint import Interrupted
     from implicit.tuning.optimise import NonFiniteLoss
 
-    run_stage(main, Interrupted, NonFiniteLoss, RewardError, if_gpu_is_full="Lower execution.micro_batch_tokens")
+    run_stage(main, Interrupted, NonFiniteLoss, RewardError, if_gpu_is_full="Lower judge.train.pairs")

@@ -9,7 +9,6 @@ import pytest
 from reward_models import run_script
 from scipy.stats import spearmanr
 from test_config_names import DEFAULT as RAW
-from test_references import with_judge
 
 from implicit.judging import card
 from implicit.judging.training import key_of
@@ -17,6 +16,7 @@ from judge_annotations import chosen, compared, copies_of, sides_of, unseen, wit
 from make_annotations import annotated, drawn, verdict
 from pipeline.config.check import ConfigError, check_config
 from pipeline.config.datasets import Annotations
+from pipeline.config.judges import Assessor
 from pipeline.files.storage import read_json, read_table, write_json, write_table
 from pipeline.jobs.command import InputError
 from pipeline.jobs.comparing import rounds
@@ -122,9 +122,38 @@ def test_rank_correlation_is_scipys_and_needs_five_models():
     rate = card.rank_correlation(given, wanted)
     assert rate.value == pytest.approx(spearmanr([given[n] for n in names], [wanted[n] for n in names]).statistic)
     assert rate.n == 8 and rate.low <= rate.value <= rate.high
+    assert card.rank_correlation(dict.fromkeys(names, 50.0), wanted) is None
     assert card.rank_correlation(*({n: own[n] for n in names[:4]} for own in (given, wanted))) is None
     assert card.win_rates([row | {"model_1": row["model_2"]} for row in rows], "preference") == {}
-    assert set(card.controlled_win_rates(rows, "preference")) <= set(names)
+    assert card.controlled_win_rates(rows, "preference") == {}  # too few pairs of each
+    many = pairs(count=600, models=5)
+    controlled = card.controlled_win_rates(many, "preference")  # without those whose lengths explain nothing
+    assert controlled and set(controlled) <= set(card.win_rates(many, "preference"))
+
+
+def test_a_baseline_in_the_second_column_is_the_same():
+    rows = pairs(count=600, models=5)
+    for row in rows:  # no two models have the same win rate
+        row["annotation"] = 1.5 + 0.98 * (row["annotation"] - 1.5) - 0.001 * int(row["model_2"][1:])
+    turned = [
+        row | {"model_1": row["model_2"], "model_2": row["model_1"], "length_1": row["length_2"], "length_2": row["length_1"]}
+        | {key: 3 - row[key] for key in ("preference", "annotation")}
+        for row in rows
+    ]  # fmt: skip
+    for key in ("preference", "annotation"):
+        assert card.win_rates(turned, key) == pytest.approx(card.win_rates(rows, key))
+        assert card.controlled_win_rates(turned, key) == pytest.approx(card.controlled_win_rates(rows, key))
+    weakest = [[row["id"] for row in card.slices(own)["weakest models"]] for own in (rows, turned)]
+    assert weakest[0] == weakest[1] and len(weakest[0]) == 120
+    asked = [row | {"instruction": "Say it."} for row in turned]
+    assert unseen(asked, {"instructions": [], "models": ["base"]}) == asked
+
+
+def test_both_orders_give_a_bias_and_consistency():
+    orders = [(1.0, 1.0), (2.0, 2.0), (1.0, 2.0), (1.5, 1.5)]
+    rows = [{"preference_output_1_first": one, "preference_output_2_first": two} for one, two in orders]
+    assert card.of_orders(rows) == (12.5, 75.0)  # the third takes the first both times
+    assert card.of_orders([{"preference_output_1_first": None, "preference_output_2_first": None}]) is None
 
 
 SOURCE = {"file": "known.jsonl", "instruction": "{q}\n\n{input}", "outputs": ["a", "b"], "preferences": ["one", "two"]}
@@ -174,7 +203,7 @@ def annotation_rows(count=12, models=3):
 
 def test_pairs_that_a_judge_was_trained_on_are_left_out_by_instruction_and_by_model():
     rows = annotation_rows()
-    record = {"instructions_seen": [key_of("Say   1.")], "models_seen": ["m2", "base"]}
+    record = {"instructions": [key_of("Say   1.")], "models": ["m2", "base"]}
     left = unseen(rows, record)
     assert {row["instruction"] for row in left} == {"Say 0.", "Say 2.", "Say 3."}
     assert {row["model_2"] for row in left} == {"m0", "m1"}  # the common opponent does not count
@@ -197,9 +226,9 @@ def test_pairs_need_a_reference_that_is_not_one_of_the_two(tmp_path):
     second = evaluation_set(
         tmp_path / "b.parquet", {"Say 0.": "Nought.", "Say 1.": "A one.", "Say 2.": "x", "Say 3.": "y"}
     )
-    found = with_references(annotation_rows(), [first, second])
+    found = with_references(annotation_rows(), {"": first, "b": second})
     assert [row["id"] for row in found] == ["k-0", "k-1", "k-2", "k-3", "k-5"]
-    assert found[0]["references"] == ["Zero.", "Nought."]  # fmt: skip
+    assert found[0]["references"] == {"": "Zero.", "b": "Nought."}  # fmt: skip
 
 
 def test_in_a_group_every_instruction_occurs_once_and_no_pair_is_lost():
@@ -248,27 +277,29 @@ def test_known_judgements_are_judged_and_counted(tmp_path):
     evaluation_set(
         tmp_path / "set.parquet", {"Say 0.": "Two 1. And", "Say 1.": "One. One.", "Say 2.": "Two 7.", "Say 3.": "x"}
     )
-    write_json({"instructions_seen": [key_of("Say 3.")], "models_seen": []}, tmp_path / "record.json")
-    words = [word for name in ("annotations", "set", "output", "summary", "training") for word in (f"--{name}",
+    words = [word for name in ("annotations", "set", "output", "summary") for word in (f"--{name}",
              tmp_path / {"annotations": "known.parquet", "set": "set.parquet", "output": "card.parquet",
-                         "summary": "card.json", "training": "record.json"}[name])]  # fmt: skip
+                         "summary": "card.json"}[name])]  # fmt: skip
     code, said = run_script("judge_annotations", words, SETTINGS)
     assert code == 0, said
     table, record = read_table("compared", tmp_path / "card.parquet"), read_json(tmp_path / "card.json")
-    assert (record["pairs"], record["seen"], record["without_reference"]) == (8, 3, 1)
-    assert "8 of 12 pairs; left out: 3" in said
+    assert (record["pairs"], record["seen"], record["without_reference"]) == (11, 0, 1)
+    assert "11 of 12 pairs; left out: 0" in said and record["judge"] == "chrf" and "win_rate" not in record
     by_id = {row["id"]: row["preference"] for row in table}
     assert by_id["k-1"] == 2 and by_id["k-4"] == 1 and not any(row["copy"] for row in table)
 
 
 def test_a_set_of_which_nothing_can_be_judged_is_one_line(tmp_path):
     rows = annotation_rows()
-    write_json({"instructions_seen": [], "models_seen": ["m0", "m1", "m2"]}, tmp_path / "record.json")
-    panel = check_config(with_judge()).judge
-    args = Namespace(training=[tmp_path / "record.json"], settings=panel, references=[], set=None, annotations="known")
-    args.set = evaluation_set(tmp_path / "set.parquet", {"Say 0.": "x"})
+    args = Namespace(references=[], set=None, annotations="known")
+    for name, seen in (("all", ["m0", "m1", "m2"]), ("some", ["m0", "m1"])):
+        (tmp_path / name).mkdir()
+        write_json({"instructions": [], "models": seen}, tmp_path / name / "seen.json")
+    some, all_ = (Assessor(kind="reward", path=str(tmp_path / name)) for name in ("some", "all"))
+    left, counts = chosen(args, rows, {"one": some})
+    assert {row["model_2"] for row in left} == {"m2"} and counts == {"seen": 8, "without_reference": 0}
     with pytest.raises(InputError, match=r"judge.card: no pair of known can be judged"):
-        chosen(args, rows)
+        chosen(args, rows, {"one": some, "two": all_})
 
 
 def test_rows_of_the_table_keep_lengths_instead_of_texts():

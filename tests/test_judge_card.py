@@ -42,9 +42,13 @@ def test_the_card_comes_without_the_experiment_and_then_in_its_tables(folder, co
     results = folder / "results" / "test"
     assert not list(results.glob("tiny/*_tuning"))
     record, trained = (read_json(results / "judge" / name) for name in ("card/known.json", "scores/record.json"))
+    seen = read_json(results / "judge" / "scores" / "model" / "seen.json")
     table = read_table("compared", results / "judge" / "card" / "known.parquet")
     assert record["pairs"] == len(table) == 2 * 15  # two models and fifteen instructions were held out
-    assert not {row["model_2"] for row in table} & set(trained["models_seen"])
+    assert not {row["model_2"] for row in table} & set(seen["models"]) and trained["pairs"] > 0
+    assert [member["judge"] for member in record["members"]] == ["rouge", "scores"] and "@" in record["members"][1][
+        "model"
+    ]
     card = results / "judge" / "card"
     line = (card / "tables" / "judge_card.csv").read_text(encoding="utf-8").splitlines()[1]
     assert line.startswith("both,known,all,") and (card / "figures" / "judge_card.png").is_file()

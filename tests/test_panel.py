@@ -7,8 +7,9 @@ from test_references import JUDGE, REFERENCE, asked, with_judge, written
 
 from implicit.judging.judge import Judgements
 from implicit.judging.panel import disagreement, mean_judgements
+from implicit.measuring import recount
 from pipeline.config.check import ConfigError, check_config
-from pipeline.files.storage import read_json, read_table
+from pipeline.files.storage import read_json, read_table, write_table
 from reporting.tables.card_table import agree, listed
 
 NEAR, FAR = "The capital of France is Paris.", "A dog sleeps."
@@ -66,6 +67,45 @@ def test_a_panel_is_the_mean_of_its_members_judged_alone(tmp_path):
     assert record["kind"] == "panel" and rows[0]["quality_1"] is None
 
 
+def test_each_member_has_its_own_references(tmp_path):
+    """One compares with the set's own, which are the model's texts; the other with another set's, the opponent's."""
+    rows = asked(4, reference=NEAR)
+    write_table("evaluation_set", [row | {"reference": FAR} for row in rows], tmp_path / "other.parquet")
+    member = {"kind": "reference", "measure": "chrf"}
+    members = {"own": member, "other": member | {"references": ["other"]}}
+    words = written(tmp_path, rows, {"model": [NEAR] * 4, "opponent": [FAR] * 4})
+    settings = {key: JUDGE[key] for key in ("seed", "bootstrap", "metric")} | {"name": "both", "kind": "panel"}
+    code, said = run_script(
+        "judge_responses", [*words, "--references", tmp_path / "other.parquet"], settings | {"members": members}
+    )
+    assert code == 0, said
+    assert [row["members"] for row in read_table("judgements", tmp_path / "judged.parquet")] == [[2.0, 1.0]] * 4
+    assert read_json(tmp_path / "judged.json")["disagreement"] == 1
+
+
+def test_the_bias_of_a_panel_in_both_orders_is_recounted(sides):
+    from test_judge import judge_by
+
+    from implicit.judging.judge import judge_pairs
+
+    one, two = sides
+    members = [
+        judge_pairs(one, two, judge_by(decide)[0], seed=1, both_orders=True)
+        for decide in (lambda *texts: 1.0, lambda first, second: 1.0 if len(first) > len(second) else 2.0)
+    ]
+    together = mean_judgements(members)
+    rows = [
+        {
+            "output_1": a["output"],
+            "output_2": b["output"],
+            "preference_output_1_first": x,
+            "preference_output_2_first": y,
+        }
+        for a, b, x, y in zip(one, two, together.opponent_first, together.model_first, strict=True)
+    ]
+    assert together.position_bias == pytest.approx(recount.position_bias(rows)) and together.position_bias > 10
+
+
 def test_members_agree_where_all_have_the_same_side_ahead():
     assert agree([("a", 60.0), ("b", 51.0)]) == "yes" and agree([("a", 60.0), ("b", 49.0)]) == "no"
     assert agree([("a", 50.0), ("b", 60.0)]) == "no" and agree([]) == ""
@@ -81,6 +121,11 @@ def test_members_agree_where_all_have_the_same_side_ahead():
         ({"members": {"one": {"kind": "oracle"}, "two": {"kind": "local"}}}, "'local' needs 'path'"),
         ({"measure": "chrf", "members": {}}, "'panel' has no 'measure'"),
         ({"members": {}}, "'panel' needs 'members'"),
+        (
+            {"members": {name: {"kind": "server", "server": {"base_url": f"http://{name}/v1", "model": "judge", "price": None,
+             "request": {"logprobs": True, "top_logprobs": 5}}} for name in ("one", "two")}},
+            "two 'members' ask for 'judge' on different servers",
+        ),
         (
             {"members": {"one": {"kind": "oracle"}, "two": {"kind": "reference", "measure": "bleu", "references": ["no"]}}},
             "judge.members.two.references: 'no' is not defined",

@@ -67,6 +67,44 @@ def test_a_long_text_is_cut_and_keeps_its_instruction(folder):
     assert reward.cut == 1
 
 
+@pytest.mark.parametrize("text", ["word " * 400, "日本語のテキスト、" * 60, "🦆🐍💡" * 90, "naïve “é” " * 90])
+def test_what_surrounds_the_texts_is_never_cut(folder, text):
+    """The score is read at the end: of the template, or of the pair."""
+    reward = load(folder)
+    whole = reward.encode("Say one.", "One.").ids
+    end = (
+        1
+        if reward.tokenizer.chat_template is None
+        else len(reward._tokens(reward.tokenizer.eos_token + "\n").input_ids)
+    )
+    for instruction, response in (("Say one.", text), (text, "One."), (text, text), (text, "")):
+        if len(reward._written(instruction, response).ids) <= 128:  # an unknown word is one token of BERT's
+            continue
+        row = reward.encode(instruction, response)
+        assert row.cut and 100 < len(row.ids) <= 128 and row.ids[-end:] == whole[-end:]
+        assert row.types is None or (len(row.types) == len(row.ids) and row.ids.count(whole[-1]) == 2)
+
+
+def test_a_causal_model_without_a_chat_template_is_refused(tmp_path):
+    from architectures import change
+
+    folder = save_reward_model("llama-3", tmp_path / "model")
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    change(folder / "tokenizer_config.json", chat_template=None)
+    with pytest.raises(RewardError, match="no chat template"):
+        load(folder)
+
+
+def test_close_scores_in_bfloat16_do_not_tie(tmp_path):
+    folder = save_reward_model("llama-3", tmp_path / "model")
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    with torch.no_grad():
+        model.score.weight.mul_(40)
+    reward = RewardModel(model, AutoTokenizer.from_pretrained(folder), "small")
+    found = reward.scores([("Say it.", f"It is {i}.") for i in range(30)])
+    assert len({score for score in found if score != float(torch.tensor(score).bfloat16())}) > 20
+
+
 def test_a_text_cannot_bring_special_tokens(folder):
     reward = load(folder)
     marks = sorted(token for token in reward.special if token.strip())

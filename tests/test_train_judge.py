@@ -56,7 +56,7 @@ def test_models_and_instructions_are_split_apart():
     assert {key_of(text) for text in asked | asked_validated} == set(found.instructions) and not never & set(
         found.instructions
     )
-    assert sorted(models | models_validated) == found.models and "base" not in found.models
+    assert sorted(models | models_validated | {"base"}) == found.models
     assert len(found.instructions) == 23  # of 29, six are held out
     assert len(found.training) == len(models) * len(asked)
     assert split(rows, models=0.25, instructions=0.2, never=never, validation=0.3, seed=1) == found
@@ -69,7 +69,12 @@ def test_a_common_opponent_is_told_by_set():
         row | {"set": "other", "model_1": "rival", "model_2": "base", "id": f"o{row['id']}"} for row in judged()
     ]
     found = split(rows, models=0.5, instructions=0.0, never=set(), validation=0.2, seed=1)
-    assert not {"base", "rival"} & set(found.models) and {row["set"] for row in found.training} == {"mine", "other"}
+    assert {"base", "rival"} <= set(found.models) and {row["set"] for row in found.training} == {"mine", "other"}
+    turned = [row | {"model_1": row["model_2"], "model_2": "base"} for row in of_set(judged())]
+    again = split(turned, models=0.25, instructions=0.2, never=set(), validation=0.3, seed=1)
+    assert len(again.training) == len(
+        split(of_set(judged()), models=0.25, instructions=0.2, never=set(), validation=0.3, seed=1).training
+    )
 
 
 def settings(**more):
@@ -85,8 +90,13 @@ def test_every_pair_is_once_in_every_epoch_and_groups_are_of_one_instruction():
     places = [place for step in steps for group in step for place in group]
     assert sorted(places) == sorted([*range(60)] * 2)
     assert all(len(group) <= 4 and len({clusters[place] for place in group}) == 1 for step in steps for group in step)
-    assert all(len(step) == 2 for step in steps[: len(steps) // 2 - 1]) and steps == plan(clusters, settings())
-    assert steps != plan(clusters, settings(seed=4))
+    sizes = [sum(map(len, step)) for step in steps]
+    assert steps == plan(clusters, settings()) != plan(clusters, settings(seed=4))
+    assert all(
+        8 <= size < 12 for number, size in enumerate(sizes) if number not in (len(steps) // 2 - 1, len(steps) - 1)
+    )
+    alone = plan([str(i) for i in range(64)], settings(epochs=1))
+    assert [sum(map(len, step)) for step in alone] == [8] * 8  # as many pairs where each instruction has one
 
 
 @pytest.fixture(scope="module")
@@ -159,10 +169,11 @@ def test_a_judge_learns_what_its_annotators_prefer_and_loads_elsewhere(method, b
     reward = RewardModel(
         AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder), "x"
     )
+    seen = read_json(folder / "seen.json")
     held_out = [
         row
         for row in judged()
-        if row["model_2"] not in record["models_seen"] and key_of(row["instruction"]) not in record["instructions_seen"]
+        if row["model_2"] not in seen["models"] and key_of(row["instruction"]) not in seen["instructions"]
     ]
     asked = [(row["instruction"], row["output_2"]) for row in held_out]
     right = [
@@ -205,12 +216,23 @@ def test_too_little_to_validate_on_is_one_line(tmp_path, base):
     assert code == 1 and "too few models or instructions" in said and "Traceback" not in said
 
 
+@pytest.mark.parametrize("kind", ["missing", "gguf", "no tokenizer"])
+def test_a_base_that_cannot_be_loaded_is_one_line(kind, tmp_path, base):
+    if kind == "no tokenizer":
+        for file in base.glob("tokenizer*"):
+            file.unlink()
+    path = {"missing": tmp_path / "none", "gguf": tmp_path / "x.gguf", "no tokenizer": base}[kind]
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    code, said = run_script("train_judge", words(tmp_path, path, "own"), TRAIN)
+    assert code == 1 and "Traceback" not in said and ("judge.train.base" in said or "no such file" in said)
+
+
 def test_held_out_tables_are_never_trained_on(tmp_path, base):
     write_table("annotations", judged(20), tmp_path / "held.parquet")
     more = words(tmp_path, base, "own", "--held-out", str(tmp_path / "held.parquet"))
     code, said = run_script("train_judge", more, TRAIN | {"epochs": 1, "held_out": {"instructions": 0.0}})
     assert code == 0, said
-    seen = read_json(tmp_path / "own" / "record.json")["instructions_seen"]
+    seen = read_json(tmp_path / "own" / "model" / "seen.json")["instructions"]
     assert sorted(seen) == sorted(key_of(f"What is item {i}?") for i in range(20, INSTRUCTIONS))
 
 
@@ -222,6 +244,7 @@ def test_held_out_tables_are_never_trained_on(tmp_path, base):
         ({}, "needs 'path' or 'train'"),
         ({"train": TRAIN | {"annotations": ["known"], "held_out": {"sets": ["none"]}}}, r"judge.train.held_out.sets: 'none' is not"),
         ({"train": TRAIN | {"annotations": ["known"], "base": "./none"}}, r"judge.train.base: no such directory"),
+        ({"train": TRAIN | {"annotations": ["known"], "base": "some.gguf"}}, r"judge.train.base: some.gguf: a GGUF file cannot"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_training_is_named(more, message):

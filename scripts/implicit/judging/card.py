@@ -21,6 +21,7 @@ DRAWS = 1000  # of the bootstrap
 BINS = 10  # of the judge's preference, for the reliability curve
 ALIKE = 1.25  # how many times as long the longer of two responses of similar length may be
 FEW = 5  # models: with fewer, ranks say nothing
+ENOUGH = 100  # pairs of a model, for a regression on length
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,22 @@ def agreements(rows: Sequence[Row]) -> dict[str, Rate]:
     return {who: rate for who, rate in found.items() if rate is not None}
 
 
+def baseline(rows: Sequence[Row]) -> int | None:
+    """The side (1 or 2) of the model that all others are compared with; None without names or such a model."""
+    models = [{row[f"model_{side}"] for row in rows} for side in (1, 2)]
+    if None in models[0] | models[1]:
+        return None
+    return next((side for side, own in zip((1, 2), models, strict=True) if len(own) == 1), None)
+
+
 def slices(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """All pairs, those of similar length, and those of the weakest quarter of the models, where models are named."""
     found = {"all": list(rows), "similar length": [row for row in rows if _alike(row)]}
     rates = win_rates(rows, "annotation")
     if len(rates) >= FEW:
         weak = sorted(rates, key=lambda model: rates[model])[: max(1, len(rates) // 4)]
-        found["weakest models"] = [row for row in rows if row["model_2"] in weak]
+        compared = f"model_{3 - (baseline(rows) or 1)}"
+        found["weakest models"] = [row for row in rows if row[compared] in weak]
     return found
 
 
@@ -114,6 +124,16 @@ def taste_for_length(rows: Sequence[Row]) -> dict[str, Rate]:
     return {who: rate for who, rate in found.items() if rate is not None}
 
 
+def of_orders(rows: Sequence[Row]) -> tuple[float, float] | None:
+    """Of pairs shown in both orders: wins of the response shown first, in points above one half; percent consistent."""
+    both = [(r["preference_output_1_first"], r["preference_output_2_first"]) for r in rows]
+    both = [(one, two) for one, two in both if one is not None]
+    if not both:
+        return None
+    first = 100 * (statistics.fmean((2 - one + two - 1) / 2 for one, two in both) - 0.5)
+    return first, 100 * statistics.fmean(sign(one) == sign(two) for one, two in both)
+
+
 def reliability(rows: Sequence[Row]) -> list[tuple[float, float, int]]:
     """For each tenth of the judge's preference: its mean there, the mean annotation there (both 0 to 1), and n."""
     bins: dict[int, list[Row]] = {}
@@ -127,40 +147,45 @@ def reliability(rows: Sequence[Row]) -> list[tuple[float, float, int]]:
 
 def win_rates(rows: Sequence[Row], key: str) -> dict[str, float]:
     """Each model's win rate in percent against the one that all are compared with; empty if there is none."""
-    if len({row["model_1"] for row in rows}) != 1 or any(row["model_2"] is None for row in rows):
+    side = baseline(rows)
+    if side is None:
         return {}
     models: dict[str, list[float]] = {}
     for row in rows:
-        models.setdefault(row["model_2"], []).append(100 * (row[key] - 1))
+        won = row[key] - 1 if side == 1 else 2 - row[key]
+        models.setdefault(row[f"model_{3 - side}"], []).append(100 * won)
     return {model: statistics.fmean(values) for model, values in models.items()}
 
 
 def controlled_win_rates(rows: Sequence[Row], key: str) -> dict[str, float]:
-    """The same, length-controlled by AlpacaEval's regression; without models for which it is not defined."""
+    """The same, length-controlled by AlpacaEval's regression, of models with ENOUGH pairs for which it is defined."""
     from implicit.judging.win_rates import win_rates as measured
 
     found = {}
+    one = baseline(rows) or 1
+    two = 3 - one
     for model in win_rates(rows, key):
-        own = [row for row in rows if row["model_2"] == model]
+        own = [row for row in rows if row[f"model_{two}"] == model]
         table = [
-            {"preference": row[key], "cluster": row["cluster"], "generator_1": "baseline", "generator_2": "model"}
-            | {f"output_{side}": "x" * row[f"length_{side}"] for side in (1, 2)}
+            {"preference": row[key] if one == 1 else 3 - row[key], "cluster": row["cluster"]}
+            | {"generator_1": "baseline", "generator_2": "model"}
+            | {"output_1": "x" * row[f"length_{one}"], "output_2": "x" * row[f"length_{two}"]}
             for row in own
         ]
-        rate = measured(table, bootstrap=2, seed=0)["lc_win_rate"]
+        rate = measured(table, bootstrap=2, seed=0)["lc_win_rate"] if len(own) >= ENOUGH else None
         if rate is not None:
             found[model] = rate
     return found
 
 
 def rank_correlation(one: dict[str, float], other: dict[str, float]) -> Rate | None:
-    """Spearman's correlation of win rates, with an interval over the models; None with fewer than five."""
+    """Spearman's correlation of win rates, with an interval over models; None with fewer than five, or equal rates."""
     models = sorted(set(one) & set(other))
-    if len(models) < FEW:
-        return None
     pairs = np.array([[one[model], other[model]] for model in models])
+    if len(models) < FEW or (np.ptp(pairs, axis=0) == 0).any():
+        return None
     rng = np.random.default_rng(0)
     drawn = [pairs[rng.integers(len(pairs), size=len(pairs))] for _ in range(DRAWS)]
-    values = [float(spearmanr(*draw.T).statistic) for draw in drawn if len(set(map(tuple, draw))) > 1]
+    values = [float(spearmanr(*draw.T).statistic) for draw in drawn if (np.ptp(draw, axis=0) > 0).all()]
     low, high = np.nanquantile(values, [0.025, 0.975])
     return Rate(float(spearmanr(*pairs.T).statistic), float(low), float(high), len(models))

@@ -18,6 +18,8 @@ def mean_judgements(judged: Sequence[Judgements]) -> Judgements:
         opponent_first=_mean([one.opponent_first for one in judged]),
         model_first=_mean([one.model_first for one in judged]),
         protected=max(one.protected for one in judged),
+        # The mean of the members' biases is the bias of their mean: it is linear in the preferences.
+        position_bias=_mean_of([one.position_bias for one in judged]),
         label_shares=[min((share for share in row if share is not None), default=None) for row in rows],
     )
 
@@ -25,6 +27,11 @@ def mean_judgements(judged: Sequence[Judgements]) -> Judgements:
 def _mean(columns: Sequence[Sequence[float] | None]) -> list[float] | None:
     known = [column for column in columns if column is not None]
     return np.mean(known, axis=0).tolist() if len(known) == len(columns) else None
+
+
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def disagreement(judged: Sequence[Judgements]) -> float:

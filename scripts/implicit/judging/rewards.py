@@ -7,7 +7,10 @@ matter, and each is read once.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from inspect import signature
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
 
 from implicit.format.context import ContextUnknown, context_length
 from implicit.judging.judge import protect
@@ -15,7 +18,6 @@ from implicit.judging.local_judge import special_texts
 from implicit.scoring.batching import token_batches
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -49,7 +51,20 @@ class RewardModel:
         labels = self.model.config.num_labels
         if labels != 1:
             raise RewardError(f"{self.identity} has {labels} outputs; a reward model has one, the score")
+        if not self.tokenizer.is_fast:
+            raise RewardError(
+                f"{self.identity}: its tokenizer has no tokenizer.json, which is needed to cut long texts"
+            )
+        if self.tokenizer.chat_template is None and not separates_pairs(self.tokenizer):
+            raise RewardError(
+                f"{self.identity}: its tokenizer has no chat template, so the begin of a response is unknown; add one"
+            )
         self.special = special_texts(self.tokenizer)
+        # The head is computed in float32: in bfloat16, scores around 12 have steps of 1/16, and close ones would tie.
+        for name in ("score", "classifier"):
+            head = getattr(self.model, name, None)
+            if isinstance(head, torch.nn.Linear):
+                head.float().register_forward_pre_hook(lambda layer, given: (given[0].float(), *given[1:]))
 
     @property
     def limit(self) -> int:
@@ -60,37 +75,46 @@ class RewardModel:
             return self.tokenizer.model_max_length
 
     def encode(self, instruction: str, response: str) -> Encoded:
-        """The tokens of a response to an instruction, at most ``limit``.
+        """The tokens of a response to an instruction, at most ``limit``, with everything that surrounds the two texts.
 
-        If there are more, the instruction keeps at most half of the room, and the response gets the rest.
+        If there are more, the instruction keeps at most half of the room, and the response gets the rest. Raises
+        RewardError if the limit leaves no room.
         """
         instruction, response = (protect(text, self.special) for text in (instruction, response))
         whole = self._written(instruction, response)
         if len(whole.ids) <= self.limit:
             return whole
-        room = self.limit - len(self._written("", "").ids)
-        asked, answered = (self._tokens(text) for text in (instruction, response))
-        kept = min(len(asked), max(room // 2, room - len(answered)))
-        texts = [self.tokenizer.decode(ids) for ids in (asked[:kept], answered[: max(0, room - kept)])]
-        cut = self._written(*texts)
-        types = None if cut.types is None else cut.types[: self.limit]
-        return Encoded(cut.ids[: self.limit], types, True)
+        room = self.limit - (len(self._written("a", "a").ids) - 2)
+        if room < 2:
+            raise RewardError(f"{self.identity} reads {self.limit} tokens, which leaves no room for a response")
+        asked, answered = (len(self._tokens(text).input_ids) for text in (instruction, response))
+        kept = min(asked, max(room // 2, room - answered))
+        rest = room - kept
+        while True:  # a text that is cut may have more tokens than it had there, at its new end
+            cut = self._written(self._beginning(instruction, kept), self._beginning(response, rest))
+            if len(cut.ids) <= self.limit:
+                return Encoded(cut.ids, cut.types, True)
+            kept, rest = (kept, rest - 1) if rest >= kept else (kept - 1, rest)
 
-    def _tokens(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+    def _tokens(self, text: str) -> Any:
+        return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+
+    def _beginning(self, text: str, count: int) -> str:
+        """The characters of a text's first tokens."""
+        offsets = self._tokens(text).offset_mapping
+        return text if len(offsets) <= count else text[: offsets[count - 1][1]] if count > 0 else ""
 
     def _written(self, instruction: str, response: str) -> Encoded:
         if self.tokenizer.chat_template is None:
-            pair = self.tokenizer(instruction, response, return_token_type_ids=True)
+            # An empty second text would be none, and the first alone is written otherwise than a pair.
+            pair = self.tokenizer(instruction or " ", response or " ", return_token_type_ids=True, verbose=False)
             return Encoded(pair.input_ids, pair.token_type_ids, False)
         turns = [{"role": "user", "content": instruction}, {"role": "assistant", "content": response}]
         text = self.tokenizer.apply_chat_template(turns, tokenize=False)
-        return Encoded(self._tokens(text), None, False)
+        return Encoded(self._tokens(text).input_ids, None, False)
 
     def scores(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """The scores of (instruction, response) pairs. Raises RewardError if one is not a finite number."""
-        import torch
-
         encoded = [self.encode(*pair) for pair in pairs]
         self.cut += sum(one.cut for one in encoded)
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids), reverse=True)
@@ -108,10 +132,8 @@ class RewardModel:
         return found
 
 
-def score(model: "PreTrainedModel", rows: Sequence[Encoded]) -> "torch.Tensor":
+def score(model: "PreTrainedModel", rows: Sequence[Encoded]) -> torch.Tensor:
     """The scores [rows] of encoded texts, computed as one batch."""
-    import torch
-
     longest = max(len(row.ids) for row in rows)
     # Causal models of transformers read the score at the last token that is not padding, and take any token with the
     # padding's id for padding, such as an EOS that ends a response. So the padding is an id that is in no row.
@@ -123,10 +145,12 @@ def score(model: "PreTrainedModel", rows: Sequence[Encoded]) -> "torch.Tensor":
         return torch.tensor([[*part, *[filler] * (longest - len(part))] for part in parts], device=model.device)
 
     given = {"attention_mask": padded([[1] * len(row.ids) for row in rows], 0)}
-    types = [row.types for row in rows]
-    if model.config.model_type in WITH_TYPES and None not in types:
-        given["token_type_ids"] = padded([part for part in types if part is not None], 0)
+    types = [row.types for row in rows if row.types is not None]
+    if len(types) == len(rows) and "token_type_ids" in signature(model.forward).parameters:
+        given["token_type_ids"] = padded(types, 0)
     return model(input_ids=padded([row.ids for row in rows], padding), **given).logits[:, 0].float()
 
 
-WITH_TYPES = ("bert", "albert", "electra", "deberta-v2")  # encoders that tell the two texts apart by token types
+def separates_pairs(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether a tokenizer puts something between two texts, as those of encoders do."""
+    return None in tokenizer("a", "a").sequence_ids(0)[1:-1]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from implicit.judging.card import baseline
 from implicit.judging.rewards import Encoded, score
 from implicit.scoring.batching import token_batches
 from implicit.tuning.checkpoint import Checkpoints, Interrupted, noticing_sigterm
@@ -58,12 +59,12 @@ def key_of(instruction: str) -> str:
     return hashlib.sha256(" ".join(instruction.split()).encode()).hexdigest()[:16]
 
 
-def common_opponents(rows: Sequence[Row]) -> set[str | None]:
+def exempt(rows: Sequence[Row]) -> set[str | None]:
     """The models that all others of a set are compared with: none is held out, since each is in every pair."""
-    found: dict[str, set[str | None]] = {}
+    sets: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(row["set"], set()).add(row["model_1"])
-    return {None}.union(*(models for models in found.values() if len(models) == 1))
+        sets.setdefault(row["set"], []).append(row)
+    return {None}.union(*({row[f"model_{side}"] for row in own} for own in sets.values() if (side := baseline(own))))
 
 
 class Split(NamedTuple):
@@ -84,7 +85,7 @@ def split(
     out besides. Pairs of a model of one part and an instruction of another are not used.
     """
     rng = random.Random(f"split/{seed}")
-    common = common_opponents(rows)
+    common = exempt(rows)
     names = sorted({row[side] for row in rows for side in ("model_1", "model_2")} - common, key=str)
     keys = sorted({key_of(row["instruction"]) for row in rows} - never)
     parts = []
@@ -102,15 +103,17 @@ def split(
         ]
 
     used = [*taken(own, asked)], [*taken(own_validation, asked_validation)]
-    return Split(*used, sorted(asked | asked_validation), sorted(own | own_validation))
+    seen = {row[side] for part in used for row in part for side in ("model_1", "model_2")} - {None}
+    return Split(*used, sorted(asked | asked_validation), sorted(seen))
 
 
 def plan(clusters: Sequence[str], settings: Training) -> list[list[list[int]]]:
     """The steps of training, each a list of groups of pairs of one instruction: places in ``clusters``.
 
-    The order is a function of seed and epoch. Groups have at most ``pairs`` pairs, steps some ``batch_size``.
+    The order is a function of seed and epoch. Groups have at most ``pairs`` pairs; a step takes groups until it has
+    ``batch_size`` pairs.
     """
-    steps = []
+    steps: list[list[list[int]]] = []
     for epoch in range(settings.epochs):
         rng = random.Random(f"order/{settings.seed}/{epoch}")
         of_cluster: dict[str, list[int]] = {}
@@ -119,8 +122,13 @@ def plan(clusters: Sequence[str], settings: Training) -> list[list[list[int]]]:
         size = settings.pairs
         groups = [own[start : start + size] for own in of_cluster.values() for start in range(0, len(own), size)]
         rng.shuffle(groups)
-        count = max(1, settings.batch_size // size)
-        steps += [groups[start : start + count] for start in range(0, len(groups), count)]
+        room = 0
+        for group in groups:
+            if room <= 0:
+                steps.append([])
+                room = settings.batch_size
+            steps[-1].append(group)
+            room -= len(group)
     return steps
 
 
@@ -180,13 +188,13 @@ def losses(model: "PreTrainedModel", texts: Sequence[Encoded], pairs: Sequence[P
 def evaluate(
     model: "PreTrainedModel", texts: Sequence[Encoded], pairs: Sequence[Pair], settings: Training
 ) -> tuple[float, float]:
-    """The mean loss of pairs, and the percentage whose winner is found; a tie of the annotator counts one half."""
+    """The mean loss of pairs, and the percentage whose winner is found; a tie of either counts one half."""
     model.eval()
     with torch.inference_mode():
         loss, difference = losses(model, texts, pairs, settings)
     model.train()
-    agrees = [0.5 + 0.5 * math.copysign(pair.preference != 0.5, (pair.preference - 0.5) * own)
-              for pair, own in zip(pairs, difference.tolist(), strict=True)]  # fmt: skip
+    signs = torch.tensor([pair.preference - 0.5 for pair in pairs]).sign() * difference.float().cpu().sign()
+    agrees = (0.5 + 0.5 * signs).tolist()
     return loss.double().mean().item(), 100 * sum(agrees) / len(agrees)
 
 

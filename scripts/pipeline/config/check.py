@@ -142,6 +142,7 @@ def _missing_files(config: Config) -> list[str]:
         models.append((f"{key}.path", member.path))
         if member.train and member.train.base not in config.models:
             models.append((f"{key}.train.base", member.train.base))
+    unread = [(key, path) for key, path in models if key.startswith("judge.") and path and is_gguf(path)]
     if config.judge:
         files.append(("judge.df_gamed", config.judge.df_gamed))
     if config.drift:
@@ -149,6 +150,9 @@ def _missing_files(config: Config) -> list[str]:
     if config.similarity:
         models.append(("similarity.encoder", config.similarity.encoder))
     faults = [
+        f"{key}: {path}: a GGUF file cannot be read here; define it in `models`, and name that" for key, path in unread
+    ]
+    faults += [
         f"{key}: file {file}: not found (working directory: {Path.cwd()})"
         for key, file in files
         if file and not is_url(file) and not Path(file).is_file()
@@ -172,6 +176,14 @@ def _members(config: Config) -> dict[str, Assessor]:
     if judge is None:
         return {}
     return {f"judge.members.{name}" if judge.kind == "panel" else "judge": own for name, own in judge.panel().items()}
+
+
+def is_gguf(path: str) -> bool:
+    """Whether a path is a GGUF file, or a directory with one."""
+    try:
+        return gguf_in(path) is not None
+    except InputError:
+        return False
 
 
 def _missing_in_directory(key: str, path: str) -> list[str]:

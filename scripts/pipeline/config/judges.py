@@ -67,6 +67,9 @@ class Server(Section):
         return self
 
 
+SEEN = "seen.json"  # in a trained judge's directory: the instructions and models that it has seen
+
+
 class HeldOut(Section):
     models: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """The share of the models, drawn by the seed."""
@@ -98,7 +101,7 @@ class JudgeTraining(Section):
     pairs: Count = 8
     """Pairs of one instruction that are computed together, so that an output that they share is computed once."""
     batch_size: Count = 32
-    """Pairs in an optimizer step: a multiple of `pairs`."""
+    """The least number of pairs in an optimizer step."""
     learning_rate: Positive = 2.0e-4
     """Of AdamW, with linear warm-up and cosine decay."""
     warmup: Share = 0.05
@@ -192,6 +195,13 @@ class Judge(Assessor):
     def of_several(self) -> Self:
         if self.kind == "panel" and len(self.panel()) < 2:
             raise ValueError("a judge of kind 'panel' needs two 'members' or more")
+        servers = {own.server.model: own.server.base_url for own in self.panel().values() if own.server}
+        for own in self.panel().values():
+            if own.server and servers[own.server.model] != own.server.base_url:
+                raise ValueError(
+                    f"two 'members' ask for {own.server.model!r} on different servers, but answers are kept by the "
+                    "model's name: give it another one on one of them"
+                )
         return self
 
     def panel(self) -> dict[str, Assessor]:
@@ -203,10 +213,14 @@ class Judge(Assessor):
         """Whether a model runs on this machine."""
         return any(member.kind in ("local", "reward") for member in self.panel().values())
 
-    def trained(self, model: Path | None) -> dict[str, Assessor]:
-        """The judges, with the directory of the model that was trained as the path of the one that is."""
+    def own_precision(self) -> str | None:
+        """The precision of its model; None for a panel, whose members have their own."""
+        return None if self.kind == "panel" else self.precision
+
+    def trained(self, models: dict[str, Path]) -> dict[str, Assessor]:
+        """The judges, with the directories of those that were trained as their paths."""
         return {
-            name: member.model_copy(update={"path": str(model)}) if member.train else member
+            name: member.model_copy(update={"path": str(models[name])}) if member.train else member
             for name, member in self.panel().items()
         }
 

@@ -288,7 +288,8 @@ class Config(Section):
     def annotations_used(self) -> list[str]:
         """The known judgements that the judge is compared with, or trained on."""
         members = self.judge.panel().values() if self.judge else []
-        names = [name for member in members if member.train for name in member.train.annotations]
+        trained = [member.train for member in members if member.train]
+        names = [name for own in trained for name in (*own.annotations, *own.held_out.sets) if name in self.annotations]
         return list(dict.fromkeys([*(self.judge.card if self.judge else []), *names]))
 
     def judge_sets(self) -> list[str]:

@@ -82,6 +82,10 @@ def _evaluation_sets(config: Config) -> list[str]:
             for key, name in judged
             if config.evaluation_sets[name].origin != "world_part"
         ]
+    for member in members:
+        base = member.train.base if member.train else None
+        if base in config.models and base not in config.run.models:
+            faults.append(f"judge.train.base: {base!r} is not among run.models, {config.run.models}, so it is not made")
     if judge and judge.card and any(member.kind == "oracle" for member in members):
         faults.append(f"judge.card: {judge.card}: the oracle knows only the tiny world's instructions")
     for name, checker in config.checks.items():

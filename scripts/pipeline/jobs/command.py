@@ -19,6 +19,7 @@ WITHOUT_BARS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRE
 
 OPTIONAL_PATH: dict[str, Any] = {"type": Path}
 PATHS: dict[str, Any] = {"type": Path, "nargs": "*", "default": []}  # any number of them
+NAMED: dict[str, Any] = {"nargs": "*", "default": []}  # any number of NAME=PATH, for `directories`
 SWITCH: dict[str, Any] = {"action": "store_true"}
 
 
@@ -66,6 +67,11 @@ def arguments(
     if settings is not None:
         args.settings = checked_settings(settings, args.settings)
     return args
+
+
+def directories(named: list[str]) -> dict[str, Path]:
+    """Paths by name, from words such as ``NAME=PATH``."""
+    return {name: Path(path) for name, _, path in (word.partition("=") for word in named)}
 
 
 def checked_settings(kind: type[BaseModel], given: dict[str, Any]) -> BaseModel:

@@ -1,7 +1,7 @@
 """The judges that a config describes, ready to compare responses within a job; used by every script that judges.
 
 A side's row has ``id``, ``instruction`` and ``output``, and what some kinds need: ``request`` and ``stopped`` for the
-oracle, ``references`` (a list of texts) for similarity.
+oracle, ``references`` for similarity: a text by the name of the evaluation set that it is from, OWN for the judged set.
 """
 
 import argparse
@@ -13,10 +13,12 @@ from implicit.judging.judge import BY_QUALITY, Judge, Judgements, judge_pairs
 from implicit.judging.kinds import local_judge, quality_judge, server_judge
 from implicit.judging.local_judge import LocalModel
 from implicit.judging.oracle import Oracle
+from implicit.judging.panel import disagreement
 from implicit.judging.references import similarity
 from implicit.judging.template import read_template
 from implicit.servers.chat_client import ChatServer
 from pipeline.config.judges import Assessor
+from pipeline.config.judges import Judge as JudgeSection
 from pipeline.files.hub import is_hub_id
 from pipeline.jobs.command import InputError
 from pipeline.jobs.costs import CHARACTERS_PER_TOKEN, scoring_hours
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 Side = list[dict[str, Any]]
 
+OWN = ""  # names the references of the set that is judged
 TEMPLATE_TOKENS = 400  # of AlpacaEval 2's prompt, without the texts: for the estimate that is reserved in advance
 
 
@@ -113,15 +116,41 @@ class Comparer:
             new = [text for text in dict.fromkeys(texts) if text not in self.scores]
             self.scores |= dict(zip(new, self.reward.scores(new), strict=True))
             return [self.scores[text] for text in texts]
-        key = "request" if self.oracle else "references"
-        without = list(dict.fromkeys(row["id"] for row in rows if not row.get(key)))
-        if without and self.oracle:
-            raise InputError(f"judge.kind: the oracle only supports instructions of the tiny world, not {without[:3]}")
+        if self.oracle:
+            without = list(dict.fromkeys(row["id"] for row in rows if not row["request"]))
+            if without:
+                raise InputError(
+                    f"judge.kind: the oracle only supports the tiny world's instructions, not {without[:3]}"
+                )
+            return [self.oracle.quality(row["request"], row["output"], stopped=row["stopped"]) for row in rows]
+        found = [references_of(self.settings, row) for row in rows]
+        without = list(dict.fromkeys(row["id"] for row, own in zip(rows, found, strict=True) if None in own))
         if without:
             raise InputError(f"judge.kind: the evaluation set has no reference in rows {without[:5]}")
-        if self.oracle:
-            return [self.oracle.quality(row["request"], row["output"], stopped=row["stopped"]) for row in rows]
-        return [similarity(row["output"], row["references"], self.settings.measure) for row in rows]
+        measure = self.settings.measure
+        return [similarity(row["output"], own, measure) for row, own in zip(rows, found, strict=True)]
+
+    def summary(self, judge: Judge, judged: Judgements) -> dict[str, Any]:
+        """The record's entries about this judge."""
+        cut = {"cut": self.reward.cut} if self.reward else {}
+        return judge.summary() | judged.summary() | cut
+
+
+def references_of(settings: Assessor, row: dict[str, Any]) -> list[str | None]:
+    """The references that a judge of similarity compares a row with; None for one that is missing."""
+    return [row["references"].get(name) for name in settings.references or [OWN]]
+
+
+def summaries(judges: Sequence[Comparer], found: Sequence[tuple[Judge, Judgements]], settings: JudgeSection) -> dict:
+    """The record's entries about the judge; of a panel, also those of each member, with its own win rate."""
+    own = [judge.summary(*each) for judge, each in zip(judges, found, strict=True)]
+    if settings.kind != "panel":
+        return own[0]
+    rates = [100 * sum(p - 1 for p in judged.preferences) / len(judged.preferences) for _, judged in found]
+    members = [{"win_rate": rate} | summary for rate, summary in zip(rates, own, strict=True)]
+    date = max((summary["date"] for summary in own if summary["date"]), default=None)
+    together = {"judge": settings.name, "kind": "panel", "model": None, "date": date, "members": members}
+    return together | {"disagreement": disagreement([judged for _, judged in found])}
 
 
 def comparers(

@@ -47,13 +47,13 @@ def load_model(
     precision: str = "float32",
     revision: str | None = None,
     kind: str = "AutoModelForCausalLM",
-    new: tuple[str, ...] = (),
+    new_head: bool = False,
     **more: Any,
 ) -> "PreTrainedModel":
     """Load a model for inference, in a torch dtype given by name, or with ``own`` in that of its files.
 
-    ``kind`` is a class of transformers that finds the model's own class. Weights with one of ``new`` in their name
-    may be missing: they are drawn with torch's global seed.
+    ``kind`` is a class of transformers that finds the model's own class. With ``new_head``, weights outside of the
+    pre-trained part may be missing: they are drawn with torch's global seed.
 
     Code that comes with a model is never run, and weights are only read as safetensors, since a pickle can run code.
     Raises InputError for weights that the config needs and the files lack; transformers raises other errors.
@@ -66,7 +66,10 @@ def load_model(
     loading = getattr(transformers, kind).from_pretrained
     model, found = loading(path, dtype=dtype, output_loading_info=True, **own, **more)
     # transformers initialises such weights randomly, with only a warning.
-    missing = sorted(key for key in found["missing_keys"] if not set(key.split(".")) & set(new))
+    missing = sorted(found["missing_keys"])
+    if new_head:
+        part = f"{model.base_model_prefix}."
+        missing = [key for key in missing if key.startswith(part) and ".pooler." not in key]
     if missing:
         raise InputError(
             f"{path}: {len(missing)} weights that config.json needs are in no safetensors file, such as "

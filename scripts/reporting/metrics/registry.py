@@ -243,6 +243,16 @@ def rank_correlations(content: Content) -> list[Number]:
     return [Number(**vars(rate), part=part) for part, rate in found.items() if rate is not None]
 
 
+def shown_first(place: int) -> Callable[[Content], list[Number]]:
+    """Wins of the response shown first, or consistent pairs, of a judge that was shown both orders."""
+
+    def take(content: Content) -> list[Number]:
+        found = card.of_orders(pairs_of(content))
+        return [Number(found[place])] if found else []
+
+    return take
+
+
 def copies(content: Content) -> list[Number]:
     """The win rate that the judge gives the second of two equal responses."""
     values = [100 * (row["preference"] - 1) for row in content.rows if row["copy"]]
@@ -355,6 +365,8 @@ DECLARED = [
            reliability),
     Metric("rank_correlation", "card", "", 2, "rank correlation of models' win rates with the annotators'",
            rank_correlations, **HIGHER),
+    Metric("card_bias", "card", "points", 1, "wins of the response shown first, above one half", shown_first(0)),
+    Metric("card_consistent", "card", *PERCENT, "pairs with the same winner in both orders", shown_first(1)),
     Metric("copies", "card", *PERCENT, "win rate of the second of two equal responses", copies),
     *(Metric(key, "card", "count", 0, definition, recorded(key)) for key, definition in (
         ("seen", "pairs with an instruction or a model that the judge was trained on: left out"),

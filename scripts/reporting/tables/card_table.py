@@ -13,7 +13,8 @@ CARD_NOTE = (
     "Agreement: percent of pairs in which the annotators' winner is preferred; a tie of the judge counts one half, "
     "pairs that the annotators tie are left out. Majority: always the side that wins more often; longer: the longer "
     "response; people: one annotator against another of the same pair. Similar length: neither response is more than "
-    "1.25 times as long as the other. Weakest models: the quarter with the lowest win rates. Intervals draw "
+    "1.25 times as long as the other. Weakest models: the quarter with the lowest win rates. Rank correlations are "
+    "of models' win rates with the annotators' on the same pairs. Intervals draw "
     "instructions with all their pairs, those of rank correlations draw models."
 )
 
@@ -48,8 +49,13 @@ def card_lines(view: View) -> list[Line]:
             cells[f"rank correlation, {kind}"] = fixed(ranks[0]["value"], 2) if ranks else ""
             cells[f"95 %, {kind}"] = spread(ranks[0], 2) if ranks else ""
             cells["models"] = int(ranks[0]["n"]) if ranks else cells.get("models", "")
-        copied = rows_of(view, "copies", set=name) if part == "all" else []
-        cells["two copies"] = fixed(copied[0]["value"], 1) if copied else ""
+        for head, metric in (
+            ("position bias", "card_bias"),
+            ("consistent", "card_consistent"),
+            ("two copies", "copies"),
+        ):
+            found = rows_of(view, metric, set=name) if part == "all" else []
+            cells[head] = fixed(found[0]["value"], 1) if found else ""
         lines.append(Line(cells | {"n": int(judge["n"])}, list(dict.fromkeys(own["source"]))))
     return lines
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from reporting.metrics.view import Group, Line, Row, View
+from reporting.tables.card_table import card_in_short
 from reporting.tables.forms import fixed, mean_and_deviation, plus_minus
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def condition_lines(view: View) -> list[Line]:
 def condition_notes(view: View, main: "DataFrame") -> list[str]:
     """Descriptions of the columns."""
     known = world_rows(view)[0][0]
-    return [NOTE, *(note for name, note in OPTIONAL.items() if name in known)]
+    return [NOTE, *card_in_short(view), *(note for name, note in OPTIONAL.items() if name in known)]
 
 
 def drawn(view: View, measures: list[str]) -> list[dict[str, Any]]:

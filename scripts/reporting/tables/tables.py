@@ -333,6 +333,7 @@ TABLES = {
             Column("chosen", lambda group: "yes" if group.first["value"] else ""),
         ],
         system=lambda row: (row["model"], row["name"], row["slice"]),
+        notes=lambda view, main: [*card_in_short(view)],
     ),
     "tuning": Table(
         "Tuning data and losses", frozenset(), first_rows("last_loss"), ("model", "system"), lambda view: [
