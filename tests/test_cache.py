@@ -56,3 +56,20 @@ def test_log_likelihoods_and_their_gradient_do_not_depend_on_the_parts(at_a_time
     found = log_likelihoods(head, hidden, targets)
     torch.testing.assert_close(found, plain)
     torch.testing.assert_close(torch.autograd.grad(found.square().sum(), hidden)[0], expected[0])
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_parts_in_bfloat16_are_the_whole_but_for_rounding(trained, monkeypatch):
+    torch.manual_seed(0)
+    head, targets = torch.nn.Linear(32, 300, bias=False).requires_grad_(trained), torch.arange(40)
+    found = []
+    for at_a_time in (10**9, 3000):  # one part, or four
+        monkeypatch.setattr("implicit.scoring.likelihood.AT_A_TIME", at_a_time)
+        hidden = torch.linspace(-2, 2, 40 * 32).sin().view(40, 32).requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+            loss = log_likelihoods(head, hidden, targets).square().mean()
+        wanted = [hidden, *([head.weight] if trained else [])]
+        found.append((loss.detach(), *torch.autograd.grad(loss, wanted)))
+    for whole, parts in zip(*found, strict=True):
+        assert parts.dtype == torch.float32
+        torch.testing.assert_close(parts, whole, rtol=0.05, atol=0.02 * whole.abs().max().item())

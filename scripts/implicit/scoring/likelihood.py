@@ -1,5 +1,6 @@
 """Log-likelihoods of tokens, without holding the logits of all positions in memory at once."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,20 +20,29 @@ def log_likelihoods(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.
     vocabulary = head.weight.shape[0]
     rows = max(1, AT_A_TIME // vocabulary)
 
+    if len(targets) <= rows:
+        return -cross_entropy(head(hidden).float(), targets, reduction="none")
+    parts = zip(hidden.split(rows), targets.split(rows), strict=True)
+    if not torch.is_grad_enabled() or not isinstance(head, torch.nn.Linear):
+        return torch.cat([_recomputed(head, *part) for part in parts])
+    # The weights are cast once, not for each part: casting 262,144 rows takes longer than the product with 64 of them.
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    weight, bias = head.weight.to(dtype), None if head.bias is None else head.bias.to(dtype)
+    if not head.weight.requires_grad:
+        return _FrozenHead.apply(hidden.to(dtype), weight, bias, targets, rows)
+    return torch.cat([_recomputed(lambda states: linear(states, weight, bias), *part) for part in parts])
+
+
+def _recomputed(head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, targets: torch.Tensor):
+    """Log-likelihoods [n] of a part, whose logits are recomputed for the gradient, if there is one."""
+
     def of_part(states: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         return -cross_entropy(head(states).float(), chosen, reduction="none")
 
-    if len(targets) <= rows:
-        return of_part(hidden, targets)
-    if torch.is_grad_enabled() and isinstance(head, torch.nn.Linear) and not head.weight.requires_grad:
-        kind = hidden.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-        bias = None if head.bias is None else head.bias.to(dtype)
-        return _FrozenHead.apply(hidden.to(dtype), head.weight.to(dtype), bias, targets, rows)
-    parts = zip(hidden.split(rows), targets.split(rows), strict=True)
     if not torch.is_grad_enabled():
-        return torch.cat([of_part(*part) for part in parts])
-    return torch.cat([checkpoint(of_part, *part, use_reentrant=False) for part in parts])
+        return of_part(hidden, targets)
+    return checkpoint(of_part, hidden, targets, use_reentrant=False)
 
 
 class _FrozenHead(torch.autograd.Function):
