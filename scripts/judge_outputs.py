@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from implicit.servers.answers import Answers
-from judge_annotations import described
+from judge_annotations import described, sides_of
 from pipeline.config.judges import JudgeSettings
 from pipeline.files.local_files import read_rows
 from pipeline.files.storage import write_json
@@ -74,7 +74,7 @@ def main() -> None:
 def judge_outputs(args: argparse.Namespace, this: Job) -> None:
     """Judge all pairs, and write their preferences."""
     from implicit.judging.panel import mean_judgements
-    from pipeline.jobs.comparing import comparers, rounds
+    from pipeline.jobs.comparing import comparers, reserve, rounds
 
     settings = args.settings
     kept = args.answers or args.output.with_suffix(".answers.jsonl")
@@ -82,11 +82,9 @@ def judge_outputs(args: argparse.Namespace, this: Job) -> None:
     rows = pairs_of(args.responses, args.opponent)
     with Answers(None if settings.kind == "reward" else kept, log=say) as answers, this.paying(answers) as budget:
         judges = comparers(settings.panel(), args, this=this, answers=answers, budget=budget)
+        reserve(this, judges, sides_of(rows), orders=2 if settings.both_orders else 1)
         for group in rounds(rows):
-            sides = [
-                [{"id": row["id"], "instruction": row["instruction"], "output": row[side]} for row in group]
-                for side in ("output_1", "output_2")
-            ]
+            sides = sides_of(group)
             judged = [judge.compare(*sides, seed=settings.seed, both_orders=settings.both_orders) for judge in judges]
             together = mean_judgements([own for _, own in judged])
             found |= dict(zip((row["id"] for row in group), together.preferences, strict=True))

@@ -58,7 +58,8 @@ class Results:
         self.asked[1]["instruction"] = f"Instruction 1: hostile {HOSTILE}"
         for row, item in zip(self.asked, world.evaluation("test", instructions) if world else [], strict=False):
             row |= {"request": describe(item, world.seed), "reference": item.response}
-        self.results, self.given, self.measured = [], {}, {"judge", "rank", "rules", "choice", "conditions"}
+        self.results, self.given = [], {}
+        self.measured = {"judge", "card", "rank", "rules", "choice", "conditions"}
         self.measured |= ({"similarity"} if self.similar else set()) | (
             {"oracle", "drift", "harness", "checks"} if world else set()
         )
@@ -93,6 +94,7 @@ class Results:
         write_table("evaluation_set", self.asked, test)
         for model in self.models:
             self.write_model(model)
+        self.write_card()
         models = [(model, "some", world) for world, model in enumerate(self.models, start=1)]
         sets = {model: self.path("data/files/sets/test.parquet") for model in self.models}
         oracle, axis = self.world is not None, "what is read"
@@ -169,6 +171,11 @@ class Results:
         told = {f"quality_{side}": None if None in own else sum(own) / n for side, own in ((1, one), (2, two))}
         told["win_rate"] = 100 * sum(row["preference"] - 1 for row in rows) / n
         told["win_rate_error"] = recount.win_rate_error(rows, draws=OWN["bootstrap"], seed=OWN["seed"])
+        if rows[0].get("members"):
+            of_members = zip(*(row["members"] for row in rows), strict=True)
+            rates = [100 * sum(p - 1 for p in own) / n for own in of_members]
+            told["members"] = [{"judge": f"member {i}", "win_rate": rate} for i, rate in enumerate(rates)]
+            told["disagreement"] = sum(min(row["members"]) < 1.5 < max(row["members"]) for row in rows) / n
         told["ties"] = sum(row["preference"] == 1.5 for row in rows)
         self.record(
             "judge", self.path(path), {"table": self.path(table)}, **told, lc_win_rate=None, n=n, judge="made",
@@ -210,6 +217,8 @@ class Results:
                 | {"output_2": "b", "quality_1": None, "quality_2": None, "preference_output_1_first": None}
                 for i in range(20)
             ]
+            for row in rows:  # by a panel of two
+                row["members"] = [max(1.0, row["preference"] - 0.4), min(2.0, row["preference"] + 0.4)]
             path = f"{model}/{system.path}/validation.against-references.json"
             self.add("judge", path, model, system, set="validation", opponent="references")
             self.judged(path, rows, {})
@@ -217,6 +226,26 @@ class Results:
         chosen = min(epochs for epochs in rates if rates[epochs] == max(rates.values()))
         path = self.add("select", f"{model}/{mode}/selected.json", model, self.tuned(mode, None))
         write_json({"epochs": chosen, "grid": [{"epochs": epochs} for epochs in rates]}, path)
+
+    def write_card(self):
+        """Six models' responses compared with another's, by three annotators and a judge that was shown both orders."""
+        rows = []
+        for i in range(90):
+            orders = [round(1 + self.draw.random(), 3) for _ in range(2)]
+            annotators = [self.draw.choice([1.0, 1.5, 2.0]) for _ in range(3)]
+            rows.append(
+                {"id": f"known-{i}", "cluster": f"known-{i // 6}", "model_1": "base", "model_2": f"m{i % 6}", "copy": False,
+                 "length_1": self.draw.randint(1, 9), "length_2": self.draw.randint(1, 9), "annotators": annotators,
+                 "annotation": sum(annotators) / 3 - 0.001 * (i % 6) * (sum(annotators) > 4), "preference": sum(orders) / 2,
+                 "preference_output_1_first": orders[0], "preference_output_2_first": orders[1]}
+            )  # fmt: skip
+        rows += [row | {"copy": True, "id": f"copy-{i}"} for i, row in enumerate(rows[:5])]
+        path = self.add("card", "judge/card/known.json", set="known")
+        write_table("compared", rows, path.with_suffix(".parquet"))
+        table = {"table": self.path("judge/card/known.parquet")}
+        self.record(
+            "card", self.path("judge/card/known.json"), table, judge="made", pairs=90, seen=3, without_reference=2
+        )
 
     def write_ranking(self, model, system):
         sides = [f"{side}_{score}" for side in ("true", "other") for score in ("logprob", "eos_logprob")]

@@ -44,7 +44,8 @@ def test_every_metric_is_there_and_counted_anew_by_other_code(made, metrics, cap
     assert check_collected(by_key(metrics), by_key(collect(Experiment.read(made.experiment.as_settings())))) == []
     assert check_recounted(by_key(metrics), Recount(made.experiment)) + check_data(metrics, made.experiment) == []
     (alone,) = [line for line in capsys.readouterr().out.splitlines() if "from records only" in line]
-    recorded = {metric.name for metric in registry.DECLARED if metric.stage == "tune"} | {"protected"}
+    recorded = {metric.name for metric in registry.DECLARED if metric.stage == "tune"}
+    recorded |= {"protected", "seen", "without_reference"}
     assert set(alone.partition("only: ")[2].split(", ")) == recorded
     changed = metrics.assign(value=metrics["value"] + 0.001)
     faults = check_recounted(by_key(changed), Recount(made.experiment))

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,71 @@ def position_bias(rows: Sequence[Row]) -> float | None:
     table = table[table["preference_output_1_first"].notna() & (table["output_1"] != table["output_2"])]
     first = 2 - table["preference_output_1_first"] + table["preference_output_2_first"] - 1
     return None if table.empty else 100 * (first.mean() / 2 - 0.5)
+
+
+def disagreement(rows: Sequence[Row]) -> float | None:
+    """The percentage of judgements in which members of a panel prefer different sides; None without members."""
+    if not rows or rows[0].get("members") is None:
+        return None
+    return 100 * float(np.mean([min(row["members"]) < 1.5 < max(row["members"]) for row in rows]))
+
+
+def card(rows: Sequence[Row]) -> Iterator[tuple[str, str, str, float, int | None]]:
+    """The metrics of a judge's card, but for length-controlled ranks: metric, slice, part, value and n."""
+    whole = pd.DataFrame([row for row in rows if not row["copy"]])
+    names = whole[["model_1", "model_2"]]
+    fixed = [] if names.isna().any(axis=None) else [name for name in names if names[name].nunique() == 1]
+    compared = {"model_1": "model_2", "model_2": "model_1"}[fixed[0]] if fixed else None
+    lengths = whole[["length_1", "length_2"]]
+    kept = {"all": lengths["length_1"] >= 0, "similar length": lengths.max(axis=1) <= 1.25 * lengths.min(axis=1)}
+    if compared:
+        turn = 1 if fixed == ["model_1"] or len(fixed) == 2 else -1
+        rates = {
+            key: whole.groupby(compared)[key].apply(lambda own: 50 + 100 * turn * (own.mean() - 1.5))
+            for key in ("preference", "annotation")
+        }
+        if len(rates["annotation"]) >= 5:
+            weakest = rates["annotation"].nsmallest(max(1, len(rates["annotation"]) // 4)).index
+            kept["weakest models"] = whole[compared].isin(weakest)
+            if min(own.nunique() for own in rates.values()) > 1:
+                ranks = [own.rank() for own in rates.values()]
+                yield "rank_correlation", "all", "raw", float(ranks[0].corr(ranks[1])), len(ranks[0])
+    for name, chosen in kept.items():
+        own = whole[chosen]
+        wanted = np.sign(own["annotation"] - 1.5)
+        won = wanted[wanted != 0]
+        if won.empty:
+            continue
+        second = 100 * float((won > 0).mean())
+        signs = {"judge": np.sign(own["preference"] - 1.5), "longer": np.sign(own["length_2"] - own["length_1"])}
+        for part, given in signs.items():
+            yield "agreement", name, part, 50 + 50 * float((given[won.index] * won).mean()), len(won)
+        yield "agreement", name, "majority", max(second, 100 - second), len(won)
+        pairs = [
+            50 + 50 * np.sign(one - 1.5) * np.sign(other - 1.5)
+            for annotators in own["annotators"]
+            for one, other in permutations(annotators, 2)
+            if other != 1.5
+        ]
+        if pairs:
+            yield "agreement", name, "people", float(np.mean(pairs)), len(pairs)
+    uneven = whole[whole["length_1"] != whole["length_2"]]
+    longer = np.sign(uneven["length_2"] - uneven["length_1"])
+    for part, key in (("judge", "preference"), ("annotation", "annotation")):
+        if len(uneven):
+            value = 50 + 50 * float((np.sign(uneven[key] - 1.5) * longer).mean())
+            yield "longer_wins", "all", part, value, len(uneven)
+    for _, own in whole.groupby((10 * (whole["preference"] - 1)).astype(int).clip(upper=9)):
+        part = f"{100 * (own['preference'].mean() - 1):.1f}"
+        yield "reliability", "all", part, 100 * float(own["annotation"].mean() - 1), len(own)
+    both = whole.dropna(subset=["preference_output_1_first"])
+    if len(both):
+        one, two = both["preference_output_1_first"], both["preference_output_2_first"]
+        yield "card_bias", "all", "", float(50 * (two.mean() - one.mean())), None
+        yield "card_consistent", "all", "", 100 * float((np.sign(one - 1.5) == np.sign(two - 1.5)).mean()), None
+    copied = [100 * (row["preference"] - 1) for row in rows if row["copy"]]
+    if copied:
+        yield "copies", "all", "", float(np.mean(copied)), len(copied)
 
 
 def label_shares(rows: Sequence[Row]) -> tuple[float | None, float | None, int]:

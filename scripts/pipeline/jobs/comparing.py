@@ -28,6 +28,8 @@ from pipeline.jobs.record import fingerprint
 from pipeline.models.directories import load_model, pick_precision
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from implicit.judging.rewards import RewardModel
     from implicit.servers.answers import Answers
 
@@ -38,7 +40,10 @@ TEMPLATE_TOKENS = 400  # of AlpacaEval 2's prompt, without the texts: for the es
 
 
 class Comparer:
-    """One judge, alone or in a panel. Models are loaded when it is created; paid requests count against the budget."""
+    """One judge, alone or in a panel. Models are loaded when it is created, and take a GPU only in `reserve`.
+
+    Paid requests count against the budget.
+    """
 
     def __init__(
         self,
@@ -55,7 +60,7 @@ class Comparer:
         self.scores: dict[tuple[str, str], float] = {}  # of texts that a reward model has read: each is read once
         self.judge: Judge | None = None
         self.oracle = Oracle() if settings.kind == "oracle" else None
-        self.parameters = 0.0  # in billions, of a model on this machine
+        self.model: PreTrainedModel | None = None  # on this machine
         if settings.kind not in ("oracle", "reference"):
             self._prepare(args, this, answers, budget)
 
@@ -75,9 +80,9 @@ class Comparer:
         else:
             from implicit.judging.rewards import RewardModel
 
-            device = this.device or "cpu"
-            model, tokenizer, identity = load_judge(settings, precision=pick_precision(settings.precision, device))
-            self.parameters, model = model.num_parameters() / 1e9, model.to(device)
+            precision = pick_precision(settings.precision, this.device or "cpu")
+            model, tokenizer, identity = load_judge(settings, precision=precision)
+            self.model = model
             if settings.kind == "reward":
                 self.reward = RewardModel(model, tokenizer, identity, batch_tokens=args.batch)
             else:
@@ -86,12 +91,16 @@ class Comparer:
 
     def work(self, sides: Sequence[Side], *, orders: int) -> float:
         """What comparing costs on this machine: billions of parameters times tokens."""
+        if self.model is None:
+            return 0.0
         if self.settings.kind == "reward":
             orders, template = 1, 0
         else:
             template = TEMPLATE_TOKENS
         characters = sum(len(row["instruction"]) + len(row["output"]) for side in sides for row in side)
-        return self.parameters * orders * (characters / CHARACTERS_PER_TOKEN + template * len(sides[0]))
+        return (
+            self.model.num_parameters() / 1e9 * orders * (characters / CHARACTERS_PER_TOKEN + template * len(sides[0]))
+        )
 
     def compare(self, opponent: Side, model: Side, *, seed: int, both_orders: bool) -> tuple[Judge, Judgements]:
         """Judge a model's responses against an opponent's. The judge is returned for what it says of itself.
@@ -119,9 +128,8 @@ class Comparer:
         if self.oracle:
             without = list(dict.fromkeys(row["id"] for row in rows if not row["request"]))
             if without:
-                raise InputError(
-                    f"judge.kind: the oracle only supports the tiny world's instructions, not {without[:3]}"
-                )
+                only = "the oracle only supports instructions of the tiny world"
+                raise InputError(f"judge.kind: {only}, not {without[:3]}")
             return [self.oracle.quality(row["request"], row["output"], stopped=row["stopped"]) for row in rows]
         found = [references_of(self.settings, row) for row in rows]
         without = list(dict.fromkeys(row["id"] for row, own in zip(rows, found, strict=True) if None in own))
@@ -175,8 +183,11 @@ def rounds(rows: Side) -> Iterator[Side]:
 
 
 def reserve(this: Job, judges: Sequence[Comparer], sides: Sequence[Side], *, orders: int) -> None:
-    """Reserve the GPU hours of all judges together."""
+    """Reserve the GPU hours of all judges together, and then move their models to the device."""
     this.reserve(scoring_hours, parameters=1.0, tokens=sum(judge.work(sides, orders=orders) for judge in judges))
+    for judge in judges:
+        if judge.model is not None:
+            judge.model.to(this.device or "cpu")
 
 
 def load_judge(settings: Assessor, *, precision: str) -> tuple[Any, Any, str]:

@@ -108,6 +108,7 @@ class Recount:
             share, minimum, answers = recount.label_shares(rows)
             yield Count(result.path, "label_share", share, answers)
             yield Count(result.path, "label_share_minimum", minimum, answers)
+            yield Count(result.path, "disagreement", recount.disagreement(rows))
             for place, member in enumerate(read_json(result.path).get("members", [])):
                 won = sum(row["members"][place] - 1 for row in rows)
                 yield Count(result.path, "member_win_rate", 100 * won / len(rows), slice=member["judge"])
@@ -234,18 +235,9 @@ def checked(results: list[Result]) -> Iterator[Count]:
 
 
 def card(result: Result) -> Iterator[Count]:
-    """A judge's card, over all pairs of a set."""
-    rows = [row for row in table(result, "compared") if not row["copy"]]
-    judge, wanted = (np.array([row[key] for row in rows]) - 1.5 for key in ("preference", "annotation"))
-    longer = np.array([row["length_2"] - row["length_1"] for row in rows])
-    won = wanted != 0
-    for who, given in (("judge", judge), ("longer", longer)):
-        agree = np.where(given == 0, 0.5, given * wanted > 0)[won]
-        yield Count(result.path, "agreement", 100 * agree.mean() if len(agree) else None, len(agree), part=who)
-    uneven = longer != 0
-    for who, given in (("judge", judge), ("annotation", wanted)):
-        wins = np.where(given == 0, 0.5, given * longer > 0)[uneven]
-        yield Count(result.path, "longer_wins", 100 * wins.mean() if len(wins) else None, len(wins), part=who)
+    """A judge's card."""
+    for metric, name, part, value, n in recount.card(table(result, "compared")):
+        yield Count(result.path, metric, value, n, name, part)
 
 
 def similarity(result: Result) -> Iterator[Count]:

@@ -7,18 +7,25 @@ quantiles.
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from implicit.judging import card
 from implicit.judging.artefacts import judged_otherwise
 from implicit.measuring.intervals import mean_interval
 from implicit.measuring.texts import distinct_bigrams, repeats_instruction
 from implicit.scoring.rank import capability_interval
 from implicit.tuning.optimise import learning_rate_factor
+from reporting.metrics.card_metrics import (
+    agreements_of,
+    copies,
+    longer_wins,
+    rank_correlations,
+    reliability,
+    shown_first,
+)
+from reporting.metrics.check_metrics import checks_passed, passed_over_seeds, prompts_passed
 from reporting.page.content import ORACLE, Content, Number
 
 Taken = float | None | list[Number]
-CHECK_DRAWS = 1000  # of the bootstrap for intervals of checks
 DRAWS = ("any", "same_kind", "same_format")
 QUANTILES = {"p5": 0, "p25": 4, "median": 9, "p75": 14, "p95": 18}  # index into the 19 cut points between twentieths
 
@@ -123,55 +130,6 @@ def capability_over_seeds(contents: Sequence[Content]) -> list[Number]:
     return numbers
 
 
-def ways(content: Content) -> list[str]:
-    """The ways in which a checker checks, such as strict and loose."""
-    return list(dict.fromkeys(row["way"] for row in content.rows))
-
-
-def in_way(content: Content, way: str, value: float, n: int) -> Number:
-    """A number of one evaluation set and way of checking."""
-    return Number(value, n, slice=content.result.set, part=way)
-
-
-def by_prompt(content: Content, way: str) -> dict[str, list[bool]]:
-    """The outcomes of each response's checks, by the cluster of its prompt."""
-    found: dict[str, list[bool]] = {}
-    for row in content.rows:
-        if row["way"] == way:
-            found.setdefault(row["cluster"], []).append(row["passed"])
-    return found
-
-
-def prompts_passed(content: Content) -> list[Number]:
-    """The percentage of responses that pass all of their checks."""
-    found = {way: by_prompt(content, way).values() for way in ways(content)}
-    return [in_way(content, way, 100 * statistics.fmean(map(all, own)), len(own)) for way, own in found.items()]
-
-
-def checks_passed(content: Content) -> list[Number]:
-    """The percentage of single checks that pass."""
-    found = {way: [passed for own in by_prompt(content, way).values() for passed in own] for way in ways(content)}
-    return [in_way(content, way, 100 * statistics.fmean(own), len(own)) for way, own in found.items()]
-
-
-def passed_over_seeds(prompts: bool) -> Callable[[Sequence[Content]], list[Number]]:
-    """The mean over seeds of the percentage of prompts, or of checks, with its 95 % interval over seeds and prompts."""
-
-    def pool(contents: Sequence[Content]) -> list[Number]:
-        numbers = []
-        for way in ways(contents[0]):
-            seeds = [by_prompt(content, way) for content in contents]
-            own = [list(found.values()) for found in seeds]
-            above = [[100.0 * (all(one) if prompts else sum(one)) for one in found] for found in own]
-            below = [[1.0 if prompts else float(len(one)) for one in found] for found in own]
-            low, high = mean_interval(above, below, list(seeds[0]), draws=CHECK_DRAWS, seed=0)
-            value = statistics.fmean(sum(up) / sum(down) for up, down in zip(above, below, strict=True))
-            numbers.append(replace(in_way(contents[0], way, value, int(sum(below[0]))), low=low, high=high))
-        return numbers
-
-    return pool
-
-
 def of_draws(take: Callable[[dict], float]) -> Callable[[Content], list[Number]]:
     """A number for each kind of negatives."""
     return lambda content: [Number(take(draw), slice=draw["negatives"]) for draw in content.summary["controls"]]
@@ -205,58 +163,6 @@ def rejudged(key: str) -> Callable[[Content], list[Number]]:
 def of_members(content: Content) -> list[Number]:
     """The win rate by each member of a panel."""
     return [Number(member["win_rate"], slice=member["judge"]) for member in content.json.get("members", [])]
-
-
-def pairs_of(content: Content) -> list[dict]:
-    """The pairs of a judge's card, without copies."""
-    return [row for row in content.rows if not row["copy"]]
-
-
-def agreements_of(content: Content) -> list[Number]:
-    """How often the winner of known judgements is preferred, by slice, and by whom or what."""
-    return [
-        Number(**vars(rate), slice=name, part=who)
-        for name, rows in card.slices(pairs_of(content)).items()
-        for who, rate in card.agreements(rows).items()
-    ]
-
-
-def longer_wins(content: Content) -> list[Number]:
-    """How often the longer response wins, by the judge and by the annotators."""
-    return [Number(**vars(rate), part=who) for who, rate in card.taste_for_length(pairs_of(content)).items()]
-
-
-def reliability(content: Content) -> list[Number]:
-    """The mean preference of the annotators for each tenth of the judge's, whose mean is the part, in percent."""
-    return [
-        Number(100 * wanted, n, part=f"{100 * given:.1f}") for given, wanted, n in card.reliability(pairs_of(content))
-    ]
-
-
-def rank_correlations(content: Content) -> list[Number]:
-    """Rank correlations of models' win rates with those of the annotators, raw and length-controlled."""
-    rows, keys = pairs_of(content), ("preference", "annotation")
-    found = {
-        "raw": card.rank_correlation(*(card.win_rates(rows, key) for key in keys)),
-        "length-controlled": card.rank_correlation(*(card.controlled_win_rates(rows, key) for key in keys)),
-    }
-    return [Number(**vars(rate), part=part) for part, rate in found.items() if rate is not None]
-
-
-def shown_first(place: int) -> Callable[[Content], list[Number]]:
-    """Wins of the response shown first, or consistent pairs, of a judge that was shown both orders."""
-
-    def take(content: Content) -> list[Number]:
-        found = card.of_orders(pairs_of(content))
-        return [Number(found[place])] if found else []
-
-    return take
-
-
-def copies(content: Content) -> list[Number]:
-    """The win rate that the judge gives the second of two equal responses."""
-    values = [100 * (row["preference"] - 1) for row in content.rows if row["copy"]]
-    return [Number(statistics.fmean(values), len(values))] if values else []
 
 
 def token_quantiles(contents: Sequence[Content]) -> list[Number]:
