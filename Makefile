@@ -1,5 +1,5 @@
 # make run    builds the environment if needed, then runs the default experiment
-# make laptop runs the paper's experiment on a small real model, Gemma 3 270M, in about three hours on two cores
+# make laptop runs the paper's experiment on a small real model, Gemma 3 270M, in 80 minutes or more on two cores
 # make plan   estimates the cost: jobs, tokens, GPU hours, judge calls, price
 # make verify checks that all results are unchanged: files against records, tables against judgements
 # make compare A=results/x B=results/y  shows the differences between two experiments, and which are more than noise
