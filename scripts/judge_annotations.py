@@ -13,28 +13,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from implicit.measuring.texts import one_line
 from pipeline.config.judges import SEEN, Assessor, JudgeSettings
 from pipeline.files.storage import read_json, read_table, write_table
-from pipeline.jobs.command import (
-    NAMED,
-    OPTIONAL_PATH,
-    PATHS,
-    InputError,
-    arguments,
-    directories,
-    hide_progress_bars,
-    run_stage,
-    say,
-)
-from pipeline.jobs.job import Job, execution_of, job
+from pipeline.jobs.command import NAMED, OPTIONAL_PATH, PATHS, InputError, arguments, directories, say
+from pipeline.jobs.job import Job
+from pipeline.jobs.judging import judging_job, run_judging
 
 Row = dict[str, Any]
 COPIES = 100
-
-
-def normal(instruction: str) -> str:
-    """An instruction as sets are compared by it."""
-    return " ".join(instruction.split())
 
 
 def unseen(rows: list[Row], seen: Row) -> list[Row]:
@@ -56,13 +43,12 @@ def unseen(rows: list[Row], seen: Row) -> list[Row]:
 
 def with_references(rows: list[Row], sets: dict[str, Path]) -> list[Row]:
     """The pairs whose instruction has a reference in all of the sets, and neither of whose responses is one."""
-    known = {
-        name: {normal(row["instruction"]): row["reference"] for row in read_table("evaluation_set", path)}
-        for name, path in sets.items()
-    }
+    from pipeline.jobs.comparing import references_in
+
+    known = {name: references_in(path) for name, path in sets.items()}
     found = []
     for row in rows:
-        own = {name: texts.get(normal(row["instruction"])) for name, texts in known.items()}
+        own = {name: texts.get(one_line(row["instruction"])) for name, texts in known.items()}
         if None not in own.values() and not {row["output_1"], row["output_2"]} & set(own.values()):
             found.append(row | {"references": own})
     return found
@@ -136,76 +122,45 @@ def main() -> None:
         computes=True,
         asks=True,
     )
-    given = {"annotations": args.annotations, "set": args.set}
-    given |= {f"references {path.stem}": path for path in args.references}
-    given |= {f"model {name}": path for name, path in directories(args.model).items()}
-    with job(
-        "card",
-        args,
-        record=args.summary,
-        inputs=given,
-        execution=execution_of(args, precision=args.settings.own_precision()) if args.settings.computes() else None,
-        claims=(),  # the file of answers is locked
-    ) as this:
+    with judging_job("card", args, record=args.summary, annotations=args.annotations, set=args.set) as this:
         judge_annotations(args, this)
 
 
 def judge_annotations(args: argparse.Namespace, this: Job) -> None:
     """Judge all pairs, and write the table and its record."""
     from implicit.judging.judge import BY_QUALITY
-    from implicit.judging.panel import mean_judgements
-    from implicit.servers.answers import Answers
-    from pipeline.jobs.comparing import comparers, reserve, rounds
+    from pipeline.jobs.comparing import judging, rounds
 
-    settings = args.settings
-    panel = settings.trained(directories(args.model))
+    panel = args.settings.trained(directories(args.model))
     rows, left = chosen(args, read_table("annotations", args.annotations), panel)
-    asks = any(member.kind not in BY_QUALITY for member in panel.values())
-    groups = [*rounds(rows), *([copies_of(rows)] if asks else [])]
-    kept = (args.answers or args.output.with_suffix(".answers.jsonl")) if asks else None
+    groups = list(rounds(rows))
+    if any(member.kind not in BY_QUALITY for member in panel.values()):
+        groups.append(copies_of(rows))
+    kept = args.answers or args.output.with_suffix(".answers.jsonl")
+    every_side = [side for group in groups for side in sides_of(group)]
     table: list[Row] = []
-    with Answers(kept, log=say) as answers, this.paying(answers) as budget:
-        judges = comparers(panel, args, this=this, answers=answers, budget=budget)
-        orders = 2 if settings.both_orders else 1
-        reserve(this, judges, [side for group in groups for side in sides_of(group)], orders=orders)
+    with judging(args, this, panel, sides=every_side, kept=kept) as judges:
         for number, group in enumerate(groups, start=1):
-            sides = sides_of(group)
-            found = [judge.compare(*sides, seed=settings.seed, both_orders=settings.both_orders) for judge in judges]
-            this.paid_now = sum(judge.judge.asked.spent for judge in judges if judge.judge)
-            this.unpriced_now = sum(judge.judge.asked.unpriced for judge in judges if judge.judge)
-            members = [judged for _, judged in found]
-            table += compared(group, mean_judgements(members) if len(members) > 1 else members[0])
+            found = judges.compare(*sides_of(group))
+            table += compared(group, found.together)
             say(f"{len(table):,} pairs judged, in {number} of {len(groups)} groups")
         write_table("compared", table, args.output)
         this.finish(
             f"{len(table):,} pairs judged",
             outputs={"table": args.output},
-            **described(judges, found, settings),
+            **of_all_groups(found.summary),
             pairs=len(rows),
             **left,
         )
 
 
-def described(judges: list[Any], found: list[Any], settings: JudgeSettings) -> Row:
-    """Which judge it was, its members and its requests: not what concerns only the last group of pairs."""
-    from pipeline.jobs.comparing import summaries
-
-    whole = summaries(judges, found, settings)
-    of_a_group = {"win_rate", "disagreement", "protected", "position_bias", "consistent", "first_shown"}
-    of_a_group |= {"label_share", "label_share_minimum"}
-    members = [{k: v for k, v in one.items() if k not in of_a_group} for one in whole.get("members", [])]
-    own = {key: value for key, value in whole.items() if key not in of_a_group}
-    return own | ({"members": members} if members else {})
+def of_all_groups(summary: Row) -> Row:
+    """The record's entries about the judge, without those that concern only the last group of pairs."""
+    of_one = {"win_rate", "disagreement", "protected", "position_bias", "consistent", "first_shown"}
+    of_one |= {"label_share", "label_share_minimum"}
+    own = {key: value for key, value in summary.items() if key not in of_one}
+    return own | ({"members": [of_all_groups(member) for member in own["members"]]} if "members" in own else {})
 
 
 if __name__ == "__main__":
-    hide_progress_bars()  # before alpaca_eval is imported
-
-    from implicit.judging.judge import IncompleteJudging, JudgeError
-    from implicit.judging.local_judge import LocalJudgeError
-    from implicit.judging.rewards import RewardError
-    from implicit.servers.answers import AnswersError
-    from implicit.servers.chat_client import ServerError
-
-    errors = (AnswersError, IncompleteJudging, JudgeError, LocalJudgeError, RewardError, ServerError)
-    run_stage(main, *errors, if_gpu_is_full="Lower execution.ranking_batch_tokens")
+    run_judging(main, if_gpu_is_full="Lower execution.ranking_batch_tokens")

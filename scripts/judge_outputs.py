@@ -12,21 +12,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from implicit.servers.answers import Answers
-from judge_annotations import described, sides_of
+from implicit.measuring.texts import one_line
+from judge_annotations import of_all_groups, sides_of
 from pipeline.config.judges import JudgeSettings
 from pipeline.files.local_files import read_rows
 from pipeline.files.storage import write_json
-from pipeline.jobs.command import (
-    OPTIONAL_PATH,
-    InputError,
-    arguments,
-    checked_settings,
-    hide_progress_bars,
-    run_stage,
-    say,
-)
-from pipeline.jobs.job import Job, execution_of, job
+from pipeline.jobs.command import OPTIONAL_PATH, InputError, arguments, checked_settings
+from pipeline.jobs.job import Job
+from pipeline.jobs.judging import judging_job, run_judging
 
 Row = dict[str, Any]
 OWN = {"name": "judge", "seed": 0, "bootstrap": 2, "metric": "length_controlled_minimal"}
@@ -52,7 +45,7 @@ def pairs_of(ours: Path, theirs: Path) -> list[Row]:
         by_instruction = {row["instruction"]: row for row in second}
         second = [by_instruction[text] for text in asked[0]]
     return [
-        {"id": str(number), "cluster": " ".join(own["instruction"].split()), "instruction": own["instruction"]}
+        {"id": str(number), "cluster": one_line(own["instruction"]), "instruction": own["instruction"]}
         | {"output_1": other["output"], "output_2": own["output"]}
         for number, (own, other) in enumerate(zip(first, second, strict=True))
     ]
@@ -65,52 +58,34 @@ def main() -> None:
     args.settings = checked_settings(JudgeSettings, OWN | given | args.settings)
     if args.settings.kind in ("oracle", "reference"):
         raise InputError(f"a judge of kind {args.settings.kind!r} needs more than instructions and responses")
-    execution = execution_of(args, precision=args.settings.own_precision()) if args.settings.computes() else None
-    inputs = {"responses": args.responses, "opponent": args.opponent}
-    with job("judge", args, record=args.output.with_suffix(".record.json"), inputs=inputs, execution=execution) as this:
+    args.references, args.model = [], []
+    record = args.output.with_suffix(".record.json")
+    with judging_job("judge", args, record=record, responses=args.responses, opponent=args.opponent) as this:
         judge_outputs(args, this)
 
 
 def judge_outputs(args: argparse.Namespace, this: Job) -> None:
     """Judge all pairs, and write their preferences."""
-    from implicit.judging.panel import mean_judgements
-    from pipeline.jobs.comparing import comparers, reserve, rounds
+    from pipeline.jobs.comparing import judging, rounds
 
-    settings = args.settings
-    kept = args.answers or args.output.with_suffix(".answers.jsonl")
-    found: dict[str, float] = {}
     rows = pairs_of(args.responses, args.opponent)
-    with Answers(None if settings.kind == "reward" else kept, log=say) as answers, this.paying(answers) as budget:
-        judges = comparers(settings.panel(), args, this=this, answers=answers, budget=budget)
-        reserve(this, judges, sides_of(rows), orders=2 if settings.both_orders else 1)
+    kept = args.answers or args.output.with_suffix(".answers.jsonl")
+    preferences: dict[str, float] = {}
+    with judging(args, this, args.settings.panel(), sides=sides_of(rows), kept=kept) as judges:
         for group in rounds(rows):
-            sides = sides_of(group)
-            judged = [judge.compare(*sides, seed=settings.seed, both_orders=settings.both_orders) for judge in judges]
-            together = mean_judgements([own for _, own in judged])
-            found |= dict(zip((row["id"] for row in group), together.preferences, strict=True))
-        written = [
-            {"instruction": row["instruction"], "output_1": row["output_1"], "output_2": row["output_2"]}
-            | {"preference": found[row["id"]]}
-            for row in rows
-        ]
+            found = judges.compare(*sides_of(group))
+            preferences |= dict(zip((row["id"] for row in group), found.together.preferences, strict=True))
+        shown = ("instruction", "output_1", "output_2")
+        written = [{key: row[key] for key in shown} | {"preference": preferences[row["id"]]} for row in rows]
         write_json(written, args.output)
         rate = 100 * sum(row["preference"] - 1 for row in written) / len(written)
         this.finish(
             f"{len(written):,} preferences in {args.output}; the responses win {rate:.1f} %",
             outputs={"preferences": args.output},
-            **described(judges, judged, settings),
+            **of_all_groups(found.summary),
             win_rate=rate,
         )
 
 
 if __name__ == "__main__":
-    hide_progress_bars()  # before alpaca_eval is imported
-
-    from implicit.judging.judge import IncompleteJudging, JudgeError
-    from implicit.judging.local_judge import LocalJudgeError
-    from implicit.judging.rewards import RewardError
-    from implicit.servers.answers import AnswersError
-    from implicit.servers.chat_client import ServerError
-
-    errors = (AnswersError, IncompleteJudging, JudgeError, LocalJudgeError, RewardError, ServerError)
-    run_stage(main, *errors, if_gpu_is_full="Lower --batch")
+    run_judging(main, if_gpu_is_full="Lower --batch")

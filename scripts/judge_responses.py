@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from implicit.measuring.texts import one_line
 from pipeline.config.judges import JudgeSettings
 from pipeline.files.storage import read_table, write_table
 from pipeline.jobs.command import (
@@ -24,11 +25,10 @@ from pipeline.jobs.command import (
     InputError,
     arguments,
     directories,
-    hide_progress_bars,
-    run_stage,
     say,
 )
-from pipeline.jobs.job import Job, execution_of, job
+from pipeline.jobs.job import Job
+from pipeline.jobs.judging import judging_job, run_judging
 
 if TYPE_CHECKING:
     from implicit.judging.judge import Judgements
@@ -57,13 +57,13 @@ def read_side(path: Path | None, rows: list[dict[str, Any]]) -> tuple[str, Side]
 
 def all_references(rows: list[dict[str, Any]], paths: list[Path]) -> list[dict[str, str | None]]:
     """The references of each row: its own, and those of the same instruction in other sets, by the set's name."""
-    from pipeline.jobs.comparing import OWN
+    from pipeline.jobs.comparing import OWN, references_in
 
     found: list[dict[str, str | None]] = [{OWN: row["reference"]} for row in rows]
     for path in paths:
-        own = {" ".join(row["instruction"].split()): row["reference"] for row in read_table("evaluation_set", path)}
+        own = references_in(path)
         for row, references in zip(rows, found, strict=True):
-            references[path.stem] = own.get(" ".join(row["instruction"].split()))
+            references[path.stem] = own.get(one_line(row["instruction"]))
             if references[path.stem] is None:
                 raise InputError(f"judge.references: {path} has no reference for the instruction of row {row['id']}")
     return found
@@ -110,17 +110,8 @@ def main() -> None:
         computes=True,
         asks=True,
     )
-    given = {name: getattr(args, name) for name in ("set", "responses", "opponent")}
-    given |= {f"references {path.stem}": path for path in args.references}
-    given |= {f"model {name}": path for name, path in directories(args.model).items()}
-    with job(
-        "judge",
-        args,
-        record=args.summary,
-        inputs=given,
-        execution=execution_of(args, precision=args.settings.own_precision()) if args.settings.computes() else None,
-        claims=(),  # the file of answers is locked
-    ) as this:
+    inputs = {name: getattr(args, name) for name in ("set", "responses", "opponent")}
+    with judging_job("judge", args, record=args.summary, **inputs) as this:
         judge_responses(args, this)
 
 
@@ -168,34 +159,25 @@ def judge_responses(args: argparse.Namespace, this: Job) -> None:
     name_2, outputs_2 = read_side(args.responses, rows)
     references = all_references(rows, args.references)
 
-    from implicit.judging.judge import BY_QUALITY, check_pairs
-    from implicit.judging.panel import mean_judgements
+    from implicit.judging.judge import check_pairs
     from implicit.judging.win_rates import win_rates
-    from implicit.servers.answers import Answers
-    from pipeline.jobs.comparing import comparers, reserve, summaries
+    from pipeline.jobs.comparing import judging
 
     sides = [side_of(rows, outputs, references) for outputs in (outputs_1, outputs_2)]
     check_pairs(*sides, names=(name_1, name_2))
     gamed, gamed_sha256 = find_table(args, rows)
     panel = settings.trained(directories(args.model))
-    asks = any(member.kind not in BY_QUALITY for member in panel.values())
-    kept = (args.answers or args.output.with_suffix(".answers.jsonl")) if asks else None
-    # Held until everything is written, so that only one process judges at a time.
-    with Answers(kept, log=say) as answers, this.paying(answers) as budget:
-        judges = comparers(panel, args, this=this, answers=answers, budget=budget)
-        reserve(this, judges, sides, orders=2 if settings.both_orders else 1)
-        found = [judge.compare(*sides, seed=settings.seed, both_orders=settings.both_orders) for judge in judges]
-        this.paid_now = sum(judge.asked.spent for judge, _ in found)
-        this.unpriced_now = sum(judge.asked.unpriced for judge, _ in found)
-        members = [judged for _, judged in found]
-        judged = mean_judgements(members) if len(members) > 1 else members[0]
-        table = judgement_rows(rows, sides, judged, names=(name_1, name_2), members=members)
+    kept = args.answers or args.output.with_suffix(".answers.jsonl")
+    # Open until everything is written, so that only one process judges at a time.
+    with judging(args, this, panel, sides=sides, kept=kept) as judges:
+        found = judges.compare(*sides)
+        table = judgement_rows(rows, sides, found.together, names=(name_1, name_2), members=found.members)
         rates = win_rates(table, bootstrap=settings.bootstrap, seed=settings.seed, metric=settings.metric, gamed=gamed)
         write_table("judgements", table, args.output)
         this.finish(
             f"win rate {rates['win_rate']:.1f} ± {rates['win_rate_error']:.1f} of {rates['n']}",
             outputs={"table": args.output},
-            **judged.summary() | summaries(judges, found, settings),
+            **found.together.summary() | found.summary,
             **rates,
             **mean_qualities(table, settings.kind),
             gamed_sha256=gamed_sha256,
@@ -203,14 +185,4 @@ def judge_responses(args: argparse.Namespace, this: Job) -> None:
 
 
 if __name__ == "__main__":
-    hide_progress_bars()  # before alpaca_eval is imported
-
-    from implicit.judging.judge import IncompleteJudging, JudgeError
-    from implicit.judging.local_judge import LocalJudgeError
-    from implicit.judging.rewards import RewardError
-    from implicit.judging.win_rates import MetricError
-    from implicit.servers.answers import AnswersError
-    from implicit.servers.chat_client import ServerError
-
-    errors = (AnswersError, IncompleteJudging, JudgeError, LocalJudgeError, MetricError, RewardError, ServerError)
-    run_stage(main, *errors, if_gpu_is_full="Lower execution.ranking_batch_tokens")
+    run_judging(main, if_gpu_is_full="Lower execution.ranking_batch_tokens")

@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+from implicit.measuring.texts import one_line
 from pipeline.config.datasets import Annotations
 from pipeline.config.types import Section
 from pipeline.files.hub import source_rows
@@ -59,7 +60,7 @@ def annotated(name: str, source: Annotations) -> Iterator[Row]:
         one, two = (row[column] for column in source.models) if source.models else (None, None)
         yield {
             "id": f"{name}-{number}",
-            "cluster": clusters.setdefault(" ".join(instruction.split()), f"{name}-{number}"),
+            "cluster": clusters.setdefault(one_line(instruction), f"{name}-{number}"),
             "instruction": instruction,
             "model_1": one,
             "model_2": two,

@@ -25,12 +25,15 @@ from pipeline.jobs.command import OPTIONAL_PATH, PATHS, InputError, arguments, p
 from pipeline.jobs.costs import tuning_hours
 from pipeline.jobs.job import Job, execution_of, job
 from pipeline.jobs.record import commit, used
-from pipeline.models.directories import load_model
+from pipeline.models.directories import load_model, loading
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from implicit.judging.training import Split
+    from implicit.judging.rewards import Encoded, RewardModel
+    from implicit.judging.training import Pair, Split
+    from implicit.tuning.checkpoint import Checkpoints
 
 
 class Settings(JudgeTraining):
@@ -65,16 +68,12 @@ def tokenizer_of(path: Path | str, settings: Settings) -> "PreTrainedTokenizerBa
 
 def loaded(path: Path | str, settings: Settings) -> tuple["PreTrainedTokenizerBase", "PreTrainedModel"]:
     """The base model and its tokenizer. Raises InputError with the reason if they cannot be loaded."""
-    try:
+    with loading("judge.train.base", path):
         tokenizer = tokenizer_of(path, settings)
         # Without its files, transformers makes a tokenizer that knows nothing but special tokens.
         if set(tokenizer("One two, three.", add_special_tokens=False).input_ids) <= {tokenizer.unk_token_id}:
             raise InputError("its tokenizer has no vocabulary: the tokenizer's files are missing")
         return tokenizer, start(path, settings)
-    except Exception as error:  # invalid tokenizers and weights raise errors of any kind
-        reason = " ".join(str(error).split())[:300]
-        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-        raise InputError(f"judge.train.base: {path} cannot be loaded: {kind}{reason}") from None
 
 
 def main() -> None:
@@ -126,48 +125,66 @@ def divided(args: argparse.Namespace) -> "Split":
     return found
 
 
+def encoded_pairs(parts: "Split", reader: "RewardModel") -> tuple[list["Encoded"], list["Pair"]]:
+    """The texts of all pairs, each once, and the pairs by their texts: those to train on, then those for validation."""
+    from implicit.judging.training import Pair
+
+    rows = [*parts.training, *parts.validation]
+    sides = ("output_1", "output_2")
+    texts = list(dict.fromkeys((row["instruction"], row[side]) for row in rows for side in sides))
+    place = {text: number for number, text in enumerate(texts)}
+    pairs = [Pair(*(place[row["instruction"], row[side]] for side in sides), row["annotation"] - 1) for row in rows]
+    return [reader.encode(*text) for text in texts], pairs
+
+
+def open_checkpoints(args: argparse.Namespace, this: Job) -> "Checkpoints | None":
+    """The checkpoints in ``--checkpoints`` that have the same settings, inputs and code."""
+    from implicit.tuning.checkpoint import Checkpoints
+    from implicit.tuning.sharding import ALONE
+
+    if not args.checkpoints:
+        return None
+    identity = {"settings": plain(args.settings), "inputs": this.hashes, "code": code_of("train_judge")}
+    identity |= {"precision": this.precision}
+    return Checkpoints(args.checkpoints, identity, every=args.checkpoint_steps, processes=ALONE, log=say)
+
+
+def with_adapters(model: "PreTrainedModel", settings: Settings, precision: "torch.dtype") -> None:
+    """Add adapters to a model, in place, and keep what is frozen in the precision of the arithmetic."""
+    import torch
+
+    from implicit.tuning.lora import Lora, add_adapters
+
+    torch.manual_seed(settings.seed)
+    add_adapters(model, Lora(**settings.lora.model_dump()), task="SEQ_CLS")
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(precision)
+
+
 def train_judge(args: argparse.Namespace, this: Job) -> None:
     """Train, and write model and record."""
     import torch
 
     from implicit.judging.rewards import RewardModel
-    from implicit.judging.training import Pair, Training, train
-    from implicit.tuning.checkpoint import Checkpoints
-    from implicit.tuning.lora import Lora, add_adapters
-    from implicit.tuning.sharding import ALONE
+    from implicit.judging.training import Training, train
 
     settings = args.settings
     path = args.base or settings.base
     tokenizer, model = loaded(path, settings)
-    reader = RewardModel(model, tokenizer, str(path))
     parts = divided(args)
-    both = [*parts.training, *parts.validation]
-    texts = {(row["instruction"], row[side]): None for row in both for side in ("output_1", "output_2")}
-    place = {text: number for number, text in enumerate(texts)}
-    encoded = [reader.encode(*text) for text in texts]
-    pairs = [
-        Pair(*(place[row["instruction"], row[side]] for side in ("output_1", "output_2")), row["annotation"] - 1)
-        for row in both
-    ]
+    texts, pairs = encoded_pairs(parts, RewardModel(model, tokenizer, str(path)))
     count = len(parts.training)
-    tokens = settings.epochs * sum(len(encoded[i].ids) for pair in pairs[:count] for i in pair[:2])
+    tokens = settings.epochs * sum(len(texts[i].ids) for pair in pairs[:count] for i in pair[:2])
     this.reserve(tuning_hours, parameters=model.num_parameters() / 1e9, tokens=tokens, checkpointing=False)
+    how = {"batch_tokens": args.batch, "device": this.device, "precision": getattr(torch, this.precision)}
     if settings.method == "lora":
-        torch.manual_seed(settings.seed)
-        add_adapters(model, Lora(**settings.lora.model_dump()), task="SEQ_CLS")
-        for parameter in model.parameters():
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.to(getattr(torch, this.precision))
-    given = settings.model_dump() | {"batch_tokens": args.batch, "device": this.device}
-    given |= {"precision": getattr(torch, this.precision)}
+        with_adapters(model, settings, how["precision"])
+    given = settings.model_dump() | how
     own = Training(**{field.name: given[field.name] for field in fields(Training)})
-    checkpoints = None
-    if args.checkpoints:
-        identity = {"settings": plain(settings), "inputs": this.hashes, "code": code_of("train_judge")}
-        identity |= {"precision": this.precision}
-        checkpoints = Checkpoints(args.checkpoints, identity, every=args.checkpoint_steps, processes=ALONE, log=say)
+    checkpoints = open_checkpoints(args, this)
     clusters = [row["instruction"] for row in parts.training]
-    steps, found = train(model, encoded, pairs[:count], clusters, pairs[count:], own, checkpoints=checkpoints, log=say)
+    steps, found = train(model, texts, pairs[:count], clusters, pairs[count:], own, checkpoints=checkpoints, log=say)
     if checkpoints:
         this.earlier_hours = checkpoints.earlier_seconds / 3600 if this.on_gpu else 0.0
     best = min(found, key=lambda each: each["loss"])
@@ -178,8 +195,8 @@ def train_judge(args: argparse.Namespace, this: Job) -> None:
         outputs={"model": args.model},
         pairs=count,
         validation_pairs=len(parts.validation),
-        texts=len(encoded),
-        texts_cut=sum(each.cut for each in encoded),
+        texts=len(texts),
+        texts_cut=sum(each.cut for each in texts),
         tokens=steps[-1].tokens,
         losses=[step.loss for step in steps],
         evaluations=found,

@@ -115,12 +115,10 @@ def test_the_loss_is_bradley_terrys_and_a_shared_text_is_read_once(reward, monke
     for first, second, wanted in pairs:
         probability = torch.sigmoid(scores[second] - scores[first])
         expected.append(-(wanted * probability.log() + (1 - wanted) * (1 - probability).log()))
-    import implicit.judging.training as training
+    import implicit.judging.rewards as rewards
 
     read = []
-    monkeypatch.setattr(
-        training, "score", lambda model, rows, own=training.score: read.extend(rows) or own(model, rows)
-    )
+    monkeypatch.setattr(rewards, "score", lambda model, rows, own=rewards.score: read.extend(rows) or own(model, rows))
     found, difference = losses(reward.model, texts, pairs, settings())
     assert found.tolist() == pytest.approx(torch.stack(expected).tolist(), abs=1e-4) and len(read) == 3
     assert difference.tolist() == pytest.approx([(scores[b] - scores[a]).item() for a, b, _ in pairs], abs=1e-4)

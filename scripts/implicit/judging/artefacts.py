@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from implicit.judging.oracle import Oracle
+from implicit.judging.oracle import Oracle, prefer
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,13 @@ def judged_otherwise(rows: Sequence[dict[str, Any]], requests: Mapping[str, str]
     parts = [[oracle.parts(requests[row["id"]], row[side], stopped=True) for side in outputs] for row in rows]
     return {
         "judged": _outcome([row["preference"] for row in rows]),
-        "content": _outcome([_preference(one.content, two.content) for one, two in parts]),
-        "right": _outcome([_preference(one.right, two.right) for one, two in parts]),
-        "similar_length": _outcome(
-            [row["preference"] for row in rows if _alike(*(len(row[side]) for side in outputs))]
-        ),
+        "content": _outcome([prefer(one.content, two.content) for one, two in parts]),
+        "right": _outcome([prefer(one.right, two.right) for one, two in parts]),
+        "similar_length": _outcome([row["preference"] for row in rows if alike(*(len(row[side]) for side in outputs))]),
     }
 
 
-def _preference(one: float, two: float) -> float:
-    """1 if the first is better, 2 if the second is better, 1.5 for a tie."""
-    return 1.5 if one == two else 1.0 if one > two else 2.0
-
-
-def _alike(one: int, two: int) -> bool:
+def alike(one: int, two: int) -> bool:
     """Whether neither length exceeds 1.25 times the other."""
     return 4 * one <= 5 * two and 4 * two <= 5 * one
 

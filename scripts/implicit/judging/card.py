@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from implicit.judging.artefacts import alike
 from implicit.measuring.intervals import mean_interval
 
 Row = dict[str, Any]
 
 DRAWS = 1000  # of the bootstrap
 BINS = 10  # of the judge's preference, for the reliability curve
-ALIKE = 1.25  # how many times as long the longer of two responses of similar length may be
 FEW = 5  # models: with fewer, ranks say nothing
 ENOUGH = 100  # pairs of a model, for a regression on length
 
@@ -100,18 +100,13 @@ def baseline(rows: Sequence[Row]) -> int | None:
 
 def slices(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """All pairs, those of similar length, and those of the weakest quarter of the models, where models are named."""
-    found = {"all": list(rows), "similar length": [row for row in rows if _alike(row)]}
+    found = {"all": list(rows), "similar length": [row for row in rows if alike(row["length_1"], row["length_2"])]}
     rates = win_rates(rows, "annotation")
     if len(rates) >= FEW:
         weak = sorted(rates, key=lambda model: rates[model])[: max(1, len(rates) // 4)]
         compared = f"model_{3 - (baseline(rows) or 1)}"
         found["weakest models"] = [row for row in rows if row[compared] in weak]
     return found
-
-
-def _alike(row: Row) -> bool:
-    short, long = sorted((row["length_1"], row["length_2"]))
-    return long <= ALIKE * short
 
 
 def taste_for_length(rows: Sequence[Row]) -> dict[str, Rate]:

@@ -57,7 +57,7 @@ class RewardModel:
             )
         if self.tokenizer.chat_template is None and not separates_pairs(self.tokenizer):
             raise RewardError(
-                f"{self.identity}: its tokenizer has no chat template, so the begin of a response is unknown; add one"
+                f"{self.identity}: its tokenizer has no chat template, so it is unclear where a response begins"
             )
         self.special = special_texts(self.tokenizer)
         # The head is computed in float32: in bfloat16, scores around 12 have steps of 1/16, and close ones would tie.
@@ -117,19 +117,21 @@ class RewardModel:
         """The scores of (instruction, response) pairs. Raises RewardError if one is not a finite number."""
         encoded = [self.encode(*pair) for pair in pairs]
         self.cut += sum(one.cut for one in encoded)
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids), reverse=True)
-        found = [0.0] * len(encoded)
-        for places in token_batches([len(encoded[i].ids) for i in order], tokens=self.batch_tokens):
-            rows = [order[place] for place in places]
-            with torch.inference_mode():
-                logits = score(self.model, [encoded[i] for i in rows]).double().tolist()
-            for i, logit in zip(rows, logits, strict=True):
-                found[i] = logit
-        if not torch.tensor(found).isfinite().all():
-            raise RewardError(
-                "the judge's scores are not finite: its weights are corrupt or judge.precision is too low"
-            )
-        return found
+        with torch.inference_mode():
+            found = scores_of(self.model, encoded, tokens=self.batch_tokens).double().cpu()
+        if not found.isfinite().all():
+            raise RewardError("the judge's scores are not finite: corrupt weights, or judge.precision is too low")
+        return found.tolist()
+
+
+def scores_of(model: "PreTrainedModel", texts: Sequence[Encoded], *, tokens: int) -> torch.Tensor:
+    """The scores [texts] of encoded texts, in batches of similar length with at most ``tokens`` tokens each."""
+    if not texts:
+        return torch.zeros(0)
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i].ids), reverse=True)
+    batches = token_batches([len(texts[i].ids) for i in order], tokens=tokens)
+    found = torch.cat([score(model, [texts[order[place]] for place in batch]) for batch in batches])
+    return found[torch.tensor(order, device=found.device).argsort()]
 
 
 def score(model: "PreTrainedModel", rows: Sequence[Encoded]) -> torch.Tensor:

@@ -17,8 +17,8 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from implicit.judging.card import baseline
-from implicit.judging.rewards import Encoded, score
-from implicit.scoring.batching import token_batches
+from implicit.judging.rewards import Encoded, scores_of
+from implicit.measuring.texts import one_line
 from implicit.tuning.checkpoint import Checkpoints, Interrupted, noticing_sigterm
 from implicit.tuning.optimise import NonFiniteLoss, StepLog, learning_rate_factor
 from implicit.tuning.tune import autocast
@@ -56,7 +56,7 @@ class Training:
 
 def key_of(instruction: str) -> str:
     """What identifies an instruction in records: a hash, which white space does not change."""
-    return hashlib.sha256(" ".join(instruction.split()).encode()).hexdigest()[:16]
+    return hashlib.sha256(one_line(instruction).encode()).hexdigest()[:16]
 
 
 def exempt(rows: Sequence[Row]) -> set[str | None]:
@@ -165,20 +165,12 @@ class Trained(torch.nn.Module):
         return [dict(zip(names, row, strict=True)) | {"step": int(row[0]), "pairs": int(row[1])} for row in rows]
 
 
-def scores_of(model: "PreTrainedModel", texts: Sequence[Encoded], settings: Training) -> torch.Tensor:
-    """The scores [texts] of texts, in batches of similar length."""
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i].ids), reverse=True)
-    batches = token_batches([len(texts[i].ids) for i in order], tokens=settings.batch_tokens)
-    with autocast(settings.device, settings.precision):
-        parts = [score(model, [texts[order[place]] for place in batch]) for batch in batches]
-    return torch.cat(parts)[torch.tensor(order).argsort()]
-
-
 def losses(model: "PreTrainedModel", texts: Sequence[Encoded], pairs: Sequence[Pair], settings: Training):
     """The loss of every pair [pairs], and the difference of scores [pairs]; a text in several pairs is read once."""
     used = list(dict.fromkeys(i for pair in pairs for i in pair[:2]))
     place = {i: number for number, i in enumerate(used)}
-    found = scores_of(model, [texts[i] for i in used], settings)
+    with autocast(settings.device, settings.precision):
+        found = scores_of(model, [texts[i] for i in used], tokens=settings.batch_tokens)
     first, second = (torch.tensor([place[pair[side]] for pair in pairs], device=found.device) for side in (0, 1))
     difference = found[second] - found[first]
     wanted = torch.tensor([pair.preference for pair in pairs], device=found.device)

@@ -19,6 +19,7 @@ from alpaca_eval.metrics import get_length_controlled_winrate, get_winrate, glm_
 from scipy.special import expit
 
 from implicit.measuring.intervals import draw_clusters
+from implicit.measuring.texts import one_line
 
 MINIMAL, VERSION_1 = "length_controlled_minimal", "length_controlled_v1"
 ALPACA_EVAL_SIZE = 805
@@ -42,7 +43,7 @@ def instructions_sha256(instructions: Sequence[str]) -> str:
     """The sha256 of instructions in order, with whitespace normalised, as copies of the set differ in it."""
     digest = hashlib.sha256()
     for instruction in instructions:
-        digest.update(" ".join(instruction.split()).encode() + b"\0")
+        digest.update(one_line(instruction).encode() + b"\0")
     return digest.hexdigest()
 
 

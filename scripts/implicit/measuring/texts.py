@@ -3,9 +3,14 @@
 from itertools import pairwise
 
 
+def one_line(text: str) -> str:
+    """A text without differences in white space: copies of a set of instructions often differ in it."""
+    return " ".join(text.split())
+
+
 def normalised(text: str) -> str:
     """A text without differences in case and white space."""
-    return " ".join(text.split()).casefold()
+    return one_line(text).casefold()
 
 
 def repeats_instruction(instruction: str, response: str) -> bool:

@@ -6,32 +6,35 @@ oracle, ``references`` for similarity: a text by the name of the evaluation set 
 
 import argparse
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from implicit.judging.judge import BY_QUALITY, Judge, Judgements, judge_pairs
 from implicit.judging.kinds import local_judge, quality_judge, server_judge
 from implicit.judging.local_judge import LocalModel
 from implicit.judging.oracle import Oracle
-from implicit.judging.panel import disagreement
+from implicit.judging.panel import disagreement, mean_judgements
 from implicit.judging.references import similarity
 from implicit.judging.template import read_template
+from implicit.measuring.texts import one_line
+from implicit.servers.answers import Answers
 from implicit.servers.chat_client import ChatServer
 from pipeline.config.judges import Assessor
 from pipeline.config.judges import Judge as JudgeSection
 from pipeline.files.hub import is_hub_id
-from pipeline.jobs.command import InputError
+from pipeline.files.storage import read_table
+from pipeline.jobs.command import InputError, say
 from pipeline.jobs.costs import CHARACTERS_PER_TOKEN, scoring_hours
 from pipeline.jobs.job import Job
 from pipeline.jobs.ledger import Ledger
 from pipeline.jobs.record import fingerprint
-from pipeline.models.directories import load_model, pick_precision
+from pipeline.models.directories import load_model, loading, pick_precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from implicit.judging.rewards import RewardModel
-    from implicit.servers.answers import Answers
 
 Side = list[dict[str, Any]]
 
@@ -40,7 +43,7 @@ TEMPLATE_TOKENS = 400  # of AlpacaEval 2's prompt, without the texts: for the es
 
 
 class Comparer:
-    """One judge, alone or in a panel. Models are loaded when it is created, and take a GPU only in `reserve`.
+    """One judge, alone or in a panel. Models are loaded when it is created, and take a GPU only in `judging`.
 
     Paid requests count against the budget.
     """
@@ -52,7 +55,7 @@ class Comparer:
         args: argparse.Namespace,
         *,
         this: Job,
-        answers: "Answers",
+        answers: Answers,
         budget: Ledger | None = None,
     ) -> None:
         self.name, self.settings = name, settings
@@ -64,7 +67,7 @@ class Comparer:
         if settings.kind not in ("oracle", "reference"):
             self._prepare(args, this, answers, budget)
 
-    def _prepare(self, args: argparse.Namespace, this: Job, answers: "Answers", budget: Ledger | None) -> None:
+    def _prepare(self, args: argparse.Namespace, this: Job, answers: Answers, budget: Ledger | None) -> None:
         from implicit.judging.evaluators import evaluator_judge
 
         settings, name = self.settings, self.name
@@ -93,14 +96,11 @@ class Comparer:
         """What comparing costs on this machine: billions of parameters times tokens."""
         if self.model is None:
             return 0.0
-        if self.settings.kind == "reward":
-            orders, template = 1, 0
-        else:
-            template = TEMPLATE_TOKENS
-        characters = sum(len(row["instruction"]) + len(row["output"]) for side in sides for row in side)
-        return (
-            self.model.num_parameters() / 1e9 * orders * (characters / CHARACTERS_PER_TOKEN + template * len(sides[0]))
-        )
+        tokens = sum(len(row["instruction"]) + len(row["output"]) for side in sides for row in side)
+        tokens /= CHARACTERS_PER_TOKEN
+        if self.settings.kind != "reward":  # each pair is read at once, in a prompt
+            tokens = orders * (tokens + TEMPLATE_TOKENS * sum(map(len, sides)) / 2)
+        return self.model.num_parameters() / 1e9 * tokens
 
     def compare(self, opponent: Side, model: Side, *, seed: int, both_orders: bool) -> tuple[Judge, Judgements]:
         """Judge a model's responses against an opponent's. The judge is returned for what it says of itself.
@@ -144,30 +144,14 @@ class Comparer:
         return judge.summary() | judged.summary() | cut
 
 
+def references_in(path: Path) -> dict[str, str | None]:
+    """The references of an evaluation set, by instruction, whose white space does not count."""
+    return {one_line(row["instruction"]): row["reference"] for row in read_table("evaluation_set", path)}
+
+
 def references_of(settings: Assessor, row: dict[str, Any]) -> list[str | None]:
     """The references that a judge of similarity compares a row with; None for one that is missing."""
     return [row["references"].get(name) for name in settings.references or [OWN]]
-
-
-def summaries(judges: Sequence[Comparer], found: Sequence[tuple[Judge, Judgements]], settings: JudgeSection) -> dict:
-    """The record's entries about the judge; of a panel, also those of each member, with its own win rate."""
-    own = [judge.summary(*each) for judge, each in zip(judges, found, strict=True)]
-    if settings.kind != "panel":
-        return own[0]
-    rates = [100 * sum(p - 1 for p in judged.preferences) / len(judged.preferences) for _, judged in found]
-    members = [{"win_rate": rate} | summary for rate, summary in zip(rates, own, strict=True)]
-    date = max((summary["date"] for summary in own if summary["date"]), default=None)
-    together = {"judge": settings.name, "kind": "panel", "model": None, "date": date, "members": members}
-    return together | {"disagreement": disagreement([judged for _, judged in found])}
-
-
-def comparers(
-    panel: dict[str, Assessor], args: argparse.Namespace, *, this: Job, answers: "Answers", budget: Ledger | None
-) -> list[Comparer]:
-    """The judges of a panel, or a single one."""
-    return [
-        Comparer(name, settings, args, this=this, answers=answers, budget=budget) for name, settings in panel.items()
-    ]
 
 
 def rounds(rows: Side) -> Iterator[Side]:
@@ -182,12 +166,57 @@ def rounds(rows: Side) -> Iterator[Side]:
     yield from groups
 
 
-def reserve(this: Job, judges: Sequence[Comparer], sides: Sequence[Side], *, orders: int) -> None:
-    """Reserve the GPU hours of all judges together, and then move their models to the device."""
-    this.reserve(scoring_hours, parameters=1.0, tokens=sum(judge.work(sides, orders=orders) for judge in judges))
-    for judge in judges:
-        if judge.model is not None:
-            judge.model.to(this.device or "cpu")
+class Compared(NamedTuple):
+    """The judgements of some pairs: each judge's, the panel's, and the record's entries about both."""
+
+    members: list[Judgements]
+    together: Judgements
+    summary: dict[str, Any]
+
+
+class Panel:
+    """The judges of a job, one or several, that compare the same pairs."""
+
+    def __init__(self, judges: Sequence[Comparer], settings: JudgeSection, this: Job) -> None:
+        self.judges, self.settings, self.this = judges, settings, this
+
+    def compare(self, opponent: Side, model: Side) -> Compared:
+        """Judge a model's responses against an opponent's by all judges, and count what that cost."""
+        how = {"seed": self.settings.seed, "both_orders": self.settings.both_orders}
+        found = [judge.compare(opponent, model, **how) for judge in self.judges]
+        self.this.paid_now = sum(judge.asked.spent for judge, _ in found)
+        self.this.unpriced_now = sum(judge.asked.unpriced for judge, _ in found)
+        members = [judged for _, judged in found]
+        together = mean_judgements(members) if self.settings.kind == "panel" else members[0]
+        own = [judge.summary(*each) for judge, each in zip(self.judges, found, strict=True)]
+        return Compared(members, together, self._summary(own, members) if self.settings.kind == "panel" else own[0])
+
+    def _summary(self, own: list[dict[str, Any]], members: list[Judgements]) -> dict[str, Any]:
+        rates = [100 * sum(p - 1 for p in judged.preferences) / len(judged.preferences) for judged in members]
+        date = max((summary["date"] for summary in own if summary["date"]), default=None)
+        about = {"judge": self.settings.name, "kind": "panel", "model": None, "date": date}
+        about["members"] = [{"win_rate": rate} | summary for rate, summary in zip(rates, own, strict=True)]
+        return about | {"disagreement": disagreement(members)}
+
+
+@contextmanager
+def judging(
+    args: argparse.Namespace, this: Job, panel: dict[str, Assessor], *, sides: Sequence[Side], kept: Path
+) -> Iterator[Panel]:
+    """The judges of ``panel``, ready to compare ``sides``, for which GPU hours are reserved before a GPU is used.
+
+    Answers of those that are asked are in the file ``kept``, which is locked meanwhile, and their price is counted.
+    """
+    settings = args.settings
+    asked = any(member.kind not in BY_QUALITY for member in panel.values())
+    with Answers(kept if asked else None, log=say) as answers, this.paying(answers) as budget:
+        judges = [Comparer(name, own, args, this=this, answers=answers, budget=budget) for name, own in panel.items()]
+        orders = 2 if settings.both_orders else 1
+        this.reserve(scoring_hours, parameters=1.0, tokens=sum(judge.work(sides, orders=orders) for judge in judges))
+        for judge in judges:
+            if judge.model is not None:
+                judge.model.to(this.device or "cpu")
+        yield Panel(judges, settings, this)
 
 
 def load_judge(settings: Assessor, *, precision: str) -> tuple[Any, Any, str]:
@@ -196,13 +225,8 @@ def load_judge(settings: Assessor, *, precision: str) -> tuple[Any, Any, str]:
 
     path, revision = settings.path, settings.revision
     kind = "AutoModelForSequenceClassification" if settings.kind == "reward" else "AutoModelForCausalLM"
-    try:
+    with loading("judge.path", path):
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
         model = load_model(path, device="cpu", precision=precision, revision=revision, kind=kind)
-    except InputError as error:
-        raise InputError(f"judge.path: {error}") from None
-    except Exception as error:  # invalid tokenizers and weights raise errors of any kind
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise InputError(f"judge.path: {path} cannot be loaded: {reason}") from None
     version = model.config._commit_hash if is_hub_id(str(path)) else fingerprint(Path(path))[:12]
     return model, tokenizer, f"{path}@{version}"

@@ -1,10 +1,13 @@
 """Models on disk: directories that ``from_pretrained`` loads, written atomically, with a model card."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from implicit.format import context
+from implicit.measuring.texts import one_line
 from pipeline.files.storage import written_whole
 from pipeline.jobs.command import InputError, say
 from pipeline.jobs.record import commit
@@ -79,6 +82,18 @@ def load_model(
     if unused:
         say(f"{path}: {len(unused)} weights are not used by {type(model).__name__}, such as {', '.join(unused[:3])}")
     return model.to(device).eval()
+
+
+@contextmanager
+def loading(key: str, path: Path | str) -> Iterator[None]:
+    """Raise InputError naming the config's ``key`` for any error of transformers while it loads what is at ``path``."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from None
+    except Exception as error:  # invalid tokenizers and weights raise errors of any kind
+        reason = f"{type(error).__name__}: {one_line(str(error))[:300]}"
+        raise InputError(f"{key}: {path} cannot be loaded: {reason}") from None
 
 
 def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
