@@ -10,8 +10,9 @@ from pipeline.identity.systems import Result
 from reporting.metrics.registry import QUANTILES
 from reporting.metrics.view import Group, Row, View
 from reporting.page.content import Content
+from reporting.tables.columns import paper, published, ranked_in_paper
 from reporting.tables.forms import mean_and_deviation
-from reporting.tables.tables import TABLES, paper, published, ranked_in_paper
+from reporting.tables.tables import TABLES
 
 if TYPE_CHECKING:
     pass
