@@ -168,17 +168,17 @@ class Results:
         table = path.replace(".json", ".parquet")
         write_table("judgements", rows, self.folder / self.path(table))
         n, (one, two) = len(rows), ([row[f"quality_{side}"] for row in rows] for side in (1, 2))
-        told = {f"quality_{side}": None if None in own else sum(own) / n for side, own in ((1, one), (2, two))}
-        told["win_rate"] = 100 * sum(row["preference"] - 1 for row in rows) / n
-        told["win_rate_error"] = recount.win_rate_error(rows, draws=OWN["bootstrap"], seed=OWN["seed"])
+        summary = {f"quality_{side}": None if None in own else sum(own) / n for side, own in ((1, one), (2, two))}
+        summary["win_rate"] = 100 * sum(row["preference"] - 1 for row in rows) / n
+        summary["win_rate_error"] = recount.win_rate_error(rows, draws=OWN["bootstrap"], seed=OWN["seed"])
         if rows[0].get("members"):
             of_members = zip(*(row["members"] for row in rows), strict=True)
             rates = [100 * sum(p - 1 for p in own) / n for own in of_members]
-            told["members"] = [{"judge": f"member {i}", "win_rate": rate} for i, rate in enumerate(rates)]
-            told["disagreement"] = sum(min(row["members"]) < 1.5 < max(row["members"]) for row in rows) / n
-        told["ties"] = sum(row["preference"] == 1.5 for row in rows)
+            summary["members"] = [{"judge": f"member {i}", "win_rate": rate} for i, rate in enumerate(rates)]
+            summary["disagreement"] = sum(min(row["members"]) < 1.5 < max(row["members"]) for row in rows) / n
+        summary["ties"] = sum(row["preference"] == 1.5 for row in rows)
         self.record(
-            "judge", self.path(path), {"table": self.path(table)}, **told, lc_win_rate=None, n=n, judge="made",
+            "judge", self.path(path), {"table": self.path(table)}, **summary, lc_win_rate=None, n=n, judge="made",
             metric=OWN["metric"], date="2026-11-25", position_bias=None, protected=0, calls=n, prompt_tokens=100,
             completion_tokens=10, price=0.25, inputs=inputs, settings=OWN,
         )  # fmt: skip

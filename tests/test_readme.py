@@ -43,6 +43,11 @@ COMMANDS = {
         CLUSTER,
     ),
     "make docs": ("make -o environment docs", BUILT),
+    "python scripts/judge_outputs.py --judge results/own-judge/judge/mine/model --responses ours.json --opponent theirs.json "
+    "--output preferences.json": (
+        "python scripts/judge_outputs.py --help",
+        "needs a trained judge: see tests/test_rewards.py",
+    ),
     "snakemake --cores all": ("snakemake --cores all -n", LONG),
     "snakemake --cores all --configfile experiments/seeds.yaml": (
         "snakemake --cores all -n --configfile experiments/seeds.yaml",

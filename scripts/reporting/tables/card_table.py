@@ -1,4 +1,4 @@
-"""What is told of a judge: the table and the summary of its card, and the members of a panel."""
+"""Information on judges: the table and the summary of a judge's card, and the members of a panel."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -73,7 +73,7 @@ def card_notes(view: View, main: "DataFrame") -> list[str]:
 
 def card_in_short(view: View) -> Iterator[str]:
     """How often the judge agrees with known judgements: a sentence for the notes of every table of win rates."""
-    told = []
+    summaries = []
     for row in rows_of(view, "agreement", slice="all", part="judge"):
         others = [
             f"{who} {fixed(other['value'], 1)}"
@@ -81,9 +81,9 @@ def card_in_short(view: View) -> Iterator[str]:
             for other in rows_of(view, "agreement", slice="all", part=who, set=row["set"])
         ]
         of = f"{spread(row, 1)}; {', '.join(others)}; n = {row['n']:,}"
-        told.append(f"{row['set']} {fixed(row['value'], 1)} % ({of})")
-    if told:
-        yield f"Agreement of this judge with known judgements: {'; '.join(told)}."
+        summaries.append(f"{row['set']} {fixed(row['value'], 1)} % ({of})")
+    if summaries:
+        yield f"Agreement of this judge with known judgements: {'; '.join(summaries)}."
 
 
 def members(group: Group) -> list[tuple[str, float]]:
