@@ -54,6 +54,10 @@ def pairs_of(ours: Path, theirs: Path) -> list[Row]:
 def main() -> None:
     options = {"judge": OPTIONAL_PATH, "answers": OPTIONAL_PATH}
     args = arguments(__doc__, paths=["responses", "opponent", "output"], options=options, computes=True, asks=True)
+    if args.judge is None and "kind" not in args.settings:
+        raise InputError("give the directory of a reward model with --judge, or another judge with --settings")
+    if args.judge is not None and not args.judge.is_dir():
+        raise InputError(f"--judge: no such directory: {args.judge}")
     given = {"kind": "reward", "path": str(args.judge)} if args.judge else {}
     args.settings = checked_settings(JudgeSettings, OWN | given | args.settings)
     if args.settings.kind in ("oracle", "reference"):

@@ -313,7 +313,7 @@ def test_rows_of_the_table_keep_lengths_instead_of_texts():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"judge": RAW["judge"] | {"card": ["none"]}}, "judge.card: 'none' is not defined"),
+        ({"judge": RAW["judge"] | {"card": ["none"]}}, "judge.card: 'none' is not defined; defined are none"),
         (
             {"judge": RAW["judge"] | {"card": ["mine"]}, "annotations": {"mine": {"hub": {"id": "a/b"}}}},
             "judge.card: .*the oracle knows only",

@@ -199,6 +199,20 @@ def test_two_files_of_outputs_are_compared_outside_of_an_experiment(tmp_path):
     assert found[3]["preference"] == 1.5
 
 
+@pytest.mark.parametrize(
+    ("judge", "message"),
+    [
+        ([], "give the directory of a reward model with --judge"),
+        (["--judge", "none"], "--judge: no such directory: none"),
+    ],
+)
+def test_without_a_judge_the_command_says_what_to_give(tmp_path, judge, message):
+    ours = outputs(tmp_path / "ours.json", [("Say one.", "One.")])
+    words = [*judge, "--responses", ours, "--opponent", ours, "--output", tmp_path / "out.json"]
+    code, said = run_script("judge_outputs", words, {})
+    assert code == 1 and message in said and "Traceback" not in said and not (tmp_path / "out.json").exists()
+
+
 def test_files_with_other_instructions_are_refused(tmp_path):
     ours = outputs(tmp_path / "ours.json", [("Say one.", "One."), ("Say one.", "1"), ("Say two.", "Two.")])
     for rows, message in (

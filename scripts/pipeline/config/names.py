@@ -57,7 +57,7 @@ def unknown_names(config: Config) -> list[str]:
         references += [("judge.reference_mode", config.judge.reference_mode, config.run.modes)]
         references += _of_judge(config.judge, list(config.annotations), sets)
     return [
-        f"{key}: {name!r} is not defined; defined are {', '.join(known)}{meant(name, known)}"
+        f"{key}: {name!r} is not defined; defined are {', '.join(known) or 'none'}{meant(name, known)}"
         for key, name, known in references
         if name not in known
     ]
