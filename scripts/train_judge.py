@@ -100,7 +100,8 @@ def main() -> None:
 
 
 def divided(args: argparse.Namespace) -> "Split":
-    """The pairs to train and to validate on. Raises InputError if either are missing."""
+    """The pairs to train on, some of them made by rule, and to validate on. Raises InputError if either are missing."""
+    from implicit.judging.degenerate import degenerate_pairs
     from implicit.judging.training import key_of, split
 
     own = args.settings
@@ -122,7 +123,8 @@ def divided(args: argparse.Namespace) -> "Split":
     )
     if not found.training or not found.validation:
         raise InputError("judge.train: too few models or instructions are left to train and to validate on")
-    return found
+    further = degenerate_pairs(found.training, count=round(own.degenerate * len(found.training)), seed=own.seed)
+    return found._replace(training=[*found.training, *further])
 
 
 def encoded_pairs(parts: "Split", reader: "RewardModel") -> tuple[list["Encoded"], list["Pair"]]:
@@ -189,7 +191,7 @@ def train_judge(args: argparse.Namespace, this: Job) -> None:
         this.earlier_hours = checkpoints.earlier_seconds / 3600 if this.on_gpu else 0.0
     best = min(found, key=lambda each: each["loss"])
     seen = {"instructions": parts.instructions, "models": parts.models}
-    write_judge(finished(model, path, settings), tokenizer, args, card_of(settings, parts, best), seen)
+    write_judge(finished(model, path, settings), tokenizer, args, card_of(settings, parts, found), seen)
     this.finish(
         f"validation: agreement {best['agreement']:.1f} % after {best['pairs']:,} pairs",
         outputs={"model": args.model},
@@ -217,8 +219,9 @@ def finished(model: "PreTrainedModel", path: Path | str, settings: Settings) -> 
     return merge(start(path, settings), Lora(**settings.lora.model_dump()), weights, task="SEQ_CLS")
 
 
-def card_of(settings: Settings, parts: "Split", best: dict[str, float]) -> dict[str, Any]:
+def card_of(settings: Settings, parts: "Split", evaluations: list[dict[str, float]]) -> dict[str, Any]:
     """What the model card says."""
+    best = min(evaluations, key=lambda each: each["loss"])
     return {
         "kind": "reward model: one score for an instruction and a response; the higher one is preferred",
         "base": settings.base,
@@ -227,8 +230,11 @@ def card_of(settings: Settings, parts: "Split", best: dict[str, float]) -> dict[
             for name in settings.annotations
         ),
         "pairs": f"{len(parts.training):,} in {settings.epochs} epochs; the best weights after {best['pairs']:,}",
+        "pairs made by rule": f"{settings.degenerate:.0%} of those by annotators; in them, a response loses that "
+        "repeats the instruction or itself, or answers another instruction",
         "validation": f"agrees with the annotator in {best['agreement']:.1f} % of {len(parts.validation):,} pairs of "
         "other models and other instructions, which decided when to stop",
+        "learning curve": "; ".join(f"{each['pairs']:,} pairs: {each['agreement']:.1f} %" for each in evaluations),
         "maximum length": f"{settings.max_length} tokens of instruction and response; longer ones are cut",
     }
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from tuned import PowerCut
 
 import train_judge as script
+from implicit.judging.degenerate import degenerate_pairs
 from implicit.judging.rewards import RewardModel
 from implicit.judging.training import Pair, Trained, Training, key_of, losses, plan, split
 from pipeline.config.check import ConfigError, check_config
@@ -75,6 +76,26 @@ def test_a_common_opponent_is_told_by_set():
     assert len(again.training) == len(
         split(of_set(judged()), models=0.25, instructions=0.2, never=set(), validation=0.3, seed=1).training
     )
+
+
+def test_a_degenerate_response_repeats_the_instruction_or_itself_or_answers_another():
+    rows = of_set(judged())
+    empty = rows[0] | {"output_1": " ", "annotation": 1.0, "instruction": "Say nothing."}
+    found = degenerate_pairs([*rows, empty], count=90, seed=1)
+    better = {(row["instruction"], row["output_1" if row["annotation"] < 1.5 else "output_2"]) for row in rows}
+    assert len(found) == 90 and all((row["instruction"], row["output_1"]) in better for row in found)
+    assert {row["annotation"] for row in found} == {1.0}
+    for number, row in enumerate(found):
+        asked, good, bad = row["instruction"], row["output_1"], row["output_2"]
+        beginnings = [" ".join(good.split()[:count]) for count in range(1, 17)]
+        of_kind = (
+            f"{asked}\n{asked}\n{asked}\n{asked}".startswith(bad) and bad.startswith(asked),
+            any("\n".join([own] * 9).startswith(bad) and bad.startswith(own) for own in beginnings),
+            any(bad == text for other, text in better if other != asked) or bad.startswith(asked),
+        )
+        assert of_kind[number % 3], row
+    assert degenerate_pairs(rows, count=90, seed=1) != degenerate_pairs(rows, count=90, seed=2)
+    assert degenerate_pairs([empty], count=3, seed=1) == [] == degenerate_pairs(rows, count=0, seed=1)
 
 
 def settings(**more):
@@ -181,8 +202,31 @@ def test_a_judge_learns_what_its_annotators_prefer_and_loads_elsewhere(method, b
     wanted = [row["annotation"] > 1.5 for row in held_out]
     assert len(wanted) == 12 and sum(a == b for a, b in zip(right, wanted, strict=True)) >= 11
     assert reward.limit == 64 and record["evaluations"][-1]["pairs"] == 4 * record["pairs"]
-    assert "mine (annotator and licence not stated)" in (folder / "README.md").read_text(encoding="utf-8")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "mine (annotator and licence not stated)" in card
+    assert all(f"{each['pairs']:,} pairs: {each['agreement']:.1f} %" in card for each in record["evaluations"])
     assert min(each["loss"] for each in record["evaluations"]) < 0.5  # fmt: skip
+
+
+def test_a_judge_learns_that_a_repetition_loses(base, tmp_path, monkeypatch):
+    """No annotator was shown one."""
+
+    def losing(name, **more):
+        record, _ = train_here(monkeypatch, tmp_path, base, name, epochs=4, **more)
+        folder = tmp_path / name / "model"
+        model, tokenizer = (
+            kind.from_pretrained(folder) for kind in (AutoModelForSequenceClassification, AutoTokenizer)
+        )
+        reward = RewardModel(model.eval(), tokenizer, "x")
+        asked = [f"What is item {i}?" for i in range(100, 120)]
+        good = reward.scores([(q, "It is near.") for q in asked])
+        bad = reward.scores([(q, f"{q}\n{q}") for q in asked])
+        return record, sum(one < other for one, other in zip(bad, good, strict=True))
+
+    record, count = losing("with", degenerate=1.0)
+    without, fewer = losing("without")
+    assert count == 20 > fewer
+    assert record["pairs"] == 2 * without["pairs"]
 
 
 def test_a_cut_run_goes_on_without_a_seam(base, tmp_path, monkeypatch):

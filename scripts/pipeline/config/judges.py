@@ -92,6 +92,9 @@ class JudgeTraining(Section):
     """What is never trained on, so that the judge can be measured on it."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """The share of the other models and instructions that decides when training was best."""
+    degenerate: NotNegative = 0.0
+    """Further pairs, as a share of those to train on, in which the worse response repeats the instruction or itself, or
+    answers another instruction; for judging base models."""
     method: Literal["full", "lora"] = "lora"
     """Train all weights, or adapters and the score head."""
     lora: Lora = Lora(rank=16, alpha=32, dropout=0.0)
