@@ -12,8 +12,8 @@ from pipeline.config.schema import Config, merged
 from pipeline.jobs.command import InputError
 
 EXPERIMENTS = ["config.yaml", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "experiments").rglob("*.yaml"))]
-PAPER, SMALL, WORLD = (f"experiments/{name}.yaml" for name in ("paper", "small", "controls/world"))
-LAID_OVER = {"paper-": [PAPER], "/small": [PAPER], "/laptop": [PAPER, SMALL], "controls/": [WORLD]}
+PAPER, SMALL, LAPTOP, WORLD = (f"experiments/{name}.yaml" for name in ("paper", "small", "laptop", "controls/world"))
+LAID_OVER = {"paper-": [PAPER], "/small": [PAPER], "/laptop": [PAPER, SMALL], "-judge": [LAPTOP], "controls/": [WORLD]}
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import pytest
 import yaml
 from results_folder import Results
+from test_workflow import read_csv
 from workflow import ROOT
 
 from make_examples import example_rows, page_of, spaced
@@ -106,6 +107,21 @@ def test_the_page_on_a_real_model_has_the_figures_of_its_tables():
     assert fill(REAL, copies) == (ROOT / "docs" / "real.md").read_text(encoding="utf-8")
     assert {path.name for path in copies.iterdir()} == set(files_of(REAL).values())
     assert REAL.count("{{") == len(list(MARK.finditer(REAL)))
+
+
+def test_readmes_columns_of_the_real_model_are_those_of_its_tables():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = {line.split(" | ")[0]: line.split(" | ")[2:4] for line in readme.splitlines() if line.startswith("| ")}
+    names = {"base": "base model", "response tuning": "response tuning: responses only, instructions never seen",
+             "GSM": "tuned on arithmetic only", "MBPP": "on code only", "Poetry": "on poems only", "Recipes": "on recipes only",
+             "Chess": "on chess games only", "base + rules": "base model with three rules, no tuning",
+             "base + rules without eos": "the same without the EOS rule"}  # fmt: skip
+    found = {}
+    for number in (1, 3, 4):
+        for row in read_csv(ROOT / "docs" / "real" / f"laptop-table{number}.csv"):
+            found[row["tuning"]] = dict(member.split(" ") for member in row["by each member"].split(", "))
+    for tuning, name in names.items():
+        assert shown[f"| {name}"] == [found[tuning]["gemma"], found[tuning]["chrf"]], tuning
 
 
 def test_examples_and_files_are_copied_beside_the_page(tmp_path):

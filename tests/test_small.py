@@ -11,6 +11,7 @@ from paper_config import PAPER, config_of
 from test_workflow import read_csv
 from workflow import copy_project, snakemake
 
+from implicit.judging.training import key_of
 from pipeline.files.storage import read_json, read_table
 
 LAYERS = (PAPER, "experiments/small.yaml", "experiments/laptop.yaml")
@@ -104,3 +105,36 @@ def test_nothing_is_stale_and_verify_agrees(finished):
     assert "Nothing to be done" in again.stdout, again.stdout[-3000:]
     done = snakemake(project, "verify", configs=[*LAYERS, "reduced.yaml"])
     assert done.returncode == 0 and "no discrepancies" in done.stdout, done.stdout[-3000:]
+
+
+def test_with_a_judge_of_its_own_only_the_judging_is_done_again(finished):
+    project, _ = finished
+    data = project / "data"
+    data.mkdir(exist_ok=True)
+    texts = [f"It is {word}." for word in ("far", "near", "old", "new", "blue", "here")]
+    rows = [
+        {"instruction": f"What is item {i}?", "generator_1": "base", "generator_2": f"m{m}", "output_1": "It is.",
+         "output_2": texts[(i + m) % 6], "preference": 1 + (i + m) % 2}
+        for i in range(20) for m in range(8)
+    ]  # fmt: skip
+    (data / "gpt4.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = read_table("evaluation_set", next((project / "results").rglob("sets/alpaca_eval.parquet")))
+    people = [
+        {"instruction": row["instruction"], "input": "", "response1": "It is far.", "response2": "It is here, and old."}
+        | {f"annotator{i}": 1 + i % 2 for i in (1, 2, 3)}
+        for row in asked
+    ]
+    (data / "pandalm.jsonl").write_text("".join(json.dumps(row) + "\n" for row in people))
+    few = {"judge": {"members": {"gemma": {"train": {"max_length": 128, "evaluations": 2, "batch_size": 16}}}}}
+    (project / "few.yaml").write_text(yaml.safe_dump(few))
+    done = snakemake(project, configs=[*LAYERS, "experiments/laptop-judge.yaml", "reduced.yaml", "few.yaml"])
+    assert done.returncode == 0, done.stdout[-6000:]
+    counted = done.stdout.split("job  ")[1].split("total")[0]
+    assert not {"tune_chosen", "generate_responses", "import_model", "rank_responses"} & set(counted.split())
+    assert {"train_judge", "judge_responses", "judge_annotations"} <= set(counted.split())
+    folder = project / "results" / "laptop"
+    seen = read_json(folder / "judge" / "gemma" / "model" / "seen.json")
+    assert not {key_of(row["instruction"]) for row in asked} & set(seen["instructions"])
+    for row in read_csv(folder / "tables" / "table1.csv"):
+        assert {own.split(" ")[0] for own in row["by each member"].split(", ")} == {"chrf", "gemma"}
+    assert "Agreement of this judge with known judgements: pandalm" in (folder / "tables" / "table1.md").read_text()
