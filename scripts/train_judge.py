@@ -100,8 +100,7 @@ def main() -> None:
 
 
 def divided(args: argparse.Namespace) -> "Split":
-    """The pairs to train on, some of them made by rule, and to validate on. Raises InputError if either are missing."""
-    from implicit.judging.degenerate import degenerate_pairs
+    """The pairs to train and to validate on. Raises InputError if either are missing."""
     from implicit.judging.training import key_of, split
 
     own = args.settings
@@ -123,15 +122,13 @@ def divided(args: argparse.Namespace) -> "Split":
     )
     if not found.training or not found.validation:
         raise InputError("judge.train: too few models or instructions are left to train and to validate on")
-    further = degenerate_pairs(found.training, count=round(own.degenerate * len(found.training)), seed=own.seed)
-    return found._replace(training=[*found.training, *further])
+    return found
 
 
-def encoded_pairs(parts: "Split", reader: "RewardModel") -> tuple[list["Encoded"], list["Pair"]]:
-    """The texts of all pairs, each once, and the pairs by their texts: those to train on, then those for validation."""
+def encoded_pairs(rows: list[dict[str, Any]], reader: "RewardModel") -> tuple[list["Encoded"], list["Pair"]]:
+    """The texts of all pairs, each once, and the pairs by their texts."""
     from implicit.judging.training import Pair
 
-    rows = [*parts.training, *parts.validation]
     sides = ("output_1", "output_2")
     texts = list(dict.fromkeys((row["instruction"], row[side]) for row in rows for side in sides))
     place = {text: number for number, text in enumerate(texts)}
@@ -168,6 +165,7 @@ def train_judge(args: argparse.Namespace, this: Job) -> None:
     """Train, and write model and record."""
     import torch
 
+    from implicit.judging.degenerate import degenerate_pairs
     from implicit.judging.rewards import RewardModel
     from implicit.judging.training import Training, train
 
@@ -175,8 +173,10 @@ def train_judge(args: argparse.Namespace, this: Job) -> None:
     path = args.base or settings.base
     tokenizer, model = loaded(path, settings)
     parts = divided(args)
-    texts, pairs = encoded_pairs(parts, RewardModel(model, tokenizer, str(path)))
-    count = len(parts.training)
+    further = round(settings.degenerate * len(parts.training))
+    rows = [*parts.training, *degenerate_pairs(parts.training, count=further, seed=settings.seed)]
+    texts, pairs = encoded_pairs([*rows, *parts.validation], RewardModel(model, tokenizer, str(path)))
+    count = len(rows)
     tokens = settings.epochs * sum(len(texts[i].ids) for pair in pairs[:count] for i in pair[:2])
     this.reserve(tuning_hours, parameters=model.num_parameters() / 1e9, tokens=tokens, checkpointing=False)
     how = {"batch_tokens": args.batch, "device": this.device, "precision": getattr(torch, this.precision)}
@@ -185,17 +185,18 @@ def train_judge(args: argparse.Namespace, this: Job) -> None:
     given = settings.model_dump() | how
     own = Training(**{field.name: given[field.name] for field in fields(Training)})
     checkpoints = open_checkpoints(args, this)
-    clusters = [row["instruction"] for row in parts.training]
+    clusters = [row["instruction"] for row in rows]
     steps, found = train(model, texts, pairs[:count], clusters, pairs[count:], own, checkpoints=checkpoints, log=say)
     if checkpoints:
         this.earlier_hours = checkpoints.earlier_seconds / 3600 if this.on_gpu else 0.0
     best = min(found, key=lambda each: each["loss"])
     seen = {"instructions": parts.instructions, "models": parts.models}
-    write_judge(finished(model, path, settings), tokenizer, args, card_of(settings, parts, found), seen)
+    write_judge(finished(model, path, settings), tokenizer, args, card_of(settings, parts, count, found), seen)
     this.finish(
         f"validation: agreement {best['agreement']:.1f} % after {best['pairs']:,} pairs",
         outputs={"model": args.model},
-        pairs=count,
+        pairs=len(parts.training),
+        degenerate_pairs=count - len(parts.training),
         validation_pairs=len(parts.validation),
         texts=len(texts),
         texts_cut=sum(each.cut for each in texts),
@@ -219,8 +220,8 @@ def finished(model: "PreTrainedModel", path: Path | str, settings: Settings) -> 
     return merge(start(path, settings), Lora(**settings.lora.model_dump()), weights, task="SEQ_CLS")
 
 
-def card_of(settings: Settings, parts: "Split", evaluations: list[dict[str, float]]) -> dict[str, Any]:
-    """What the model card says."""
+def card_of(settings: Settings, parts: "Split", count: int, evaluations: list[dict[str, float]]) -> dict[str, Any]:
+    """What the model card says; ``count`` is the number of all pairs trained on."""
     best = min(evaluations, key=lambda each: each["loss"])
     return {
         "kind": "reward model: one score for an instruction and a response; the higher one is preferred",
@@ -230,8 +231,8 @@ def card_of(settings: Settings, parts: "Split", evaluations: list[dict[str, floa
             for name in settings.annotations
         ),
         "pairs": f"{len(parts.training):,} in {settings.epochs} epochs; the best weights after {best['pairs']:,}",
-        "pairs made by rule": f"{settings.degenerate:.0%} of those by annotators; in them, a response loses that "
-        "repeats the instruction or itself, or answers another instruction",
+        "degenerate pairs": f"another {count - len(parts.training):,}, in which the worse response repeats the "
+        "instruction or itself, or answers another instruction",
         "validation": f"agrees with the annotator in {best['agreement']:.1f} % of {len(parts.validation):,} pairs of "
         "other models and other instructions, which decided when to stop",
         "learning curve": "; ".join(f"{each['pairs']:,} pairs: {each['agreement']:.1f} %" for each in evaluations),

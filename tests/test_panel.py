@@ -107,9 +107,15 @@ def test_the_bias_of_a_panel_in_both_orders_is_recounted(sides):
 
 
 def test_members_agree_where_all_have_the_same_side_ahead():
-    assert agree([("a", 60.0), ("b", 51.0)]) == "yes" and agree([("a", 60.0), ("b", 49.0)]) == "no"
-    assert agree([("a", 50.0), ("b", 60.0)]) == "no" and agree([]) == ""
-    assert listed([("a", 60.04), ("b", 49.96)]) == "a 60.0, b 50.0"
+    def rates(*values):
+        return [
+            {"slice": name, "value": value, "low": value - 5, "high": value + 5}
+            for name, value in zip("ab", values, strict=True)
+        ]
+
+    assert agree(rates(60.0, 51.0)) == "yes" and agree(rates(60.0, 49.0)) == "no"
+    assert agree(rates(50.0, 60.0)) == "no" and agree([]) == ""
+    assert listed(rates(60.04, 49.96)) == "a 60.0 (55.0 to 65.0), b 50.0 (45.0 to 55.0)"
 
 
 @pytest.mark.parametrize(

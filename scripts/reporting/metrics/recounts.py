@@ -92,6 +92,7 @@ class Recount:
     def judged(self, results: list[Result]) -> Iterator[Count]:
         """Comparisons of one system."""
         seeds, own = [], {}
+        by_member: dict[str, list[list[tuple[float, int]]]] = {}
         for result in results:
             rows, own = table(result, "judgements"), read_json(result.path)["settings"]
             counts = recount.win_rate(rows)
@@ -112,11 +113,15 @@ class Recount:
             for place, member in enumerate(read_json(result.path).get("members", [])):
                 won = sum(row["members"][place] - 1 for row in rows)
                 yield Count(result.path, "member_win_rate", 100 * won / len(rows), slice=member["judge"])
+                sums = recount.by_cluster(rows, [100 * (row["members"][place] - 1) for row in rows])
+                by_member.setdefault(member["judge"], []).append(sums)
             seeds.append(recount.by_cluster(rows, [100 * (row["preference"] - 1) for row in rows]))
             if self.experiment.oracle and result.opponent != "references":
                 yield from self.rejudged(result, rows)
         if results[0].system.epochs is None:
             yield over_seeds(results[0], "win_rate", seeds, own)
+            for name, sums in by_member.items():
+                yield over_seeds(results[0], "member_win_rate", sums, own, slice=name)
 
     def rejudged(self, result: Result, rows: list[Row]) -> Iterator[Count]:
         """The same pairs with other judges, using the world's own checkers."""

@@ -83,14 +83,30 @@ def of_labels(key: str) -> Callable[[Content], list[Number]]:
     ]
 
 
-def win_rate_over_seeds(contents: Sequence[Content]) -> list[Number]:
-    """The mean over seeds with its 95 % interval over seeds and clusters of instructions."""
+def preferred_over_seeds(
+    contents: Sequence[Content], preference: Callable[[dict], float], slice: str = "all"
+) -> Number:
+    """A win rate's mean over seeds with its 95 % interval over seeds and clusters of instructions."""
     own = contents[0].json["settings"]
-    points = [[100 * (row["preference"] - 1) for row in content.rows] for content in contents]
+    points = [[100 * (preference(row) - 1) for row in content.rows] for content in contents]
     clusters = [row["cluster"] for row in contents[0].rows]
     ones = [[1.0] * len(clusters) for _ in contents]
     low, high = mean_interval(points, ones, clusters, draws=own["bootstrap"], seed=own["seed"])
-    return [Number(statistics.fmean(c.json["win_rate"] for c in contents), len(clusters), low=low, high=high)]
+    mean = statistics.fmean(map(statistics.fmean, points))
+    return Number(mean, len(clusters), slice, low=low, high=high)
+
+
+def win_rate_over_seeds(contents: Sequence[Content]) -> list[Number]:
+    """The win rate over seeds."""
+    return [preferred_over_seeds(contents, lambda row: row["preference"])]
+
+
+def members_over_seeds(contents: Sequence[Content]) -> list[Number]:
+    """The win rate over seeds by each member of a panel."""
+    return [
+        preferred_over_seeds(contents, lambda row, place=place: row["members"][place], member["judge"])
+        for place, member in enumerate(contents[0].json.get("members", []))
+    ]
 
 
 def by_scores(key: str) -> Callable[[Content], list[Number]]:
@@ -234,7 +250,8 @@ DECLARED = [
     Metric("protected", "judge", "count", 0, "texts shown to the judge with special markers broken up",
            lambda c: [Number(c.json.get("protected"), 3 * c.json["n"])]),  # an instruction and two outputs each
     Metric("rejudged_win_rate", "judge", *PERCENT, "win rate with a more lenient oracle", rejudged("win_rate")),
-    Metric("member_win_rate", "judge", *PERCENT, "win rate by a member of a panel", of_members),
+    Metric("member_win_rate", "judge", *PERCENT, "win rate by a member of a panel", of_members,
+           members_over_seeds),
     Metric("disagreement", "judge", *PERCENT, "comparisons in which members of a panel prefer different sides",
            recorded("disagreement", percent=True)),
     Metric("rejudged_ties", "judge", *PERCENT, "ties with a more lenient oracle", rejudged("ties")),

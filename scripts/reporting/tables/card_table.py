@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from reporting.metrics.view import Column, Group, Line, Row, View
-from reporting.tables.forms import fixed, mean_and_deviation
+from reporting.tables.forms import fixed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -86,20 +86,20 @@ def card_in_short(view: View) -> Iterator[str]:
         yield f"Agreement of this judge with known judgements: {'; '.join(summaries)}."
 
 
-def members(group: Group) -> list[tuple[str, float]]:
-    """The members of a panel, with the mean over seeds of the win rate by each; empty for a single judge."""
+def members(group: Group) -> list[Row]:
+    """The win rates over seeds by each member of a panel; empty for a single judge."""
     names = dict.fromkeys(slice for metric, slice, _, _ in group.known if metric == "member_win_rate")
-    return [(name, mean_and_deviation(group.values("member_win_rate", name))[0]) for name in names]
+    return [row for name in names for row in group.rows("member_win_rate", name, level="seeds")]
 
 
-def listed(rates: list[tuple[str, float]]) -> str:
-    """The win rate by each member of a panel."""
-    return ", ".join(f"{who} {fixed(rate, 1)}" for who, rate in rates)
+def listed(rates: list[Row]) -> str:
+    """The win rate by each member of a panel, with its interval."""
+    return ", ".join(f"{row['slice']} {fixed(row['value'], 1)} ({spread(row, 1)})" for row in rates)
 
 
-def agree(rates: list[tuple[str, float]]) -> str:
+def agree(rates: list[Row]) -> str:
     """Whether all members of a panel say that the same side wins more often; empty for a single judge."""
-    sides = {(rate > 50) - (rate < 50) for _, rate in rates}
+    sides = {(row["value"] > 50) - (row["value"] < 50) for row in rates}
     return ("yes" if len(sides) == 1 else "no") if rates else ""
 
 
