@@ -173,6 +173,12 @@ def train_here(monkeypatch, folder, base, name, **more):
     return read_json(folder / name / "record.json"), load_file(folder / name / "model" / "model.safetensors")
 
 
+def judge_in(folder):
+    """The judge in a directory, as transformers loads it."""
+    model, tokenizer = (kind.from_pretrained(folder) for kind in (AutoModelForSequenceClassification, AutoTokenizer))
+    return RewardModel(model.eval(), tokenizer, "x")
+
+
 @pytest.fixture
 def base(tmp_path):
     """A language model of Gemma's architecture, without a score head."""
@@ -185,9 +191,7 @@ def base(tmp_path):
 def test_a_judge_learns_what_its_annotators_prefer_and_loads_elsewhere(method, base, tmp_path, monkeypatch):
     record, _ = train_here(monkeypatch, tmp_path, base, "own", method=method, epochs=4)
     folder = tmp_path / "own" / "model"
-    reward = RewardModel(
-        AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder), "x"
-    )
+    reward = judge_in(folder)
     seen = read_json(folder / "seen.json")
     held_out = [
         row
@@ -213,11 +217,7 @@ def test_a_judge_learns_that_a_repetition_loses(base, tmp_path, monkeypatch):
 
     def losing(name, **more):
         record, _ = train_here(monkeypatch, tmp_path, base, name, epochs=4, **more)
-        folder = tmp_path / name / "model"
-        model, tokenizer = (
-            kind.from_pretrained(folder) for kind in (AutoModelForSequenceClassification, AutoTokenizer)
-        )
-        reward = RewardModel(model.eval(), tokenizer, "x")
+        reward = judge_in(tmp_path / name / "model")
         asked = [f"What is item {i}?" for i in range(100, 120)]
         good = reward.scores([(q, "It is near.") for q in asked])
         bad = reward.scores([(q, f"{q}\n{q}") for q in asked])
