@@ -44,7 +44,11 @@ def browser():
 
 @pytest.fixture
 def opened(browser, report):
-    """Opens the report; there must be no errors and no requests when the test ends."""
+    """Opens the report; there must be no errors and no requests when the test ends.
+
+    Tests wait for elements: a condition given as text (`wait_for_function`) is evaluated inside the page once it has
+    to wait, and the page's policy forbids that.
+    """
     complaints, requests, pages = [], [], []
 
     def open_(fragment="", *, path=report, **options):
@@ -89,8 +93,9 @@ def test_every_table_is_there_with_its_notes_and_can_be_copied(opened, made):
     assert "43.3 ± 1.1" in page.locator("#table-table1").inner_text()
     assert "Rows truncated at tuning.max_length" in page.locator("#table-table1").inner_text()
     for form in ("csv", "md", "tex"):
-        page.locator(f"#table-table1 [data-form={form}]").click()
-        page.wait_for_function("document.getElementById('copied').textContent === 'copied'")
+        button = page.locator(f"#table-table1 [data-form={form}]")
+        button.click()
+        button.filter(has_text="copied").wait_for()
         assert page.evaluate("navigator.clipboard.readText()") == (folder / f"table1.{form}").read_text()
 
 
@@ -130,11 +135,9 @@ def test_a_link_opens_its_example_and_a_click_makes_one(opened):
     assert page.locator("#example").bounding_box()["y"] < 900
     page.locator("#list button").nth(2).click()
     assert page.url.endswith("#example=one%2Ftest-2")
-    page.wait_for_function(
-        "document.querySelector('#example h3').textContent.startsWith('Instruction 2:')", timeout=5000
-    )
+    page.locator("#example h3", has_text=re.compile("^Instruction 2:")).wait_for(timeout=5000)
     page.go_back()
-    page.wait_for_function("document.querySelector('#example h3').textContent.startsWith('Instruction 7:')")
+    page.locator("#example h3", has_text=re.compile("^Instruction 7:")).wait_for()
     page = opened("#example=nobody")
     assert page.locator("#found").inner_text() == "There is no example nobody in this report."
 
@@ -176,9 +179,7 @@ def test_one_line_can_be_picked_by_keyboard(opened):
     page = opened()
     page.locator("#choice-training-0 select").focus()
     page.keyboard.press("ArrowDown")
-    page.wait_for_function(
-        "document.querySelectorAll('[data-chart=training-0] .role-mark path[opacity=\"0.08\"]').length"
-    )
+    page.locator("[data-chart=training-0] .role-mark path[opacity='0.08']").first.wait_for(state="attached")
 
 
 def test_provenance_leads_from_a_number_to_files_commit_config_and_versions(opened):
