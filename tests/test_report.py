@@ -108,7 +108,7 @@ def test_examples_are_searched_filtered_and_told_with_the_judges_probabilities(o
     page.locator("#search").fill("Instruction 33:")
     assert found(page) == 2
     page.locator("#list button").nth(1).click()
-    assert "two/test-33" in page.locator("#example .note").inner_text()
+    page.locator("#example .note", has_text="two/test-33").wait_for()
     rows = [row for (model, _), rows in made.given.items() if model == "two" for row in rows]
     shown = page.locator("#example .response pre").all_inner_texts()
     assert len(shown) == 6 and set(shown) <= {row["output"] for row in rows if row["id"] == "test-33"}
