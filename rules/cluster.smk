@@ -7,6 +7,7 @@ import subprocess
 from snakemake.exceptions import WorkflowError
 
 from pipeline.run.display import last_lines, show_progress
+from pipeline.run.made_with import OtherExperiment, refuse_other, remember
 from pipeline.run.snakemake_internals import (
     all_rules,
     failed_jobs,
@@ -30,6 +31,8 @@ def start_run():
     """Start of a run: set up the display, then refuse to run if jobs are still queued, or prepare for local jobs."""
     if lacking := missing(workflow):
         say_what_is_missing(lacking)
+    if not {"plan", "verify"} & all_rules(workflow):
+        keep_experiments_apart()
     if wants_display(workflow):
         show_progress(rules_to_run(workflow))
     if on_cluster(workflow):
@@ -37,6 +40,16 @@ def start_run():
     elif on_cluster(workflow) is False:  # not where it is unknown: a node of a cluster has no warm process
         start_without_limit(workflow)
         keep_warm()
+
+
+def keep_experiments_apart():
+    """Refuse to replace the results of an experiment with the same name by accident; see made_with."""
+    files = config_files(workflow)
+    try:
+        refuse_other(CONFIG, files)
+    except OtherExperiment as error:
+        raise WorkflowError(str(error))
+    remember(CONFIG, files)
 
 
 def queued_jobs():

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from implicit.judging.template import JudgeError, check_template, read_template
 from implicit.servers.chat_client import unknown_price
-from pipeline.config.files import doubled_keys
+from pipeline.config.files import read_layers, without_sizes_of_worlds
 from pipeline.config.judges import Assessor
 from pipeline.config.messages import explain, meant
 from pipeline.config.models import Model
@@ -17,7 +17,7 @@ from pipeline.config.names import names_taken, unknown_names
 from pipeline.config.schema import Config, merged
 from pipeline.config.values import bad_values, used_sources
 from pipeline.files.hub import is_hub_id
-from pipeline.files.local_files import is_url
+from pipeline.files.local_files import is_url, similar_path
 from pipeline.jobs.command import InputError
 from pipeline.models.gguf_files import gguf_in
 
@@ -31,9 +31,10 @@ def check_config(raw: dict[str, Any], files: Sequence[str | Path] = ()) -> Confi
 
     Later checks rely on earlier ones, so they are skipped if those find errors.
     """
-    _refuse([fault for file in files for fault in doubled_keys(Path(file))])
+    layers, faults = read_layers(files)
+    _refuse(faults)
     try:
-        config = Config.model_validate(raw)
+        config = Config.model_validate(without_sizes_of_worlds(raw, layers))
     except ValidationError as error:
         raise ConfigError("\n".join(explain(fault, Config) for fault in error.errors())) from None
     config = _with_conditions(config)
@@ -153,7 +154,7 @@ def _missing_files(config: Config) -> list[str]:
         f"{key}: {path}: a GGUF file cannot be read here; define it in `models`, and name that" for key, path in unread
     ]
     faults += [
-        f"{key}: file {file}: not found (working directory: {Path.cwd()})"
+        f"{key}: file {file}: not found (working directory: {Path.cwd()}){similar_path(file)}"
         for key, file in files
         if file and not is_url(file) and not Path(file).is_file()
     ]
@@ -195,7 +196,8 @@ def _missing_in_directory(key: str, path: str) -> list[str]:
     if file:
         return [] if file.is_file() else [f"{key}: file {path}: not found from {Path.cwd()}"]
     if not Path(path).is_dir():
-        return [f"{key}: no such directory: {path} (working directory: {Path.cwd()}); a hub id is ORGANISATION/NAME"]
+        where = f"{path} (working directory: {Path.cwd()}); a hub id is ORGANISATION/NAME{similar_path(path)}"
+        return [f"{key}: no such directory: {where}"]
     return [
         f"{key}: the directory {path} contains no {' or '.join(needed)}"
         for needed in (["config.json"], ["tokenizer.json", "tokenizer.model", "vocab.json"])

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.files.local_files import Counted, Rows, offline, read_cells, take_range
+from pipeline.files.local_files import Counted, Rows, offline, read_cells, similar_path, take_range
 from pipeline.files.rows import Columns, Row, checked
 from pipeline.jobs.command import InputError
 
@@ -142,7 +142,7 @@ def explained(kind: str, id_: str, revision: str | None, *also: type[Exception])
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{id_}"
     advice = f"a local {'file' if kind == 'dataset' else 'path'!r} can be used instead"
     if kind == "model" and not Path(id_).exists():
-        advice = f"there is no directory {id_} here either; {advice}"
+        advice = f"there is no directory {id_} here either{similar_path(id_)}; {advice}"
     if Path(id_).is_dir():
         advice = "use a complete directory, with weights as safetensors, as `save_pretrained` writes it"
     try:

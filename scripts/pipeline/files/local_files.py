@@ -11,6 +11,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from http.client import HTTPException
 from itertools import chain, islice
 from pathlib import Path
@@ -288,6 +289,14 @@ READERS: dict[str, Callable[[Path, str, Collection[str]], Rows]] = {
     ".txt": _text_lines,
     ".parquet": _parquet,
 }
+
+
+def similar_path(path: str) -> str:
+    """The end of a message about a missing file or directory: the most similar one beside it, if there is one."""
+    folder = Path(path).parent
+    beside = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    near = get_close_matches(Path(path).name, beside, n=1)
+    return f"; did you mean {str(folder / near[0])!r}?" if near else ""
 
 
 def is_url(file: str) -> bool:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from inspect import signature
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import snakemake
@@ -107,8 +108,13 @@ def stream_handler() -> logging.Handler | None:
 
 
 def config_files(workflow: Any) -> list[Any]:
-    """The files that a config was read from."""
-    return inside(workflow, "workflow.configfiles", [])
+    """The files that a config was read from; later ones take precedence.
+
+    Snakemake lists those of the command line first, and then the Snakefile's own, which they are laid over.
+    """
+    files = list(dict.fromkeys(inside(workflow, "workflow.configfiles", [])))
+    own = [file for file in files if Path(file).resolve() == Path("config.yaml").resolve()]
+    return own + [file for file in files if file not in own]
 
 
 def wants_display(workflow: Any) -> bool:
