@@ -53,7 +53,7 @@ rule tune_candidate:
         settings=lambda wildcards: tuning_settings(wildcards.model, wildcards.mode, wildcards.seed),
         checkpoints=f"{RESULTS}/checkpoints/{{model}}/{{mode}}/epochs{{epochs}}/seed{{seed}}",  # not an output: kept after a failure
     message:
-        "tune: {wildcards.model}, {wildcards.mode}, {wildcards.epochs} epochs (validation), a line per step in {log}"
+        "tune: {wildcards.model}, {wildcards.mode}, epochs: {wildcards.epochs} (validation), a line per step in {log}"
     shell:
         "{WARM} scripts/tune.py --base {input.base} --base-record {input.base_record} --data {input.data} "
         "--model {output.model} --record {output.record} --settings {params.settings:q} --epochs {params.epochs} "
@@ -85,4 +85,4 @@ use rule tune_candidate as tune_chosen with:
         settings=lambda wildcards: tuning_settings(wildcards.model, wildcards.mode, wildcards.seed),
         checkpoints=f"{RESULTS}/checkpoints/{{model}}/{{mode}}/chosen/seed{{seed}}",
     message:
-        "tune: {wildcards.model}, {wildcards.mode}, seed {wildcards.seed}, {params.epochs} epochs, a line per step in {log}"
+        "tune: {wildcards.model}, {wildcards.mode}, seed {wildcards.seed}, epochs: {params.epochs}, a line per step in {log}"

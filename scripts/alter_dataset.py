@@ -48,7 +48,8 @@ def main() -> None:
     ]
     write_table("conversations", done, args.output)
     changed = sum(messages != new for messages, new in zip(conversations, altered, strict=True))
-    say(f"{changed:,} of {len(rows):,} conversations altered, sha256 {digest}")
+    say(f"sha256 of the rows: {digest}")
+    say(f"{changed:,} of {len(rows):,} conversations altered")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,8 @@ def main() -> None:
     digest = check_sha256(rows, source.sha256, key=f"annotations.{name}")
     write_table("annotations", rows, args.output)
     clusters = len({row["cluster"] for row in rows})
-    say(f"{len(rows):,} pairs of responses to {clusters:,} instructions, sha256 {digest}")
+    say(f"sha256 of the rows: {digest}")
+    say(f"{len(rows):,} pairs of responses to {clusters:,} instructions")
 
 
 if __name__ == "__main__":

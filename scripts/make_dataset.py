@@ -33,24 +33,27 @@ class Settings(Section):
     world_seed: Seed | None
 
 
-def conversations(name: str, source: Dataset, world: int | None) -> list[dict[str, Any]]:
-    """Build the rows of a dataset. Raises InputError, or a recipe's RecipeError, for rows that cannot be used."""
+def conversations(name: str, source: Dataset, world: int | None) -> tuple[list[dict[str, Any]], str]:
+    """The rows of a dataset, and how many of how many they are of where.
+
+    Raises InputError, or a recipe's RecipeError, for rows that cannot be used.
+    """
     if source.origin == "world_part":
         items = World(world).conversations(source.world_part, source.examples)
         turns = [[("user", item.instruction), ("assistant", item.response)] for item in items]
         found = [[{"role": role, "content": text} for role, text in pair] for pair in turns]
-        origin = f"world {world}"
+        origin = taken = f"world {world}"
     elif source.origin in ("file", "hub"):
         notes: Counter[str] = Counter()
         origin, counted, mapped = _mapped(name, source, notes)
         found = take_first(mapped, source.examples, key=f"datasets.{name}.examples")
-        of_all = counted.of_all()
-        say(f"{len(found):,} conversations of {of_all} of {origin}")
+        taken = f"{counted.of_all()} of {origin}"
         for note, count in notes.items():
             say(f"{count:,} {note}")
     else:
         raise InputError(f"datasets.{name}: datasets derived from another dataset are not made by this script")
-    return [{"id": f"{name}-{i}", "messages": messages, "source": origin} for i, messages in enumerate(found)]
+    rows = [{"id": f"{name}-{i}", "messages": messages, "source": origin} for i, messages in enumerate(found)]
+    return rows, taken
 
 
 def _mapped(name: str, source: Dataset, notes: Counter[str]) -> tuple[str, Counted, Iterator[list[dict[str, str]]]]:
@@ -99,12 +102,12 @@ def notes_on(conversations: list[list[dict[str, str]]]) -> str:
 def main() -> None:
     args = arguments(__doc__, paths=["output"], settings=Settings)
     name, source = args.settings.name, args.settings.source
-    rows = conversations(name, source, args.settings.world_seed)
+    rows, taken = conversations(name, source, args.settings.world_seed)
     messages = [row["messages"] for row in rows]
     digest = check_sha256(messages, source.sha256, key=f"datasets.{name}")
     write_table("conversations", rows, args.output)
-    notes = notes_on(messages)
-    say(f"{len(rows):,} conversations, sha256 {digest}{notes}")
+    say(f"sha256 of the rows: {digest}")
+    say(f"{len(rows):,} conversations of {taken}{notes_on(messages)}")  # last: the run's display shows it
 
 
 if __name__ == "__main__":

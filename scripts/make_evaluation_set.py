@@ -44,8 +44,11 @@ class Settings(Section):
     world_seed: Seed | None
 
 
-def evaluation_rows(name: str, source: EvaluationSet, world: int | None) -> list[dict[str, Any]]:
-    """Build the rows of an evaluation set. Raises InputError or RecipeError for unusable rows or number of rows."""
+def evaluation_rows(name: str, source: EvaluationSet, world: int | None) -> tuple[list[dict[str, Any]], str]:
+    """The rows of an evaluation set, and how many of how many they are of where.
+
+    Raises InputError or RecipeError for unusable rows or number of rows.
+    """
     if source.origin == "world_part":
         drawn = World(world)
         rng = random.Random(f"references/{world}/{name}")
@@ -64,18 +67,18 @@ def evaluation_rows(name: str, source: EvaluationSet, world: int | None) -> list
             }
             for index, item in enumerate(items)
         ]
+        taken = f"world {world}"
     else:
         key = f"evaluation_sets.{name}.instructions"
         counted, mapped = _mapped(name, source)
         found = take_first(mapped, source.instructions, key=key)
-        of_all, source_name = counted.of_all(), found[0][1]["source"]
-        say(f"{len(found):,} instructions of {of_all} of {source_name}")
+        taken = f"{counted.of_all()} of {found[0][1]['source']}"
         rows = [row for _, row in found]
         check_distinct([row["instruction"] for row in rows], [place for place, _ in found])
         empty = sum(row["reference"] is not None and not row["reference"].strip() for row in rows)
         if empty:
             say(f"{empty:,} references are empty: kept, as the authors do")
-    return [{"id": f"{name}-{i}", "cluster": f"{name}-{i}"} | row for i, row in enumerate(rows)]
+    return [{"id": f"{name}-{i}", "cluster": f"{name}-{i}"} | row for i, row in enumerate(rows)], taken
 
 
 def cluster_of(item: Item) -> str:
@@ -126,11 +129,12 @@ def _recipe(source: EvaluationSet) -> tuple[Columns, Mapping]:
 def main() -> None:
     args = arguments(__doc__, paths=["output"], settings=Settings)
     name, source = args.settings.name, args.settings.source
-    rows = evaluation_rows(name, source, args.settings.world_seed)
-    taken = [{key: row[key] for key in ("instruction", "reference")} for row in rows]
-    digest = check_sha256(taken, source.sha256, key=f"evaluation_sets.{name}")
+    rows, taken = evaluation_rows(name, source, args.settings.world_seed)
+    texts = [{key: row[key] for key in ("instruction", "reference")} for row in rows]
+    digest = check_sha256(texts, source.sha256, key=f"evaluation_sets.{name}")
     write_table("evaluation_set", rows, args.output)
-    say(f"{len(rows):,} instructions, sha256 {digest}")
+    say(f"sha256 of the rows: {digest}")
+    say(f"{len(rows):,} instructions of {taken}")  # last: the run's display shows it
 
 
 if __name__ == "__main__":

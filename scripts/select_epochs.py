@@ -9,6 +9,7 @@ count is chosen without judging.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from pipeline.files.storage import read_json, write_json
 from pipeline.jobs.command import run_stage, say
@@ -19,6 +20,18 @@ def choose(epochs: list[int], win_rates: list[float | None]) -> int:
     if len(epochs) == 1:
         return epochs[0]
     return max(zip(epochs, win_rates, strict=True), key=lambda pair: (pair[1], -pair[0]))[0]
+
+
+def counted(epochs: int) -> str:
+    """An epoch count in words."""
+    return f"{epochs} epoch{'' if epochs == 1 else 's'}"
+
+
+def announced(chosen: int, grid: list[dict[str, Any]]) -> str:
+    """What was chosen from what, in one line."""
+    if len(grid) == 1:
+        return f"{counted(chosen)}, the only count"
+    return f"{counted(chosen)}: win rates " + ", ".join(f"{row['win_rate']:.1f} % ({row['epochs']})" for row in grid)
 
 
 def main() -> None:
@@ -33,7 +46,7 @@ def main() -> None:
     grid = [{"epochs": e} | {key: figure.get(key) for key in keys} for e, figure in zip(epochs, figures, strict=True)]
     chosen = choose(epochs, [row["win_rate"] for row in grid])
     write_json({"epochs": chosen, "grid": grid}, args.output)
-    say(f"{chosen} epochs of {epochs}: win rates {[row['win_rate'] for row in grid]}")
+    say(announced(chosen, grid))
 
 
 if __name__ == "__main__":

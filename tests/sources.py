@@ -7,9 +7,9 @@ from pipeline.config.datasets import Dataset, EvaluationSet
 
 def conversations(name, source, world):
     """The rows of a dataset."""
-    return make_dataset.conversations(name, Dataset.model_validate(source), world)
+    return make_dataset.conversations(name, Dataset.model_validate(source), world)[0]
 
 
 def evaluation_rows(name, source, world):
     """The rows of an evaluation set."""
-    return make_evaluation_set.evaluation_rows(name, EvaluationSet.model_validate(source), world)
+    return make_evaluation_set.evaluation_rows(name, EvaluationSet.model_validate(source), world)[0]

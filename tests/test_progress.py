@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.run.display import Progress, finding, format_duration, last_lines, not_replaced, seconds_left
+from pipeline.run.display import SILENCE, Progress, finding, format_duration, last_lines, not_replaced, seconds_left
 
 TUNE = Counter({"tune": 2, "judge": 1})
 
@@ -116,3 +116,15 @@ def test_an_error_in_here_is_reported_and_ends_nothing(capsys):
     progress = Progress(TUNE, io.StringIO())
     progress.emit(SimpleNamespace(event="job_finished", exc_info=None))
     assert "AttributeError" in capsys.readouterr().err
+
+
+def test_a_long_job_is_not_silent_and_says_how_long(log):
+    plain = io.StringIO()
+    progress = Progress(Counter({"pretrain": 1}), plain)
+    progress.emit(started(7, log, rule="pretrain"))
+    progress.remind()
+    assert plain.getvalue() == ""  # less than a minute
+    progress.printed -= SILENCE
+    progress.remind()
+    progress.remind()
+    assert plain.getvalue() == "[0/1] running: pretrain (80 s left); all: about 80 s left\n"

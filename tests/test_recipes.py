@@ -182,7 +182,7 @@ def test_a_wrong_hash_or_a_faulty_row_leaves_no_file(tmp_path):
     done = run("make_dataset", tmp_path / "chess.parquet", name="chess", source=source, world_seed=None)
     assert done.returncode == 0, done.stderr
     messages = [row["messages"] for row in read_table("conversations", tmp_path / "chess.parquet")]
-    assert f"4 conversations, sha256 {rows_sha256(messages)}" in done.stdout
+    assert f"sha256 of the rows: {rows_sha256(messages)}" in done.stdout and "4 conversations of" in done.stdout
     for more, message in (({"sha256": "0" * 64}, "datasets.chess.sha256: 000"), ({"examples": 5}, "give only 4")):
         done = run("make_dataset", tmp_path / "none.parquet", name="chess", source=source | more, world_seed=None)
         assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr

@@ -1,7 +1,8 @@
 """The display of a run: a line for each finished job, with its main result and the remaining time.
 
-Snakemake's own messages about jobs still go to its log file; here they would be about ten lines per job. On a
-terminal, a status line is redrawn from time to time; elsewhere nothing is overwritten, and there are no colours.
+Snakemake's own messages about jobs still go to its log file; here they would be about ten lines per job. What is
+running, and how long it will take, is a status line, redrawn on a terminal; elsewhere it is printed once a minute,
+nothing is overwritten, and there are no colours.
 """
 
 import logging
@@ -20,6 +21,7 @@ from typing import Any, TextIO
 from pipeline.run.snakemake_internals import stream_handler
 
 REFRESH = 2.0  # seconds between updates of the status line, on a terminal
+SILENCE = 60.0  # seconds without a line, elsewhere, after which it is printed
 WIDTH = 140  # characters of a job's result
 TAIL = 4096  # bytes of a log that are read
 # Snakemake's messages that a line here replaces, or that repeat what `explain_failures` says.
@@ -94,8 +96,8 @@ class Progress(logging.Handler):
         self.at_once = 1  # the largest number of jobs that ran at the same time
         self.terminal = stream.isatty()
         self.drawn = False
-        if self.terminal:
-            threading.Thread(target=self._refresh, daemon=True).start()
+        self.printed = time.monotonic()
+        threading.Thread(target=self._refresh, daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Handle one event; logging reports errors in here, and they never end a run."""
@@ -170,6 +172,17 @@ class Progress(logging.Handler):
     def _print(self, line: str) -> None:
         self.stream.write(line + "\n")
         self.stream.flush()
+        self.printed = time.monotonic()
+
+    def status(self) -> str:
+        """What is running, with the time left that the jobs of each rule state, and that of the whole run."""
+        told = []
+        for rule, count in Counter(job.rule for job in self.running.values()).items():
+            stated = [seconds_left(job.log) for job in self.running.values() if job.rule == rule]
+            left = [seconds for seconds in stated if seconds is not None]
+            name = f"{rule} ×{count}" if count > 1 else rule
+            told.append(f"{name} ({format_duration(max(left))} left)" if left else name)
+        return f"{self._count()} running: {', '.join(told)}; all: {self.time_left()}"
 
     def _clear(self) -> None:
         if self.drawn:
@@ -179,10 +192,7 @@ class Progress(logging.Handler):
 
     def _draw(self) -> None:
         if self.terminal and self.running:
-            rules = Counter(job.rule for job in self.running.values())
-            now = ", ".join(f"{rule} ×{count}" if count > 1 else rule for rule, count in rules.items())
-            line = f"{self._count()} running: {now}; {self.time_left()}"
-            self.stream.write("\r\x1b[2K" + line[: shutil.get_terminal_size().columns - 1])
+            self.stream.write("\r\x1b[2K" + self.status()[: shutil.get_terminal_size().columns - 1])
             self.stream.flush()
             self.drawn = True
 
@@ -190,7 +200,13 @@ class Progress(logging.Handler):
         while True:
             time.sleep(REFRESH)
             with self.lock:
-                self._draw()
+                self.remind()
+
+    def remind(self) -> None:
+        """Show the status: on a terminal always, elsewhere after a minute without a line."""
+        self._draw()
+        if not self.terminal and self.running and time.monotonic() - self.printed >= SILENCE:
+            self._print(self.status())
 
 
 def not_replaced(record: logging.LogRecord) -> bool:
