@@ -33,6 +33,7 @@ def start_run():
         say_what_is_missing(lacking)
     if not {"plan", "verify"} & all_rules(workflow):
         keep_experiments_apart()
+        ask_judge_first()
     if wants_display(workflow):
         show_progress(rules_to_run(workflow))
     if on_cluster(workflow):
@@ -50,6 +51,43 @@ def keep_experiments_apart():
     except OtherExperiment as error:
         raise WorkflowError(str(error))
     remember(CONFIG, files)
+
+
+def ask_judge_first():
+    """Ask the judge for one comparison before anything runs, if it is one that is asked and is going to be.
+
+    This is no job: whether the judge answers now must not decide which results are up to date.
+    """
+    asked = {member.kind for member in PANEL.values()} & {"server", "evaluator", "local"}
+    to_come = {"judge_responses", "judge_annotations"} & set(rules_to_run(workflow))
+    elsewhere = on_cluster(workflow) is not False and asked & {
+        "local"
+    }  # a model that this machine may have no room for
+    if not (asked and to_come and EXECUTION.check_judge) or elsewhere:
+        return
+    folder, log = f"{RESULTS}/judge", f"{LOGS}/check_judge.log"
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    command = [
+        *("python", "scripts/check_judge.py", "--output", f"{folder}/check.json"),
+        *("--answers", f"{folder}/check.answers.jsonl", "--settings", judge_settings(None), *shlex.split(REQUESTS)),
+        *("--budget", BUDGET, "--device", EXECUTION.device, "--threads", str(EXECUTION.threads)),
+        *("--batch", str(EXECUTION.ranking_batch_tokens)),
+    ]
+    with open(log, "w", encoding="utf-8") as file:
+        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT)
+    last = last_lines(Path(log), 1)
+    if done.returncode:
+        raise WorkflowError(
+            "\n".join(
+                [
+                    "the judge cannot be used, so nothing has been started:",
+                    *last,
+                    f"(log: {log}; to start " "without asking: execution.check_judge: false)",
+                ]
+            )
+        )
+    print(*last, sep="\n", file=sys.stderr)
 
 
 def queued_jobs():

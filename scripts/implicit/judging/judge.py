@@ -50,7 +50,14 @@ CONTROL = re.compile(
 
 
 class IncompleteJudging(RuntimeError):
-    """Some comparisons have no judgement: win rates on the rest would describe a different set."""
+    """Some comparisons have no judgement: win rates on the rest would describe a different set.
+
+    ``reasons`` are the distinct ones, without what to do.
+    """
+
+    def __init__(self, told: str, reasons: Sequence[str] = ()) -> None:
+        super().__init__(told)
+        self.reasons = list(reasons)
 
 
 @dataclass(frozen=True)
@@ -263,7 +270,8 @@ def _annotate(
             if (share := shortfall(judge, completion)) is not None
         ]
         named = [(_row_of(prompt, opponent, model, judge), share) for prompt, share in low]
-        raise IncompleteJudging(_incomplete(judge, without, len(model), named))
+        reasons = dict.fromkeys([*(str(share) for _, share in low), *judge.asked.failures.values()])
+        raise IncompleteJudging(_incomplete(judge, without, len(model), named), list(reasons))
     shares = [judge.share(found[row["instruction"]].get(annotator.completion_key)) for row in model]
     kept = [None if share is None else share.probability for share in shares]
     return [float(preference) for preference in preferences], shown, kept

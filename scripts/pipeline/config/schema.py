@@ -220,6 +220,7 @@ class Execution(Section):
     requests: Count
     timeout: Positive
     attempts: Count
+    check_judge: Flag
 
 
 class Config(Section):
