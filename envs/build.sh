@@ -5,7 +5,7 @@ python=${PYTHON:-}
 [ -n "$python" ] || python=python3
 requirements=envs/cpu.txt
 built=.venv/built-from.txt
-needed_mib=3000
+cpu_builds=${TORCH_CPU_INDEX:-https://download.pytorch.org/whl/cpu}
 
 fail() {
     echo "error: $*" >&2
@@ -19,12 +19,30 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 if [ -f "$built" ] && cmp -s "$requirements" "$built"; then
     exit 0
 fi
+
+# PyPI's torch for Linux brings gigabytes of GPU libraries. Without an NVIDIA GPU its CPU build does, from an index of
+# torch's own; unless pip has been told where to find packages, which is left as it is.
+needed_mib=3000
+torch_from=
+if [ "$(uname -s)" = Linux ] && ! "$python" -m pip config list 2>/dev/null | grep -Eq 'index|find-links' &&
+    [ -z "${PIP_INDEX_URL:-}${PIP_EXTRA_INDEX_URL:-}${PIP_FIND_LINKS:-}${PIP_NO_INDEX:-}" ]; then
+    reachable='import sys, urllib.request; urllib.request.urlopen(sys.argv[1] + "/torch/", timeout=20)'
+    if [ -e /dev/nvidiactl ]; then
+        needed_mib=12000
+    elif "$python" -c "$reachable" "$cpu_builds" 2>/dev/null; then
+        torch_from="--extra-index-url $cpu_builds"
+    else
+        needed_mib=12000
+        echo "$cpu_builds cannot be reached: torch comes from PyPI, with GPU libraries that nothing here needs"
+    fi
+fi
 free_mib=$(df -Pm . | awk 'NR == 2 {print $4}')
 [ "$free_mib" -ge "$needed_mib" ] ||
     fail "the disk of $(pwd) has $free_mib MiB free, but the environment needs $needed_mib MiB"
 echo "building the environment in .venv (Python $version), once; this takes a minute or two"
 [ -x .venv/bin/python ] || "$python" -m venv .venv ||
     fail "$python cannot make a virtual environment (on Debian: install python3-venv)"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements" ||
+# shellcheck disable=SC2086  # two words, or none
+.venv/bin/python -m pip install --quiet --disable-pip-version-check $torch_from -r "$requirements" ||
     fail "pip could not install $requirements (see its messages above); fix the problem and run the same command again"
 cp "$requirements" "$built"

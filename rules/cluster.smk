@@ -6,6 +6,7 @@ import subprocess
 
 from snakemake.exceptions import WorkflowError
 
+from pipeline.config.values import mixed_worlds
 from pipeline.run.display import last_lines, show_progress
 from pipeline.run.made_with import OtherExperiment, refuse_other, remember
 from pipeline.run.snakemake_internals import (
@@ -31,6 +32,8 @@ def start_run():
     """Start of a run: set up the display, then refuse to run if jobs are still queued, or prepare for local jobs."""
     if lacking := missing(workflow):
         say_what_is_missing(lacking)
+    for note in mixed_worlds(CONFIG):
+        print(note, file=sys.stderr)
     if not {"plan", "verify"} & all_rules(workflow):
         keep_experiments_apart()
         ask_judge_first()

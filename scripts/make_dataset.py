@@ -4,8 +4,8 @@
         --settings '{"name": "poem", "source": {"world_part": "poem", "examples": 300}, "world_seed": 1}'
 
 ``source`` is the dataset's section of the config; ``world_seed`` is the model's. Rows from a file or the hub are
-streamed through one of the paper's recipes, or templates, and checked here. From the hub, only as many rows are read
-as are requested; in a file, the remaining rows are counted for the log.
+streamed through one of the paper's recipes, templates, or the reader of a known format, and checked here. From the hub,
+only as many rows are read as are requested; in a file, the remaining rows are counted for the log.
 """
 
 import json
@@ -13,14 +13,15 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from implicit.data.recipes import RECIPES, RecipeError, pair
+from implicit.data.recipes import RECIPES, RecipeError
 from implicit.format.turns import unanswered
 from implicit.world.sets import World
 from pipeline.config.datasets import Dataset
 from pipeline.config.types import Section, Seed
+from pipeline.files.formats import COLUMNS, FORMATS, Messages, read_conversations
 from pipeline.files.hub import source_rows
 from pipeline.files.local_files import Counted, take_first
-from pipeline.files.rows import Columns, check_conversation, check_sha256, fill, template_columns
+from pipeline.files.rows import Columns, check_conversation, check_sha256, template_columns
 from pipeline.files.storage import write_table
 from pipeline.jobs.command import InputError, arguments, run_stage, say
 
@@ -56,21 +57,19 @@ def conversations(name: str, source: Dataset, world: int | None) -> tuple[list[d
     return rows, taken
 
 
-def _mapped(name: str, source: Dataset, notes: Counter[str]) -> tuple[str, Counted, Iterator[list[dict[str, str]]]]:
+def _mapped(name: str, source: Dataset, notes: Counter[str]) -> tuple[str, Counted, Iterator[Messages]]:
     """The name of a source, its row counter, and the stream of checked conversations made from its rows."""
     origin, counted, rows = source_rows(source, _columns(name, source))
     if source.recipe:
         mapped = RECIPES[source.recipe].make(rows, notes)
-    elif source.messages:
-        mapped = ((place, row[source.messages]) for place, row in rows)
     else:
-        mapped = ((place, pair(fill(source.user, row), fill(source.assistant, row))) for place, row in rows)
+        mapped = read_conversations(rows, source, notes, key=f"datasets.{name}")
     limit = source.max_characters
-    without_text = source.user is not None and not source.user.strip()  # a template without an instruction
 
-    def conversations_checked() -> Iterator[list[dict[str, str]]]:
+    def conversations_checked() -> Iterator[Messages]:
         for place, messages in mapped:
-            check_conversation(messages, place, user_empty=without_text)
+            if source.recipe:
+                check_conversation(messages, place)
             if limit is not None and sum(len(message["content"]) for message in messages) > limit:
                 notes[f"rows of more than {limit:,} characters: left out"] += 1
                 continue
@@ -84,10 +83,15 @@ def _columns(name: str, source: Dataset) -> Columns:
     if source.recipe:
         return RECIPES[source.recipe].columns
     if source.messages:
-        return {source.messages: "turns"}
+        return {source.messages: "cell"}
+    if source.format:
+        needed, more, _ = FORMATS[source.format]
+        return dict.fromkeys(needed, "cell") | dict.fromkeys(more, "maybe")
+    if source.user is None:
+        return dict.fromkeys(COLUMNS, "maybe")
     templates = {key: getattr(source, key) for key in ("user", "assistant")}
     found = [template_columns(template, key=f"datasets.{name}.{key}") for key, template in templates.items()]
-    return {column: use for columns in found for column, use in columns.items()}
+    return dict.fromkeys((column for columns in found for column in columns), "cell")
 
 
 def notes_on(conversations: list[list[dict[str, str]]]) -> str:

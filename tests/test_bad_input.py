@@ -130,8 +130,8 @@ CONFIGS = [
     # datasets and evaluation sets
     ("datasets.poem", from_file(file="no/such.jsonl"), "datasets.poem: file no/such.jsonl: not found"),
     ("datasets.poem", from_file(file="rows.doc"), "must end in one of .json, .json.gz"),
-    ("datasets.poem", {"file": "rows.jsonl", "user": "{a}"}, "needs one of 'user' and 'assistant', 'messages', 'recipe'"),
-    ("datasets.poem", from_file(messages="m"), "needs one of 'user' and 'assistant', 'messages', 'recipe'"),
+    ("datasets.poem", {"file": "rows.jsonl", "user": "{a}"}, "datasets.poem: 'user' and 'assistant' need each other"),
+    ("datasets.poem", from_file(messages="m"), "only one of 'messages', 'user' can say what the rows are: remove the others"),
     ("datasets.poem", from_file(rows=[5, 2]), "datasets.poem: 'rows' is [5, 2]: the first must be smaller than the second"),
     ("datasets.poem", from_file(sha256="abc"), "datasets.poem.sha256: String should match pattern"),
     ("datasets.poem", {"examples": 5}, "datasets.poem: needs a source for its rows: 'world_part', 'hub' or 'file'"),

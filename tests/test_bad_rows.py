@@ -73,7 +73,7 @@ ROWS = [  # kind of set, file name, content, source, message
     ("dataset", "r.parquet", parquet([{"x": 1}]), PAIR, r"r.parquet, row 1: no column 'q'. The columns are 'x'"),
     ("dataset", "r.json", talk(("user", "a")), TURNS, r"r.json, row 1: the conversation has no assistant turn"),
     ("dataset", "r.json", talk(("assistant", " ")), TURNS, r"r.json, row 1: the response in message 1 is empty"),
-    ("dataset", "r.json", talk(("system", "a")), TURNS, r"row 1: message 1 has the role 'system': use 'user' or 'assistant'"),
+    ("dataset", "r.json", talk(("tool", "a")), TURNS, r"row 1: column '\w+', message 1 has the role 'tool', which is none of"),
     ("dataset", "r.json", talk(("assistant", True)), TURNS, r"r.json, row 1: column 'm', message 1, its content must be text or a finite number, but"),
     ("dataset", "r.json", talk(), TURNS, r"r.json, row 1: the conversation has no assistant turn"),
     ("dataset", "r.json", '[{"m": "hello"}]', TURNS, r"r.json, row 1: column 'm' must be a list of {role, content}"),

@@ -56,6 +56,47 @@ def test_a_full_disk(build):
     assert not (build.folder / ".venv").exists()
 
 
+PYTHON = """case "$*" in
+*"config list"*) echo "$PIP_SAYS" ;;
+*sys.exit*) ;;
+*version_info*) echo 3.11 ;;
+*urlopen*) echo "$4" >> asked; exit "${UNREACHABLE:-0}" ;;
+*"-m venv"*) mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
+*install*) echo "$*" >> installed ;;
+esac"""
+FREE = "echo Filesystem; echo '/dev/x 100 95 5000 95% /'"
+UNSET = dict.fromkeys(("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"), "")
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl") or os.uname().sysname != "Linux", reason="for Linux without a GPU")
+@pytest.mark.parametrize(
+    ("variables", "taken"),
+    [
+        ({}, True),
+        ({"PIP_SAYS": "global.index-url='https://mine'"}, False),  # in a file of pip's
+        ({"PIP_EXTRA_INDEX_URL": "https://mine"}, False),
+        ({"PIP_FIND_LINKS": "/wheels"}, False),
+    ],
+)
+def test_without_a_gpu_torch_is_its_cpu_build_unless_pip_is_told_where_to_look(build, variables, taken):
+    stubs = {"own-python": PYTHON, "df": FREE}
+    done = build(stubs, **UNSET | {"PYTHON": "own-python", "TORCH_CPU_INDEX": "https://torch/cpu"} | variables)
+    assert done.returncode == 0, done.stderr
+    installed = (build.folder / "installed").read_text()
+    assert ("--extra-index-url https://torch/cpu -r envs/cpu.txt" in installed) == taken
+    assert (build.folder / "asked").exists() == taken
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl") or os.uname().sysname != "Linux", reason="for Linux without a GPU")
+def test_where_the_cpu_build_cannot_be_had_the_other_needs_more_room(build):
+    stubs = {"own-python": PYTHON, "df": FREE}
+    done = build(stubs, **UNSET | {"PYTHON": "own-python", "UNREACHABLE": "1"})
+    assert done.returncode == 1 and "has 5000 MiB free, but the environment needs 12000 MiB" in done.stderr
+    assert "cannot be reached" in done.stdout and not (build.folder / "installed").exists()
+    done = build(stubs | {"df": FREE.replace("5000", "50000")}, **UNSET | {"PYTHON": "own-python", "UNREACHABLE": "1"})
+    assert done.returncode == 0 and "extra-index-url" not in (build.folder / "installed").read_text()
+
+
 def test_an_environment_that_is_up_to_date_is_left_alone(build):
     (build.folder / ".venv").mkdir()
     shutil.copy(ROOT / "envs" / "cpu.txt", build.folder / ".venv" / "built-from.txt")

@@ -10,6 +10,7 @@ from workflow import ROOT, copy_project, environment, snakemake
 from pipeline.config.check import check_config
 from pipeline.config.files import read_layers
 from pipeline.config.schema import merged
+from pipeline.config.values import mixed_worlds
 from pipeline.files.storage import read_table
 from pipeline.run.made_with import OtherExperiment, changed, record_of, refuse_other, remember
 
@@ -61,6 +62,16 @@ def test_a_file_with_the_rows_of_a_hub_keeps_the_number_that_was_stated_for_them
     hub = {"hub": {"id": "mine/rows"}, "user": "{question}", "assistant": "{answer}", "examples": 15}
     config, _ = checked({"datasets": {"lima": hub}}, {"datasets": {"lima": {"file": "mine.csv"}}})
     assert (config.datasets["lima"].origin, config.datasets["lima"].examples) == ("file", 15)
+
+
+def test_whoever_tunes_on_one_world_and_asks_about_another_is_told(place):
+    assert mixed_worlds(checked()[0]) == []
+    (note,) = mixed_worlds(checked({"datasets": {"poem": MINE}})[0])
+    assert note.startswith("note: poem: tuned on data of your own, but asked the tiny world's questions")
+    asked = {"test": {"file": "mine.csv", "instruction": "{question}", "reference": "{answer}"}}
+    own = {"judge": None, "selection": {"epochs": [1]}, "evaluation_sets": asked}
+    (note,) = mixed_worlds(checked(own)[0])
+    assert "instruction_tuning" in note and "asked questions from elsewhere (evaluation_sets.test)" in note
 
 
 def test_results_are_not_replaced_by_an_overlay_without_a_name(place):

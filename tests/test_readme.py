@@ -91,6 +91,14 @@ def folder(tmp_path_factory):
         write(folder / "data" / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     riddles = [{"riddle": f"What has {n} legs?", "solution": f"A bug of {n}." if n % 5 else None} for n in range(50)]
     write(folder / "data" / "riddles.jsonl", "".join(json.dumps(row) + "\n" for row in riddles))
+    talks = [
+        {"conversations": [{"from": "human", "value": f"a{n}"}, {"from": "gpt", "value": f"b{n}"}]} for n in range(40)
+    ]
+    write(folder / "mine.jsonl", "".join(json.dumps(row) + "\n" for row in talks))
+    for name, first in (("mine.csv", 0), ("questions.jsonl", 0)):
+        rows = [{"question": f"What is {n}?", "answer": f"It is {n}."} for n in range(first, first + 40)]
+        lines = ["question,answer", *(f"{row['question']},{row['answer']}" for row in rows)]
+        write(folder / name, "\n".join(lines if name.endswith("csv") else map(json.dumps, rows)) + "\n")
     for name in ("pandalm", "gpt4"):
         write(folder / "data" / f"{name}.jsonl", "")
     write(folder / "prompts" / "mine.txt", "{instruction}\nm: {output_1}\nM: {output_2}\nWhich is better, m or M?")

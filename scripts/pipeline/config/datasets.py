@@ -86,6 +86,12 @@ class Dataset(Source):
     """A template for the response, in the same form."""
     messages: str | None = None
     """The column of whole conversations, each a list of objects with `role` and `content`."""
+    format: Literal["messages", "sharegpt", "prompt_completion", "alpaca", "dolly"] | None = None
+    """What the rows are (docs/data.md); `null`: recognised by their columns, if no other key says it."""
+    system: Literal["keep", "drop"] = "keep"
+    """System turns: put before the first instruction, as the chat format has none; or dropped, and counted."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """A row that cannot be used ends the run; or it is skipped, and counted and named in the log."""
 
     @model_validator(mode="after")
     def mapped(self) -> Self:
@@ -93,9 +99,13 @@ class Dataset(Source):
             raise ValueError("a dataset of the world needs 'examples'")
         if self.max_characters is not None and self.origin not in ("file", "hub"):
             raise ValueError("'max_characters' is for rows of a file or a hub")
-        ways = [self.recipe, self.messages, None if self.user is None or self.assistant is None else self.user]
-        if self.origin in ("file", "hub") and sum(way is not None for way in ways) != 1:
-            raise ValueError("a dataset from a file or a hub needs one of 'user' and 'assistant', 'messages', 'recipe'")
+        if (self.user is None) != (self.assistant is None) and self.origin in ("file", "hub"):
+            raise ValueError("'user' and 'assistant' need each other")
+        ways = [key for key in ("recipe", "messages", "user", "format") if getattr(self, key) is not None]
+        if self.origin in ("file", "hub") and len(ways) > 1:
+            raise ValueError(f"only one of {', '.join(map(repr, ways))} can say what the rows are: remove the others")
+        if self.on_bad_row == "skip" and (self.recipe or self.origin not in ("file", "hub")):
+            raise ValueError("'on_bad_row: skip' is for rows of a file or a hub that no recipe reads")
         return self
 
     @model_validator(mode="after")

@@ -31,6 +31,28 @@ def bad_values(config: Config) -> list[str]:
     return [*faults, *_not_installed(config)]
 
 
+def mixed_worlds(config: Config) -> list[str]:
+    """A note for each way in which models are asked about another world than that of their data. It is no error."""
+
+    def of_world(dataset: str) -> bool:
+        return any(config.datasets[name].origin == "world_part" for name in config.ancestry(dataset))
+
+    asked = config.evaluation_sets[config.generation.evaluation_set]
+    own = [mode for mode in config.run.modes if not of_world(config.modes[mode].dataset)]
+    drawn = [mode for mode in config.run.modes if mode not in own]
+    if asked.origin == "world_part" and own:
+        return [
+            f"note: {', '.join(own)}: tuned on data of your own, but asked the tiny world's questions, which these "
+            "data say nothing about. To ask others, set generation.evaluation_set, and a judge that knows them."
+        ]
+    if asked.origin != "world_part" and drawn:
+        return [
+            f"note: {', '.join(drawn)}: tuned on the tiny world's data, but asked questions from elsewhere "
+            f"(evaluation_sets.{config.generation.evaluation_set})."
+        ]
+    return []
+
+
 def used_sources(config: Config) -> dict[str, Source]:
     """The datasets and evaluation sets that this run reads, by their key in the config."""
     datasets = {config.modes[mode].dataset for mode in config.run.modes}

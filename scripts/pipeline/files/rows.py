@@ -22,9 +22,10 @@ from typing import Any, Literal
 from pipeline.jobs.command import InputError
 
 Row = dict[str, Any]
-Use = Literal["text", "texts", "turns", "objects", "index"]
+Use = Literal["text", "texts", "cell", "maybe", "objects", "index"]
 Columns = Mapping[str, Use]  # column -> what it is used as
 
+OPTIONAL = ("index", "maybe")
 LOOK_AHEAD = 1000  # rows in which every used column must occur: a stream may not be read to its end
 
 
@@ -39,13 +40,14 @@ class Refused:
 
 
 def checked(found: Iterable[tuple[str, Row]], columns: Columns) -> Iterator[tuple[str, Row]]:
-    """The used columns of each (place, row): a text, a list of texts, a list of turns, or an index.
+    """The used columns of each (place, row): a text, a list of texts, an index, or a cell as it is.
 
     Raises InputError naming place, column and value of a cell that cannot be converted, and for a column that no
-    row has. Only an index may be missing: it is then None.
+    row has. Only an index may be missing, which is then None, and what is a cell only `maybe`, which is left out.
     """
-    for place, row in _with_columns(found, [column for column, use in columns.items() if use != "index"]):
-        yield place, {c: USES[use](row.get(c), f"{place}: column {c!r}") for c, use in columns.items()}
+    for place, row in _with_columns(found, [column for column, use in columns.items() if use not in OPTIONAL]):
+        used = {c: use for c, use in columns.items() if use != "maybe" or c in row}
+        yield place, {c: USES[use](row.get(c), f"{place}: column {c!r}") for c, use in used.items()}
 
 
 def _with_columns(found: Iterable[tuple[str, Row]], columns: list[str]) -> Iterator[tuple[str, Row]]:
@@ -90,34 +92,20 @@ def text_of(cell: Any, what: str) -> str:
         return cell
     if isinstance(cell, int | float) and not isinstance(cell, bool) and math.isfinite(cell):
         return repr(cell)
-    raise _refusal(cell, what, "text or a finite number")
+    raise refusal(cell, what, "text or a finite number")
 
 
 def texts_of(cell: Any, what: str) -> list[str]:
     """The texts of a cell that is a list. Raises InputError."""
     if not isinstance(cell, list) or any(one is None for one in cell):
-        raise _refusal(cell, what, "a list of texts")
+        raise refusal(cell, what, "a list of texts")
     return [text_of(one, f"{what}, item {number}") for number, one in enumerate(cell, start=1)]
-
-
-def turns_of(cell: Any, what: str) -> list[dict[str, str]]:
-    """The messages of a cell that is a list of {role, content}; other keys must be null. Raises InputError."""
-    if not isinstance(cell, list):
-        raise _refusal(cell, what, "a list of {role, content}")
-    turns = []
-    for number, message in enumerate(cell, start=1):
-        place = f"{what}, message {number}"
-        given = {k: v for k, v in message.items() if v is not None} if isinstance(message, dict) else {}
-        if not {"role"} <= set(given) <= {"role", "content"}:
-            raise _refusal(message, place, "{role, content} and nothing else")
-        turns.append({key: text_of(given.get(key), f"{place}, its {key}") for key in ("role", "content")})
-    return turns
 
 
 def objects_of(cell: Any, what: str) -> list[dict[str, Any]]:
     """The objects of a cell that is a list of them, without their null values. Raises InputError."""
     if not isinstance(cell, list) or not all(isinstance(one, dict) for one in cell):
-        raise _refusal(cell, what, "a list of objects")
+        raise refusal(cell, what, "a list of objects")
     return [{key: value for key, value in one.items() if value is not None} for one in cell]
 
 
@@ -132,13 +120,15 @@ def index_of(cell: Any, what: str) -> int | None:
 USES: dict[str, Callable[[Any, str], Any]] = {
     "text": text_of,
     "texts": texts_of,
-    "turns": turns_of,
+    "cell": lambda cell, what: cell,
+    "maybe": lambda cell, what: cell,
     "objects": objects_of,
     "index": index_of,
 }
 
 
-def _refusal(cell: Any, what: str, wanted: str) -> InputError:
+def refusal(cell: Any, what: str, wanted: str) -> InputError:
+    """The error that a cell, named ``what``, is not what is ``wanted``."""
     if isinstance(cell, Refused):
         return InputError(f"{what}: {cell.why}")
     if cell is None or cell == "":
