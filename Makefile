@@ -33,7 +33,7 @@ CHECKED = python scripts/check_config.py
 
 run: environment
 	@$(CHECKED) $(CONFIG)
-	@snakemake all --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG))
+	@snakemake all --cores $(CORES) $(LAID_OVER)
 
 LAPTOP = experiments/paper.yaml experiments/small.yaml experiments/laptop.yaml $(CONFIG)
 
@@ -45,10 +45,17 @@ laptop: environment
 	@snakemake all --cores $(CORES) --configfile $(LAPTOP)
 
 # If Snakemake fails without a job, its message has been silenced: a dry run repeats it.
-plan verify: environment
+LAID_OVER = $(if $(CONFIG),--configfile $(CONFIG))
+QUIETLY = snakemake $@ --cores 1 --quiet all $(LAID_OVER) || \
+    { snakemake $@ -n --cores 1 --quiet host progress reason rules $(LAID_OVER) >&2; exit 1; }
+
+plan: environment
 	@$(CHECKED) $(CONFIG)
-	@snakemake $@ --cores 1 --quiet all $(if $(CONFIG),--configfile $(CONFIG)) || \
-	    { snakemake $@ -n --cores 1 --quiet host progress reason rules $(if $(CONFIG),--configfile $(CONFIG)) >&2; exit 1; }
+	@$(QUIETLY)
+
+verify: environment
+	@$(CHECKED) $(CONFIG)
+	@$(QUIETLY)
 
 compare: environment
 	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "usage: make compare A=results/x B=results/y" >&2; exit 2; }
