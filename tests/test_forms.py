@@ -49,7 +49,7 @@ def test_what_a_table_holds_can_be_read_back_from_each_form(lines, note):
     rows = [{"name, of <b>": first, "b|c": second} for first, second in lines]
     cells = [[on_one_line(text) for text in line] for line in [list(rows[0]), *(row.values() for row in rows)]]
     read = {"md": markdown_cells(to_markdown(rows, title="T", notes=[note]).rpartition("\n\n")[0])}
-    read["tex"] = latex_cells(to_latex(rows, title="T", notes=[note]))
+    read["tex"] = latex_cells(to_latex(rows, title="T", notes=[note], label="t"))
     for form, found in read.items():
         assert [[on_one_line(cell) for cell in line] for line in found] == cells, form
     assert list(csv.DictReader(io.StringIO(to_csv(rows), newline=""))) == rows
@@ -57,10 +57,10 @@ def test_what_a_table_holds_can_be_read_back_from_each_form(lines, note):
 
 def test_nothing_in_a_cell_or_a_note_is_code():
     rows = [{"a": text} for text in HOSTILE]
-    latex = to_latex(rows, title="T", notes=HOSTILE)
+    latex = to_latex(rows, title="T", notes=HOSTILE, label="t")
     commands = set(re.findall(r"\\([a-zA-Z]+)", latex))
     assert commands <= {
-        "begin", "end", "centering", "caption", "toprule", "midrule", "bottomrule", "textbackslash", "textasciitilde",
+        "begin", "end", "centering", "caption", "label", "toprule", "midrule", "bottomrule", "textbackslash", "textasciitilde",
         "textasciicircum", "textless", "textgreater",
     }  # fmt: skip
     assert latex.count(r"\end{tabular}") == 1 and not re.search(r"(?<!\\)[%&#](?! )", latex.replace(" & ", ""))
@@ -81,3 +81,9 @@ def test_a_half_is_rounded_alike_whatever_its_last_bit():
     assert fixed(28.75, 1) == fixed(28.749999999999996, 1) == fixed(28.750000000000004, 1)
     assert fixed(0.375, 2) == fixed(0.37499999999999994, 2)
     assert (fixed(1.5, 1, sign="+"), fixed(-0.25, 1, sign="+"), fixed(28.74999, 1)) == ("+1.5", "-0.2", "28.7")
+
+
+def test_numbers_are_to_the_right_in_latex_and_the_table_has_a_label():
+    rows = [{"name": "a", "rate": "4.0 ± 1.0", "of": 3, "gone": ""}, {"name": "b", "rate": "-5.0", "of": 4, "gone": ""}]
+    latex = to_latex(rows, title="T", notes=[], label="mine")
+    assert r"\begin{tabular}{lrrr}" in latex and r"\label{tab:mine}" in latex and r"\caption{T.}" in latex

@@ -99,6 +99,15 @@ def test_every_table_is_there_with_its_notes_and_can_be_copied(opened, made):
         assert page.evaluate("navigator.clipboard.readText()") == (folder / f"table1.{form}").read_text()
 
 
+def test_a_paper_has_room_for_the_latex_table_and_all_else_is_in_the_csv(made):
+    folder = made.folder / "results" / "made" / "tables"
+    head = (folder / "table1.tex").read_text().partition("toprule\n")[2].splitlines()[0]
+    columns = [name.strip().replace("\\%", "%") for name in head.removesuffix(r" \\").split("&")]
+    assert columns == ["model", "tuning", "win rate", "95 %", "stopped", "seeds", "n"]
+    assert set(columns) < set(read_csv(folder / "table1.csv")[0])
+    assert r"\label{tab:table1}" in (folder / "table1.tex").read_text()
+
+
 def test_examples_are_searched_filtered_and_told_with_the_judges_probabilities(opened, made):
     page = opened()
     assert found(page) == 140  # of two models

@@ -2,12 +2,14 @@
 
 import csv
 import io
+import re
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 Row = dict[str, Any]
 
+NUMBER = re.compile(r"[+-]?\d|$")  # the beginning of a number, with what follows, or nothing at all
 # Backslashes before anything that starts code, emphasis, a link, a cell or HTML; underscores in names are harmless.
 MARKDOWN = {letter: "\\" + letter for letter in "\\`*[]<>|"}
 LATEX = {letter: "\\" + letter for letter in "&%_#${}"} | {
@@ -74,11 +76,12 @@ def to_markdown(rows: Sequence[Row], *, title: str, notes: list[str]) -> str:
     return "\n".join([f"**{title}**", "", joined(lines[0]), rule, *map(joined, lines[1:]), "", *escaped_notes]) + "\n"
 
 
-def to_latex(rows: Sequence[Row], *, title: str, notes: list[str]) -> str:
-    """Rows as a LaTeX table for the booktabs package."""
-    caption = f"{escaped(title, LATEX)}. {escaped(' '.join(notes), LATEX)}"
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}"]
-    lines += [rf"\begin{{tabular}}{{{'l' * len(rows[0])}}}", r"\toprule"]
+def to_latex(rows: Sequence[Row], *, title: str, notes: list[str], label: str) -> str:
+    """Rows as a LaTeX table for the booktabs package, with numbers to the right, and a label for references."""
+    caption = " ".join([f"{escaped(title, LATEX)}.", *(escaped(note, LATEX) for note in notes)])
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", rf"\label{{tab:{label}}}"]
+    sides = "".join("r" if all(NUMBER.match(str(row[name])) for row in rows) else "l" for name in rows[0])
+    lines += [rf"\begin{{tabular}}{{{sides}}}", r"\toprule"]
     lines += [" & ".join(escaped(name, LATEX) for name in rows[0]) + r" \\", r"\midrule"]
     lines += [" & ".join(escaped(value, LATEX) for value in row.values()) + r" \\" for row in rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"

@@ -26,6 +26,7 @@ from reporting.tables.forms import to_csv, to_latex, to_markdown
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+SHORT = ("model", "tuning", "right", "right, 95 %", "win rate", "95 %", "stopped", "seeds", "n")
 PAPER_NOTE = (
     "The paper's columns are for Llama-2-7B and OLMo-7B, judged by gpt-4-1106-preview, length-controlled (v1). They "
     "show the pattern of the effect; individual values are comparable only for the same model, judge and metric."
@@ -49,12 +50,14 @@ class Table:
     make: Callable[[View], list[Line]] | None = None  # for a table that is not made from groups of a main metric
     notes: Callable[[View, "DataFrame"], list[str]] = lambda view, main: []
     forms: tuple[str, ...] = ("csv", "md", "tex")
+    short: tuple[str, ...] = ()  # the columns that a paper has room for, in LaTeX; all by default
 
 
 @dataclass(frozen=True)
 class Made:
     """A finished table."""
 
+    name: str
     title: str
     notes: list[str]
     lines: list[Line]
@@ -64,7 +67,21 @@ class Made:
         rows = [line.cells for line in self.lines]
         if ending == "csv":
             return to_csv(rows)
-        return {"md": to_markdown, "tex": to_latex}[ending](rows, title=self.title, notes=self.notes)
+        if ending == "md":
+            return to_markdown(rows, title=self.title, notes=self.notes)
+        short = TABLES[self.name].short
+        if not short:
+            return to_latex(rows, title=self.title, notes=self.notes, label=self.name)
+        kept = [{name: row[name] for name in short if name in row} for row in rows]
+        return to_latex(kept, title=self.title, notes=[self.caption()], label=self.name)
+
+    def caption(self) -> str:
+        """What the columns of a short table are, by which judge."""
+        judges = dict.fromkeys(f"{row.cells['judge']} ({row.cells['metric']})" for row in self.lines)
+        return (
+            f"Judge: {', '.join(judges)}. After ± is the standard deviation over seeds; 95 % is the interval over "
+            "seeds and instructions, of which there are n."
+        )
 
 
 def make_table(name: str, view: View) -> Made:
@@ -82,7 +99,7 @@ def make_table(name: str, view: View) -> Made:
             for line in lines:
                 del line.cells[empty]
     notes = [view.note or "", *table.notes(view, main)]
-    return Made(table.title.replace("AXIS", view.axis), [note for note in notes if note], lines)
+    return Made(name, table.title.replace("AXIS", view.axis), [note for note in notes if note], lines)
 
 
 def tables_of(measured: set[str]) -> list[str]:
@@ -132,6 +149,7 @@ def win_rate_table(title: str, main: Callable[[View], "DataFrame"], *needs: str)
         main,
         columns=lambda view: WIN_RATE_COLUMNS,
         notes=lambda view, main: [CONTROL_NOTE, PAPER_NOTE, *card_in_short(view), *footnotes(view, main)],
+        short=SHORT,
     )
 
 
