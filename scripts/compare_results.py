@@ -16,7 +16,7 @@ from pipeline.files.storage import read_json
 from pipeline.jobs.command import InputError, run_stage, say
 from reporting.metrics.collect import read_metrics
 from reporting.metrics.spent import all_records
-from reporting.tables.forms import plus_minus
+from reporting.tables.forms import fixed, plus_minus
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -134,7 +134,8 @@ def show(both: "DataFrame") -> list[str]:
         one, two = (plus_minus((row[f"mean_{s}"], row[f"std_{s}"] if row[f"seeds_{s}"] > 1 else None)) for s in "ab")
         p = f", p = {row['p']:.2g}" if row["p"] == row["p"] else ""
         verdict = f"{row['verdict']} ({row['seeds_a']} and {row['seeds_b']} seeds{p})"
-        lines.append(f"{name:<{width}}  {one:>12}  {two:>12}  {row['mean_b'] - row['mean_a']:>+7.1f}  {verdict}")
+        difference = fixed(row["mean_b"] - row["mean_a"], 1, sign="+")  # rounded like every other number
+        lines.append(f"{name:<{width}}  {one:>12}  {two:>12}  {difference:>7}  {verdict}")
     return lines
 
 
