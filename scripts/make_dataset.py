@@ -111,7 +111,8 @@ def main() -> None:
     digest = check_sha256(messages, source.sha256, key=f"datasets.{name}")
     write_table("conversations", rows, args.output)
     say(f"sha256 of the rows: {digest}")
-    say(f"{len(rows):,} conversations of {taken}{notes_on(messages)}")  # last: the run's display shows it
+    notes = notes_on(messages)
+    say(f"{len(rows):,} conversations of {taken}{notes}")  # last: the run's display shows it
 
 
 if __name__ == "__main__":
