@@ -135,7 +135,8 @@ def test_every_target_of_make_says_what_is_wrong_with_a_config(place, text, told
     (place / "scripts").symlink_to(ROOT / "scripts")
     (place / "own.yaml").write_text("experiment: mine\n" if text is None else text)
     name = "owm.yaml" if text is None else "own.yaml"
-    command = ["make", "-f", str(ROOT / "Makefile"), "-o", "environment", target, f"CONFIG={name}"]
+    command = ["make", "--no-print-directory", "-f", str(ROOT / "Makefile")]  # which `make test` would have it print
+    command += ["-o", "environment", target, f"CONFIG={name}"]
     done = subprocess.run(command, cwd=place, text=True, capture_output=True, env=environment())
     assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr + done.stdout
     assert done.stdout == "" and len(done.stderr.splitlines()) <= 4  # a heading, the errors, and make's own line
