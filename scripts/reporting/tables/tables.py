@@ -73,7 +73,8 @@ class Made:
         if not short:
             return to_latex(rows, title=self.title, notes=self.notes, label=self.name)
         kept = [{name: row[name] for name in short if name in row} for row in rows]
-        return to_latex(kept, title=self.title, notes=[self.caption()], label=self.name)
+        notes = [note for note in self.notes if note not in (CONTROL_NOTE, PAPER_NOTE)]  # on columns that are left out
+        return to_latex(kept, title=self.title, notes=[self.caption(), *notes], label=self.name)
 
     def caption(self) -> str:
         """What the columns of a short table are, by which judge."""
