@@ -20,8 +20,8 @@ if [ -f "$built" ] && cmp -s "$requirements" "$built"; then
     exit 0
 fi
 
-# PyPI's torch for Linux brings gigabytes of GPU libraries. Without an NVIDIA GPU its CPU build does, from an index of
-# torch's own; unless pip has been told where to find packages, which is left as it is.
+# PyPI's torch for Linux brings gigabytes of GPU libraries. Without an NVIDIA GPU, the CPU build is enough; it is on
+# PyTorch's own index. If pip is configured with an index or a folder of packages, that is used unchanged.
 needed_mib=3000
 torch_from=
 if [ "$(uname -s)" = Linux ] && ! "$python" -m pip config list 2>/dev/null | grep -Eq 'index|find-links' &&

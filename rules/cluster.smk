@@ -59,7 +59,7 @@ def keep_experiments_apart():
 def ask_judge_first():
     """Ask the judge for one comparison before anything runs, if it is one that is asked and is going to be.
 
-    This is no job: whether the judge answers now must not decide which results are up to date.
+    It is not a job: whether the judge answers now must not affect which results are up to date.
     """
     asked = {member.kind for member in PANEL.values()} & {"server", "evaluator", "local"}
     to_come = {"judge_responses", "judge_annotations"} & set(rules_to_run(workflow))

@@ -17,7 +17,7 @@ from pipeline.jobs.judging import judging_job, run_judging
 
 PAIR = {"id": "check", "instruction": "Name a colour.", "request": None, "stopped": True, "references": {}}
 OUTPUTS = ("I would rather not say.", "Red.")  # the judge should prefer the second, but need not
-ATTEMPTS = 2  # a server that is not there is told at once
+ATTEMPTS = 2  # so that a missing server is reported quickly
 ADDRESSES = "vLLM: http://localhost:8000/v1, llama.cpp: 8080, Ollama: 11434, LM Studio: 1234"
 
 # What the error or the answer contains -> what may mend it.

@@ -32,7 +32,7 @@ def bad_values(config: Config) -> list[str]:
 
 
 def mixed_worlds(config: Config) -> list[str]:
-    """A note for each way in which models are asked about another world than that of their data. It is no error."""
+    """A note if models are evaluated on another world than the one their tuning data are from, which is not an error."""
 
     def of_world(dataset: str) -> bool:
         return any(config.datasets[name].origin == "world_part" for name in config.ancestry(dataset))

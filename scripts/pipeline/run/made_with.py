@@ -67,7 +67,7 @@ def recorded(config: Config, files: Sequence[str | Path]) -> dict[str, Any]:
 
 
 def changed(before: Any, now: Any, key: str = "") -> Iterator[str]:
-    """A line for each value that is another, or gone. Additions, also in place of null, are no change."""
+    """A line for each value that is another, or was removed. Additions, and values in place of null, are left out."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name, value in before.items():
             yield from changed(value, now.get(name), f"{key}.{name}" if key else name)
