@@ -6,6 +6,7 @@ import subprocess
 
 from snakemake.exceptions import WorkflowError
 
+from pipeline.config.judges import BY_PROMPT
 from pipeline.config.values import mixed_worlds
 from pipeline.run.display import last_lines, show_progress
 from pipeline.run.made_with import OtherExperiment, refuse_other, remember
@@ -61,12 +62,11 @@ def ask_judge_first():
 
     It is not a job: whether the judge answers now must not affect which results are up to date.
     """
-    asked = {member.kind for member in PANEL.values()} & {"server", "evaluator", "local"}
+    asked = {member.kind for member in PANEL.values()} & set(BY_PROMPT)
     to_come = {"judge_responses", "judge_annotations"} & set(rules_to_run(workflow))
-    elsewhere = on_cluster(workflow) is not False and asked & {
-        "local"
-    }  # a model that this machine may have no room for
-    if not (asked and to_come and EXECUTION.check_judge) or elsewhere:
+    if not (asked and to_come and EXECUTION.check_judge):
+        return
+    if "local" in asked and on_cluster(workflow) is not False:  # a login node may have no room for the model
         return
     folder, log = f"{RESULTS}/judge", f"{LOGS}/check_judge.log"
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -81,15 +81,8 @@ def ask_judge_first():
         done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT)
     last = last_lines(Path(log), 1)
     if done.returncode:
-        raise WorkflowError(
-            "\n".join(
-                [
-                    "the judge cannot be used, so nothing has been started:",
-                    *last,
-                    f"(log: {log}; to start " "without asking: execution.check_judge: false)",
-                ]
-            )
-        )
+        how = f"(log: {log}; to start without this check: execution.check_judge: false)"
+        raise WorkflowError("\n".join(["the judge cannot be used, so nothing has been started:", *last, how]))
     print(*last, sep="\n", file=sys.stderr)
 
 

@@ -86,7 +86,7 @@ def plain(section):
 
 def of_world(dataset):
     """Whether a dataset is drawn from the model's world, or made from one that is."""
-    return any(CONFIG.datasets[name].origin == "world_part" for name in CONFIG.ancestry(dataset))
+    return CONFIG.of_world(dataset)
 
 
 def origin(of_world, model):

@@ -19,10 +19,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", metavar="FILE", help="a config file")
     files = ["config.yaml", *parser.parse_args().files]
-    layers, faults = read_layers(files)
+    layers, _ = read_layers(files)  # what cannot be read is reported by the check
     try:
-        if faults:
-            raise ConfigError("\n".join(faults))
         refuse_other(check_config(merged(*layers), files), files)
     except ConfigError as error:
         sys.exit(f"errors in the config:\n{error}")

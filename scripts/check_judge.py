@@ -10,7 +10,7 @@ says what came from where, and which lines of the config may mend it.
 
 import argparse
 
-from pipeline.config.judges import Assessor, JudgeSettings
+from pipeline.config.judges import BY_PROMPT, Assessor, JudgeSettings
 from pipeline.jobs.command import NAMED, OPTIONAL_PATH, PATHS, InputError, arguments, say
 from pipeline.jobs.job import Job
 from pipeline.jobs.judging import judging_job, run_judging
@@ -37,21 +37,20 @@ REMEDIES = (
 )  # fmt: skip
 
 
-def advice(told: str, answer: str) -> str:
-    """What may mend an error of a judge that is read by log-probabilities or by its text, which is ``answer``."""
-    known = [remedy for signs, remedy in REMEDIES if any(sign in told for sign in signs)]
-    return next((remedy for remedy in known if answer == "logprobs" or "log-probabilities" not in remedy), "")
+def advice(message: str, *, by_text: bool) -> str:
+    """What may fix an error, empty if unknown; ``by_text``: no judge is read by its log-probabilities."""
+    matching = [remedy for signs, remedy in REMEDIES if any(sign in message for sign in signs)]
+    return next((remedy for remedy in matching if not by_text or "log-probabilities" not in remedy), "")
 
 
-def where(settings: JudgeSettings) -> str:
-    """The judges that are asked, with their servers and models."""
+def where(judges: dict[str, Assessor]) -> str:
+    """The judges' names, with their servers and models."""
 
     def one(name: str, own: Assessor) -> str:
         at = f"{own.server.model} at {own.server.base_url}" if own.server else str(own.path or own.evaluator)
         return f"{name} ({at})"
 
-    asked = {name: own for name, own in settings.panel().items() if own.kind in ("server", "evaluator", "local")}
-    return ", ".join(one(name, own) for name, own in asked.items())
+    return ", ".join(one(name, own) for name, own in judges.items())
 
 
 def check_judge(args: argparse.Namespace, this: Job) -> None:
@@ -62,16 +61,16 @@ def check_judge(args: argparse.Namespace, this: Job) -> None:
     from pipeline.jobs.comparing import judging
 
     args.settings, args.attempts = args.settings.model_copy(update={"both_orders": True}), ATTEMPTS
-    asked = {name: own for name, own in args.settings.panel().items() if own.kind in ("server", "evaluator", "local")}
+    asked = {name: own for name, own in args.settings.panel().items() if own.kind in BY_PROMPT}
     args.answers.unlink(missing_ok=True)  # asked anew: the server may have changed
     sides = [[PAIR | {"output": output}] for output in OUTPUTS]
     try:
         with judging(args, this, asked, sides=sides, kept=args.answers) as judges:
             found = judges.compare(*sides)
     except (IncompleteJudging, JudgeError, LocalJudgeError, ServerError) as error:
-        told = "; ".join(map(str, getattr(error, "reasons", []))) or str(error)
-        remedy = advice(told, "text" if all(own.answer == "text" for own in asked.values()) else "logprobs")
-        raise InputError(f"judge {where(args.settings)}: {told}{f'. To mend it: {remedy}' if remedy else ''}") from None
+        message = "; ".join(map(str, getattr(error, "reasons", []))) or str(error)
+        remedy = advice(message, by_text=all(own.answer == "text" for own in asked.values()))
+        raise InputError(f"judge {where(asked)}: {message}{f'. To fix it: {remedy}' if remedy else ''}") from None
     (preference,) = found.together.preferences
     say(f"the judge answers: it prefers {OUTPUTS[1]!r} to {OUTPUTS[0]!r} with {preference - 1:.2f}")
     this.finish("the judge answers", outputs={}, **found.summary)

@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.config.differences import ABSENT, differences
 from pipeline.files.storage import read_json
 from pipeline.jobs.command import InputError, run_stage, say
 from reporting.metrics.collect import read_metrics
@@ -76,18 +77,15 @@ def compared(a: "DataFrame", b: "DataFrame") -> "DataFrame":
     return both
 
 
-def config_differences(a: Any, b: Any, name: str = "") -> list[str]:
-    """The differences between two configs, one line per key; a section that only one of them has is a single line."""
-    if not (isinstance(a, dict) and isinstance(b, dict)):
-        return [] if a == b else [f"{name}: A {a}, B {b}"]
-    lines = []
-    for key in dict.fromkeys([*a, *b]):
-        inner = f"{name}.{key}" if name else key
-        if key in a and key in b:
-            lines += config_differences(a[key], b[key], inner)
-        else:
-            lines.append(f"{inner!s}: only in {'A' if key in a else 'B'}: {a.get(key, b.get(key))}")
-    return lines
+def config_differences(a: Any, b: Any) -> list[str]:
+    """The differences between two configs, one line per key."""
+
+    def line(key: str, one: Any, other: Any) -> str:
+        if ABSENT in (one, other):
+            return f"{key}: only in {'B' if one is ABSENT else 'A'}: {other if one is ABSENT else one}"
+        return f"{key}: A {one}, B {other}"
+
+    return [line(*difference) for difference in differences(a, b)]
 
 
 def changed(a: "DataFrame", b: "DataFrame") -> list[str]:

@@ -22,8 +22,7 @@ def read_layers(files: Sequence[str | Path]) -> tuple[list[dict[str, Any]], list
         if broken := doubled_keys(file):
             faults += broken
             continue
-        text = file.read_text(encoding="utf-8")
-        layer = yaml.safe_load(text if text.lstrip()[:1] != "{" else text.replace("\t", " "))
+        layer = yaml.safe_load(as_yaml(file))
         if not isinstance(layer, dict):
             what = "empty" if layer is None else f"a {type(layer).__name__}"
             faults.append(f"{file}: is {what}, but a config has keys at top level, such as `experiment: mine`")
@@ -57,12 +56,16 @@ def without_sizes_of_worlds(config: dict[str, Any], layers: Sequence[dict[str, A
     return found
 
 
+def as_yaml(path: Path) -> str:
+    """The text of a YAML or JSON file. JSON is YAML except for tabs, which JSON allows between values only."""
+    text = path.read_text(encoding="utf-8")
+    return text if text.lstrip()[:1] != "{" else text.replace("\t", " ")
+
+
 def doubled_keys(path: Path) -> list[str]:
     """A line for each duplicate key in a section of a YAML or JSON file, with both places."""
-    text = path.read_text(encoding="utf-8")
     try:
-        # JSON is YAML except for tabs, which JSON allows between values only.
-        root = yaml.compose(text if text.lstrip()[:1] != "{" else text.replace("\t", " "), Loader=yaml.SafeLoader)
+        root = yaml.compose(as_yaml(path), Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         return [f"{path}: not valid YAML: {' '.join(str(error).split())}"]
     return list(_doubles(root, (), str(path), set()))

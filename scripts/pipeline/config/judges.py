@@ -67,6 +67,7 @@ class Server(Section):
         return self
 
 
+BY_PROMPT = ("server", "evaluator", "local")  # kinds that answer a prompt; the others compute from the two texts
 SEEN = "seen.json"  # in a trained judge's directory: the instructions and models that it has seen
 
 

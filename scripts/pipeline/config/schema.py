@@ -251,6 +251,10 @@ class Config(Section):
     note: str | None = None
     """A sentence shown under every table and in the report."""
 
+    def of_world(self, dataset: str) -> bool:
+        """Whether a dataset is drawn from the model's world, or made from one that is."""
+        return any(self.datasets[name].origin == "world_part" for name in self.ancestry(dataset))
+
     def ancestry(self, dataset: str) -> list[str]:
         """A dataset's name, then those of all datasets that it is made from, recursively, without undefined ones."""
         found = [dataset] if dataset in self.datasets else []

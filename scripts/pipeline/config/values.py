@@ -32,13 +32,9 @@ def bad_values(config: Config) -> list[str]:
 
 
 def mixed_worlds(config: Config) -> list[str]:
-    """A note if models are evaluated on another world than the one their tuning data are from, which is not an error."""
-
-    def of_world(dataset: str) -> bool:
-        return any(config.datasets[name].origin == "world_part" for name in config.ancestry(dataset))
-
+    """A note if models are evaluated on another world than that of their tuning data, which is not an error."""
     asked = config.evaluation_sets[config.generation.evaluation_set]
-    own = [mode for mode in config.run.modes if not of_world(config.modes[mode].dataset)]
+    own = [mode for mode in config.run.modes if not config.of_world(config.modes[mode].dataset)]
     drawn = [mode for mode in config.run.modes if mode not in own]
     if asked.origin == "world_part" and own:
         return [

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.differences import ABSENT, differences
 from pipeline.config.files import read_layers
 from pipeline.config.schema import Config
 from pipeline.files.storage import read_json, write_json
@@ -66,13 +67,10 @@ def recorded(config: Config, files: Sequence[str | Path]) -> dict[str, Any]:
     return {"files": names, "config": json.loads(config.model_dump_json(exclude=HOW))}
 
 
-def changed(before: Any, now: Any, key: str = "") -> Iterator[str]:
+def changed(before: Any, now: Any) -> Iterator[str]:
     """A line for each value that is another, or was removed. Additions, and values in place of null, are left out."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name, value in before.items():
-            yield from changed(value, now.get(name), f"{key}.{name}" if key else name)
-    elif isinstance(before, list) and isinstance(now, list):
-        if not all(item in now for item in before):
-            yield f"{key}: {now}, which was {before}"
-    elif before is not None and before != now:
-        yield f"{key}: {now!r}, which was {before!r}"
+    for key, old, new in differences(before, now):
+        if old is None or old is ABSENT:
+            continue
+        if not (isinstance(old, list) and isinstance(new, list) and all(item in new for item in old)):
+            yield f"{key}: {None if new is ABSENT else new!r}, which was {old!r}"
