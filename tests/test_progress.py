@@ -128,3 +128,10 @@ def test_a_long_job_is_not_silent_and_says_how_long(log):
     progress.remind()
     progress.remind()
     assert plain.getvalue() == "[0/1] running: pretrain (80 s left); all: about 80 s left\n"
+
+
+def test_the_run_takes_at_least_as_long_as_its_longest_job(log):
+    progress = Progress(Counter({"pretrain": 1, "tune": 1}), io.StringIO())
+    progress.at_once = 2
+    progress.emit(started(7, log, rule="pretrain"))
+    assert progress.time_left() == "more than 80 s left"

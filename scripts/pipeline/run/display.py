@@ -152,7 +152,7 @@ class Progress(logging.Handler):
 
     def time_left(self) -> str:
         """An estimate in words, from each rule's finished jobs and from the logs of running ones."""
-        now, unknown, work = time.monotonic(), False, 0.0
+        now, unknown, work, longest = time.monotonic(), False, 0.0, 0.0
         for rule, count in self.jobs.items():
             own = [job for job in self.running.values() if job.rule == rule]
             waiting = count - self.done[rule] - len(own)
@@ -162,12 +162,14 @@ class Progress(logging.Handler):
             for job in own:
                 stated = seconds_left(job.log)
                 unknown |= stated is None and mean is None
-                work += stated if stated is not None else max(0.0, (mean or 0.0) - (now - job.began))
+                own_left = stated if stated is not None else max(0.0, (mean or 0.0) - (now - job.began))
+                work, longest = work + own_left, max(longest, own_left)
         if sum(self.jobs.values()) == sum(self.done[rule] for rule in self.jobs):
             return ""
+        seconds = max(work / self.at_once, longest)  # a running job is not divided among the others
         if unknown:
-            return f"more than {format_duration(work / self.at_once)} left" if work >= 1 else "time left not known yet"
-        return f"about {format_duration(work / self.at_once)} left"
+            return f"more than {format_duration(seconds)} left" if work >= 1 else "time left not known yet"
+        return f"about {format_duration(seconds)} left"
 
     def _print(self, line: str) -> None:
         self.stream.write(line + "\n")
